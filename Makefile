@@ -1,0 +1,71 @@
+# Two commands from a fresh clone, with Python 3.11 or newer and nothing else:
+#
+#   make demo   draw pictures with the bundled model into out/demo
+#   make test   run the tests
+#
+# Both create .venv first, and again only when pyproject.toml changes. Variables:
+#
+#   PYTHON           the Python to make .venv with (default: the first suitable one below)
+#   TORCH_INDEX_URL  where torch comes from (default: pip's own index). PyTorch's own CPU build is a tenth of the size:
+#                    make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+#   PYTEST_ARGS      handed to pytest, for instance PYTEST_ARGS="-k plan -x"
+
+VENV := .venv
+TORCH := torch==2.13.0
+DEMO := out/demo
+PYTHON ?=
+TORCH_INDEX_URL ?=
+PYTEST_ARGS ?=
+
+pip := $(VENV)/bin/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint type format clean
+.DELETE_ON_ERROR:
+
+# Sixteen pictures of eight classes with seeds 1 and 2, then one picture scale by scale; none is picked.
+demo: $(VENV)/run.stamp
+	$(VENV)/bin/nextscale generate --num-images 2 --seed 1 --out $(DEMO) \
+	  -c face-smiling -c cat-face -c heart -c animal-mammal -c food-fruit -c plant-flower -c transport-ground -c time
+	$(VENV)/bin/nextscale generate "grinning cat" --num-images 1 --seed 1 --no-grid --strip --out $(DEMO)
+	@echo
+	@echo "a grid of new pictures:            $(DEMO)/grid.png"
+	@echo "one picture, growing by scales:    $(DEMO)/strip.png"
+
+test: $(VENV)/dev.stamp
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+type: $(VENV)/dev.stamp
+	$(VENV)/bin/mypy
+
+format: $(VENV)/dev.stamp
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(DEMO) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# torch goes first and at one version, so that nothing that depends on it brings another.
+$(VENV)/run.stamp: pyproject.toml | $(VENV)/bin/pip
+	$(pip) install $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "$(TORCH)"
+	$(pip) install --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml | $(VENV)/run.stamp
+	$(pip) install --editable ".[dev]"
+	@touch $@
+
+# bin/pip is the last thing that venv writes. A shim of a Python that is not there fails the trial run below.
+$(VENV)/bin/pip:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "making $(VENV) with $$("$$python" --version) ($$python)"; \
+	    "$$python" -m venv $(VENV) && exit 0; \
+	  fi; \
+	done; \
+	echo "no suitable Python found: nextscale needs Python 3.11 or newer with the venv module" >&2; \
+	echo "(Debian and Ubuntu: apt install python3-venv); name another one with make PYTHON=/path/to/python" >&2; \
+	exit 1

@@ -1,0 +1,175 @@
+"""``nextscale doctor``: the environment for a bug report, what is broken in it, and the command that repairs each thing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from nextscale import __version__
+from nextscale.cli.console import AsJson, answer, answer_json
+
+MINIMUM_PYTHON = (3, 11)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something broken, and the one command that repairs it."""
+
+    what: str
+    repair: str
+
+
+@dataclass
+class Findings:
+    """What was looked at, heading by heading, and what is wrong with it."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Print the environment for a bug report, name what is broken, and the command that repairs it."""
+    found = Findings()
+    for examine in (_python, _packages, _torch, _torchvision, _folders, _bundled_model):
+        examine(found)
+    if as_json:
+        answer_json({**found.facts, "problems": [asdict(problem) for problem in found.problems]})
+    else:
+        answer(_as_text(found))
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _as_text(found: Findings) -> str:
+    width = max(map(len, found.facts))
+    lines = []
+    for name, value in found.facts.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        lines.append(f"{name:<{width}}  {text}")
+    lines.append("")
+    if not found.problems:
+        lines.append("nothing is broken")
+    for problem in found.problems:
+        lines += [f"broken: {problem.what}", f"repair: {problem.repair}"]
+    return "\n".join(lines)
+
+
+def _python(found: Findings) -> None:
+    found.facts["nextscale"] = f"{__version__} in {Path(__file__).parent.parent}"
+    found.facts["python"] = f"{platform.python_version()} ({sys.executable})"
+    found.facts["platform"] = platform.platform()
+    if sys.version_info < MINIMUM_PYTHON:
+        wanted = ".".join(map(str, MINIMUM_PYTHON))
+        found.problems.append(
+            Problem(f"Python {platform.python_version()} is too old; expected {wanted} or newer", "make clean demo")
+        )
+
+
+def _packages(found: Findings) -> None:
+    """Every requirement of the installed package: is it there, in a version that was asked for?"""
+    from packaging.requirements import Requirement
+
+    versions: dict[str, str] = {}
+    for line in metadata.requires("nextscale") or []:
+        requirement = Requirement(line)
+        optional = requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            if not optional:
+                versions[requirement.name] = "missing"
+                found.problems.append(Problem(f"{requirement.name} is not installed", _install(requirement)))
+            continue
+        versions[requirement.name] = version
+        if not requirement.specifier.contains(version, prereleases=True):
+            what = f"{requirement.name} is {version}; expected {requirement.specifier}"
+            found.problems.append(Problem(what, _install(requirement)))
+    found.facts["packages"] = versions
+
+
+def _install(requirement: Any) -> str:
+    return f'{sys.executable} -m pip install "{requirement.name}{requirement.specifier}"'
+
+
+def _torch(found: Findings) -> None:
+    try:
+        import torch
+
+        from nextscale.device import BFLOAT16_FLAGS, choose_device, choose_dtype, cpu_flags, cpu_name
+    except (ImportError, OSError) as error:
+        found.facts["torch"] = "cannot be imported"
+        if "torch" in (found.facts["packages"] or {}):
+            command = f'{sys.executable} -m pip install --force-reinstall "torch=={_version("torch")}"'
+            found.problems.append(Problem(f"torch cannot be imported ({_first_line(error)})", command))
+        return
+    cuda = torch.version.cuda or "none"
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    bf16 = [flag for flag in BFLOAT16_FLAGS if flag in cpu_flags()]
+    device, device_reason = choose_device("auto")
+    dtype, dtype_reason = choose_dtype("auto", device)
+    found.facts["torch"] = f"{torch.__version__}, CUDA of the build: {cuda}"
+    found.facts["GPU"] = ", ".join(devices) or ("Apple" if torch.backends.mps.is_available() else "none")
+    found.facts["CPU"] = (
+        f"{cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"{torch.backends.cpu.get_cpu_capability()}, bfloat16 in hardware: {', '.join(bf16) or 'no'}"
+    )
+    found.facts["auto device"] = f"{device} ({device_reason})"
+    found.facts["auto dtype"] = f"{str(dtype).removeprefix('torch.')} ({dtype_reason})"
+
+
+def _torchvision(found: Findings) -> None:
+    """nextscale needs no torchvision, but a broken one breaks transformers, torchmetrics and others."""
+    if importlib.util.find_spec("torchvision") is None:
+        found.facts["torchvision"] = "not installed (and not needed)"
+        return
+    # In a process of its own: a failed import leaves half of its operators registered.
+    tried = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
+    if tried.returncode == 0:
+        found.facts["torchvision"] = f"{_version('torchvision')} (not needed)"
+        return
+    lines = [line for line in tried.stderr.splitlines() if line.strip()]
+    found.facts["torchvision"] = f"{_version('torchvision')}, broken"
+    found.problems.append(
+        Problem(
+            f"torchvision is installed but cannot be imported ({lines[-1].strip() if lines else 'no message'}); "
+            "nextscale does not need it, and packages that find it fail with it",
+            f"{sys.executable} -m pip uninstall -y torchvision",
+        )
+    )
+
+
+def _folders(found: Findings) -> None:
+    from nextscale.data.emoji_sources import cache_folder
+
+    folder = cache_folder()
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    writable = nearest.is_dir() and os.access(nearest, os.W_OK)
+    found.facts["cache"] = f"{folder} ({'writable' if writable else 'not writable'})"
+    if not writable:
+        found.problems.append(
+            Problem(f"the cache folder {folder} cannot be written", "export NEXTSCALE_CACHE=$HOME/nextscale-cache")
+        )
+
+
+def _bundled_model(found: Findings) -> None:
+    pass
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "of unknown version"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,64 @@
+"""The command ``nextscale``: one verb per file. Nothing here imports torch; a verb does, once it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from nextscale import __version__
+from nextscale.cli.convert import convert
+from nextscale.cli.data import data
+from nextscale.cli.doctor import doctor
+from nextscale.cli.evaluate import evaluate
+from nextscale.cli.generate import generate
+from nextscale.cli.info import info
+from nextscale.cli.plan import plan
+from nextscale.cli.reconstruct import reconstruct
+from nextscale.cli.verify import verify
+from nextscale.errors import NextscaleError
+
+app = typer.Typer(name="nextscale", no_args_is_help=True, pretty_exceptions_enable=False)
+
+for verb in (generate, reconstruct, plan, evaluate, convert, verify, info, doctor):
+    app.command()(verb)
+app.add_typer(data, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nextscale {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def nextscale(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Next-scale image generation: pictures drawn coarse to fine, one token map at a time."""
+
+
+def main() -> None:
+    """Run the command line. What a user can put right ends in one sentence and exit code 2, never in a traceback.
+
+    Set NEXTSCALE_DEBUG=1 to see the traceback all the same.
+    """
+    try:
+        app()
+    except (NextscaleError, OSError) as error:
+        if os.environ.get("NEXTSCALE_DEBUG"):
+            raise
+        typer.echo(f"nextscale: {_sentence(error)}", err=True)
+        sys.exit(2)
+
+
+def _sentence(error: NextscaleError | OSError) -> str:
+    """The library's own sentence, or what the operating system says about a file."""
+    if isinstance(error, OSError) and error.strerror:
+        named = f"{error.filename}: " if error.filename else ""
+        return f"{named}{error.strerror}"
+    return " ".join(str(error).split())

@@ -1,0 +1,277 @@
+"""Class labels: ids, names, and plain words that find a class.
+
+A class-conditional model knows its classes as integers. A ``ClassVocabulary`` travels with it and turns what people
+write into those integers: a class name as it is ("animal-mammal"), or words ("grinning cat"), looked up in the names
+and keywords of the things the classes are made of.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from nextscale.errors import CheckpointError, InputError
+
+# Words that say nothing about what is in a picture.
+_PREPOSITIONS = frozenset({"at", "for", "in", "of", "on", "to", "with"})
+_EMPTY_WORDS = _PREPOSITIONS | {"a", "an", "and", "one", "some", "the", "picture", "photo", "image", "drawing", "emoji"}
+_IRREGULAR = {
+    "buses": "bus",
+    "men": "man",
+    "women": "woman",
+    "people": "person",
+    "children": "child",
+    "mice": "mouse",
+    "geese": "goose",
+    "feet": "foot",
+    "teeth": "tooth",
+    "wolves": "wolf",
+    "leaves": "leaf",
+    "knives": "knife",
+}
+_OTHER_CLASSES = 3  # alternatives named beside the class that was taken
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One thing a class is made of (an emoji): its name, its class, and words people may call it by."""
+
+    name: str
+    class_id: int
+    keywords: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Match:
+    """What plain words were taken for; ``reason`` is a phrase for people, ``alternatives`` are other class names."""
+
+    class_name: str
+    class_id: int
+    reason: str
+    alternatives: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClassVocabulary:
+    """The classes of a model in the order of their ids, and the things they are made of.
+
+    >>> vocabulary = ClassVocabulary(("cat-face", "animal-bird"), (Thing("grinning cat", 0, ("smile",)),))
+    >>> vocabulary.ids(["animal-bird", 0])
+    [1, 0]
+    >>> vocabulary.find("a smiling cat").class_name
+    'cat-face'
+    """
+
+    names: tuple[str, ...]
+    things: tuple[Thing, ...] = ()
+
+    def __post_init__(self) -> None:
+        repeated = [name for name, count in Counter(self.names).items() if count > 1]
+        if not self.names or repeated:
+            seen = f"{repeated[0]!r} twice" if repeated else "none"
+            raise InputError(f"a vocabulary needs class names that differ, and got {seen}")
+        for thing in self.things:
+            if not 0 <= thing.class_id < len(self.names):
+                raise InputError(f"{thing.name!r} has class {thing.class_id}; expected 0 to {len(self.names) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def from_records(cls, names: Sequence[str], records: Iterable[Mapping[str, Any]]) -> ClassVocabulary:
+        """Build a vocabulary from the lines of an emoji set's ``metadata.jsonl``.
+
+        Args:
+            names: the classes in the order of their ids.
+            records: mappings with ``name``, ``class``, ``keywords``, ``tones`` and perhaps ``gender``, in the order
+                ties are decided by.
+                Skin-tone variants and further styles of the same name are left out.
+        """
+        number = {name: i for i, name in enumerate(names)}
+        things: dict[str, Thing] = {}
+        for record in records:
+            name = str(record["name"])
+            if record["tones"] or name in things or record["class"] not in number:
+                continue
+            known = set(_words(name))
+            more = [*record["keywords"], *filter(None, [record.get("gender")])]
+            keywords = tuple(word for word in more if not known.issuperset(_words(word)))
+            things[name] = Thing(name, number[record["class"]], keywords)
+        return cls(tuple(names), tuple(things.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; ``from_dict`` reads it back. A thing is ``[name, class id, "keyword|keyword"]``."""
+        things = [[thing.name, thing.class_id, "|".join(thing.keywords)] for thing in self.things]
+        return {"names": list(self.names), "things": things}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ClassVocabulary:
+        """Read what ``to_dict`` wrote.
+
+        Raises:
+            CheckpointError: the data is something else.
+        """
+        try:
+            unknown = set(data) - {"names", "things"}
+            if unknown:
+                raise CheckpointError(f"a vocabulary has an unknown key {min(unknown)!r}; expected names and things")
+            things = tuple(
+                Thing(str(name), int(class_id), tuple(words.split("|")) if words else ())
+                for name, class_id, words in data.get("things", ())
+            )
+            return cls(tuple(str(name) for name in data["names"]), things)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"the vocabulary cannot be read ({error!r}); expected names and things") from error
+
+    def ids(self, labels: Sequence[int | str]) -> list[int]:
+        """Class ids of names or ids; a number may also be written as a string.
+
+        Raises:
+            InputError: a name that is no class (with the nearest one), or an id out of range.
+        """
+        return [self._id(label) for label in labels]
+
+    def _id(self, label: int | str) -> int:
+        if isinstance(label, str):
+            if label in self.names:
+                return self.names.index(label)
+            if not label.strip().lstrip("-").isdecimal():
+                raise InputError(f"there is no class {label!r}; {self._nearest_class(label)}")
+        elif isinstance(label, bool) or not hasattr(label, "__index__"):
+            raise InputError(f"a class label is {label!r}; expected a name or an id from 0 to {len(self) - 1}")
+        number = int(label)
+        if not 0 <= number < len(self):
+            raise InputError(f"class id {number} is out of range; expected 0 to {len(self) - 1}")
+        return number
+
+    def _nearest_class(self, text: str) -> str:
+        near = difflib.get_close_matches(text.lower(), self.names, n=1, cutoff=0.5)
+        return f"did you mean {near[0]!r}?" if near else f"expected one of {len(self)} names such as {self.names[0]!r}"
+
+    def find(self, words: str) -> Match:
+        """The class that plain words mean.
+
+        Tried in turn: the name of a class; the name of a thing; the thing (or class name) in whose name and keywords
+        the largest part of the words is found, where a rare word weighs more than a common one, and the noun ("car" in
+        "a fast car", "tree" in "tree with snow") counts twice. Ties go to the thing with more of the words in its
+        name, then to the one that comes first.
+
+        Raises:
+            InputError: no word is known (with the nearest known word), or there is no word at all.
+        """
+        spoken = _words(words)
+        if not spoken:
+            raise InputError(f"{words!r} holds no word; expected a class name or plain words such as 'grinning cat'")
+        ranking = self._ranking(spoken)
+        same = [i for i, name in enumerate(self.names) if name == words.strip() or _words(name) == spoken]
+        if same:
+            return self._match(same[0], f"the class {self.names[same[0]]!r}", ranking)
+        called = [thing for thing in self.things if _words(thing.name) == spoken]
+        if called:  # "house" is rather the house than the houses
+            thing = min(called, key=lambda thing: thing.name.lower() != words.strip().lower())
+            return self._match(thing.class_id, f"the name {thing.name!r}", ranking)
+        if not ranking:
+            raise InputError(f"no class is known for {words!r}; {self._nearest_word(spoken)}")
+        return self._match(ranking[0].class_id, self._because(ranking[0], spoken), ranking)
+
+    def _because(self, entry: _Entry, spoken: Sequence[str]) -> str:
+        named = [repr(word) for word in _telling(spoken) if word in entry.name_words]
+        hinted = [repr(word) for word in _telling(spoken) if word in entry.keyword_words]
+        kind = "class" if entry.name in self.names else "name"
+        reasons = [f"{' and '.join(named)} in the {kind} {entry.name!r}"] if named else []
+        if hinted:
+            reasons.append(
+                f"{' and '.join(hinted)} in {'its keywords' if named else f'the keywords of {entry.name!r}'}"
+            )
+        return ", ".join(reasons)
+
+    def _match(self, class_id: int, reason: str, ranking: Sequence[_Entry]) -> Match:
+        others = dict.fromkeys(self.names[entry.class_id] for entry in ranking if entry.class_id != class_id)
+        return Match(self.names[class_id], class_id, reason, tuple(others)[:_OTHER_CLASSES])
+
+    def _ranking(self, spoken: Sequence[str]) -> list[_Entry]:
+        """All entries that know one of the words, the best first."""
+        weights = {word: math.log(1 + len(self._index) / max(1, self._frequency[word])) for word in _telling(spoken)}
+        weights[_noun(spoken)] *= 2
+        scored = []
+        for order, entry in enumerate(self._index):
+            in_name = sum(weight for word, weight in weights.items() if word in entry.name_words)
+            in_keywords = sum(weight for word, weight in weights.items() if word in entry.keyword_words)
+            if in_name + in_keywords > 0:
+                spare = len(entry.name_words.difference(weights))
+                scored.append(((-in_name - in_keywords, -in_name, spare, order), entry))
+        return [entry for _, entry in sorted(scored, key=lambda pair: pair[0])]
+
+    @cached_property
+    def _index(self) -> tuple[_Entry, ...]:
+        things = [_entry(thing.name, thing.class_id, thing.keywords) for thing in self.things]
+        classes = [_entry(name, class_id, ()) for class_id, name in enumerate(self.names)]
+        return (*things, *classes)
+
+    @cached_property
+    def _frequency(self) -> Counter[str]:
+        return Counter(word for entry in self._index for word in entry.name_words | entry.keyword_words)
+
+    def _nearest_word(self, spoken: Sequence[str]) -> str:
+        names = [word for entry in self._index for word in entry.name_words]
+        for known in (names, list(self._frequency)):
+            for word in _telling(spoken):
+                near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+                if near:
+                    return f"did you mean {near[0]!r}?"
+        return f"try another word, or one of the {len(self)} class names such as {self.names[0]!r}"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """The words of a thing or of a class name; no word is in both sets."""
+
+    name: str
+    class_id: int
+    name_words: frozenset[str]
+    keyword_words: frozenset[str]
+
+
+def _entry(name: str, class_id: int, keywords: Iterable[str]) -> _Entry:
+    named = frozenset(_words(name))
+    more = frozenset(word for keyword in keywords for word in _words(keyword))
+    return _Entry(name, class_id, named, more - named)
+
+
+def _words(text: str) -> list[str]:
+    """Words in lower case, singular and without accents: ``"Piñatas & cats"`` -> ``["pinata", "cat"]``."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    return [_singular(word) for word in re.findall(r"[^\W_]+|[#*]", plain)]
+
+
+def _singular(word: str) -> str:
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 5 and word.endswith(("sses", "xes", "ches", "shes", "toes")):
+        return word[:-2]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
+def _telling(spoken: Sequence[str]) -> list[str]:
+    """The different words that say something, in their order; all of them if none does."""
+    telling = [word for word in dict.fromkeys(spoken) if word not in _EMPTY_WORDS]
+    return telling or list(dict.fromkeys(spoken))
+
+
+def _noun(spoken: Sequence[str]) -> str:
+    """The word English makes the thing itself: the last before a preposition, else the last of all."""
+    telling = _telling(spoken)
+    cut = next((i for i, word in enumerate(spoken) if word in _PREPOSITIONS), len(spoken))
+    before = [word for word in spoken[:cut] if word in telling]
+    return before[-1] if before else telling[-1]

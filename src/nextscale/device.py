@@ -1,0 +1,100 @@
+"""Which device and number type a run takes, and why: ``auto`` chooses, anything else is held to its word.
+
+bfloat16 is chosen where the machine multiplies it in hardware, because only there is it faster than float32.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from nextscale.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")  # as Linux spells them in /proc/cpuinfo
+
+
+def choose_device(name: str | torch.device = "auto") -> tuple[torch.device, str]:
+    """The device called ``name`` (``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``) and the reason in a few words.
+
+    Raises:
+        InputError: there is no such device, or this machine or this build of PyTorch has none.
+    """
+    wanted = str(name)
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), f"{torch.cuda.get_device_name()} is available"
+        if torch.backends.mps.is_available():
+            return torch.device("mps"), "Apple's GPU is available"
+        return torch.device("cpu"), f"no GPU that PyTorch {torch.__version__} can use"
+    if re.fullmatch(r"cpu|mps|cuda(:\d+)?", wanted) is None:
+        raise InputError(f"there is no device {wanted!r}; expected auto, cpu, cuda, cuda:1 (and so on) or mps")
+    if wanted.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(wanted.removeprefix("cuda").removeprefix(":") or 0) >= count:
+            raise InputError(
+                f"the device {wanted!r} was asked for, but PyTorch {torch.__version__} finds {count} CUDA devices here; "
+                "expected one that is there, or auto"
+            )
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise InputError("the device 'mps' was asked for, but Apple's GPU is not available here; expected cpu or auto")
+    return torch.device(wanted), "as asked"
+
+
+def choose_dtype(name: str | torch.dtype, device: torch.device) -> tuple[torch.dtype, str]:
+    """The number type the networks compute in on ``device`` and the reason in a few words.
+
+    ``name`` is ``auto``, ``float32``, ``bfloat16`` or ``float16``, or a torch dtype of these names.
+
+    Raises:
+        InputError: an unknown name, or float16 on a CPU, where PyTorch is slow and overflows.
+    """
+    wanted = str(name).removeprefix("torch.")
+    if wanted == "auto":
+        return _auto_dtype(device)
+    if wanted not in DTYPES:
+        raise InputError(f"there is no dtype {wanted!r}; expected one of auto, {', '.join(DTYPES)}")
+    if wanted == "float16" and device.type == "cpu":
+        raise InputError("float16 was asked for on a CPU; expected float32 or bfloat16 there")
+    return DTYPES[wanted], "as asked"
+
+
+def _auto_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "the GPU multiplies bfloat16 in hardware"
+        return torch.float32, "the GPU has no bfloat16"
+    if device.type == "cpu":
+        found = [flag for flag in BFLOAT16_FLAGS if flag in cpu_flags()]
+        if found:
+            return torch.bfloat16, f"the CPU has {found[0]}"
+        return torch.float32, f"the CPU has neither {' nor '.join(BFLOAT16_FLAGS)}"
+    return torch.float32, "the safe choice on this device"
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """The CPU's feature flags as Linux lists them; empty on other systems."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def cpu_name() -> str:
+    """What the CPU calls itself, or its architecture where it does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,25 @@
+"""The exceptions a user can cause, and may want to catch.
+
+All of them are ``ValueError``s with one plain sentence: the value seen and the value expected. The command line prints that
+sentence and exits with status 2; it never shows a traceback for them.
+"""
+
+
+class NextscaleError(ValueError):
+    """Base of everything below: something the user can put right."""
+
+
+class InputError(NextscaleError):
+    """An argument, file, picture or folder that cannot be used as it is."""
+
+
+class PlanError(NextscaleError):
+    """A generation plan that could not be carried out; raised before anything runs."""
+
+
+class CheckpointError(NextscaleError):
+    """A weight file or checkpoint folder that is truncated, foreign, or made for something else."""
+
+
+class TrainingError(NextscaleError):
+    """A training run that cannot start, or was stopped (a loss that is not finite, say)."""

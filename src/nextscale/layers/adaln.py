@@ -1,0 +1,38 @@
+"""Adaptive layer norm, feed-forward and stochastic depth: the small parts every block of the family shares."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+    """LN(x) (1 + scale) + shift, the norm without parameters of its own. x (B, l, C); scale, shift (B, 1, C)."""
+    return torch.addcmul(shift, F.layer_norm(x, (x.shape[-1],), eps=eps), 1 + scale)
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU (tanh form), Linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for a random share ``rate`` of the rows while training, and scales up the others."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = torch.rand((x.shape[0], 1, 1), device=x.device) >= self.rate
+        return x * (keep.to(x.dtype) / (1 - self.rate))

@@ -1,0 +1,51 @@
+"""Multi-head attention as VAR has it; what a head remembers of earlier scales is the memory slot's affair.
+
+Shape letters: ``B`` rows (branches x images), ``l`` tokens of this call, ``C`` width, ``H`` heads, ``D`` head width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextscale.layers.slots import AttentionSlot
+
+MAX_LOG_SCALE = math.log(100)
+
+
+class Attention(nn.Module):
+    """Fused q, k, v without a key bias. With ``l2_norm`` queries and keys are unit vectors and every head learns a
+    temperature, exp(min(scale_mul, ln 100)), starting at 4; without it the softmax scale is 0.25 / sqrt(D)
+    (arXiv 2404.02905; the factor 0.25 is the official code's)."""
+
+    def __init__(self, width: int, heads: int, l2_norm: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.scale_mul = nn.Parameter(torch.full((heads, 1, 1), math.log(4.0))) if l2_norm else None
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, slot: AttentionSlot) -> Tensor:
+        """x (B, l, C) to (B, l, C)."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        if self.scale_mul is None:
+            q = q * (0.25 / math.sqrt(q.shape[-1]))
+        else:
+            q = F.normalize(q, dim=-1) * self.scale_mul.clamp_max(MAX_LOG_SCALE).exp()
+            k = F.normalize(k, dim=-1)
+        return self.proj(slot.attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T + mask) v for (B, H, l, D) queries that carry their scale already: the one seam to faster kernels.
+
+    ``mask``: bool, True where a query may look; ``None`` lets every query see every key.
+    """
+    return F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask, scale=1.0)

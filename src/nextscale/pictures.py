@@ -1,0 +1,166 @@
+"""How pictures are laid out and saved: grids, scale strips, and the recipe that every PNG carries.
+
+Works on PIL images; whoever has tensors converts them first. Files are written under a temporary name and renamed, so that
+none is ever half there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+from nextscale.errors import InputError
+
+RECIPE_KEY = "nextscale"  # the PNG text chunk that holds the recipe as JSON
+BACKGROUND, INK = "white", "#444444"
+GAP = 8  # pixels between pictures, and around them
+TEXT = 14  # height of a label's letters in pixels
+
+
+def factor_for(image: Image.Image, side: int = 192) -> int:
+    """By how much to enlarge small pictures so that they are about ``side`` pixels wide on a page: 1 to 4."""
+    return max(1, min(4, side // image.width))
+
+
+def grid(
+    images: Sequence[Image.Image],
+    columns: int | None = None,
+    scale: int = 1,
+    labels: Sequence[str] | None = None,
+) -> Image.Image:
+    """Pictures of one size side by side, row after row.
+
+    Args:
+        images: at least one picture; all are shown at the size of the first.
+        columns: how many stand in a row; by default about as many as there are rows.
+        scale: enlarge every picture by this factor.
+        labels: one short text to stand under each picture.
+
+    Raises:
+        InputError: there is no picture, or the labels are not one for each.
+    """
+    if not images:
+        raise InputError("a grid was asked for, but there are 0 pictures; expected at least 1")
+    if labels is not None and len(labels) != len(images):
+        raise InputError(f"there are {len(labels)} labels for {len(images)} pictures; expected one for each")
+    columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
+    rows = math.ceil(len(images) / columns)
+    width, height = images[0].width * scale, images[0].height * scale
+    foot = TEXT + 6 if labels is not None else 0
+    page = Image.new("RGB", (GAP + columns * (width + GAP), GAP + rows * (height + foot + GAP)), BACKGROUND)
+    for i, image in enumerate(images):
+        left = GAP + (i % columns) * (width + GAP)
+        top = GAP + (i // columns) * (height + foot + GAP)
+        page.paste(image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), (left, top))
+        if labels is not None:
+            _write(page, labels[i], left, top + height + 3, width)
+    return page
+
+
+def strip(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] | None = None, scale: int = 1) -> Image.Image:
+    """How pictures grow: one row per picture, one column per scale, coarse to fine.
+
+    Args:
+        rows: for every picture, what it looks like after each scale; all rows are of one length.
+        labels: one short text per column, written under every row (``1x1``, ``2x2``, ...).
+        scale: enlarge every picture by this factor.
+
+    Raises:
+        InputError: there is no picture, or rows and labels differ in length.
+    """
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1 or 0 in lengths:
+        raise InputError(f"a strip needs rows of one length, at least 1, but they have {sorted(lengths)} pictures")
+    (columns,) = lengths
+    if labels is not None and len(labels) != columns:
+        raise InputError(f"there are {len(labels)} labels for {columns} scales; expected one for each")
+    below = None if labels is None else [label for _ in rows for label in labels]
+    return grid([image for row in rows for image in row], columns, scale, below)
+
+
+def _write(page: Image.Image, text: str, left: int, top: int, width: int) -> None:
+    """A centred label, shortened with dots where it would be wider than its picture."""
+    font = ImageFont.load_default(TEXT)
+    shown = text
+    while font.getlength(shown) > width and len(shown) > 1:
+        shown = shown.rstrip("…")[:-1] + "…"
+    ImageDraw.Draw(page).text((left + (width - font.getlength(shown)) / 2, top), shown, fill=INK, font=font)
+
+
+def save_png(image: Image.Image, path: Path | str, recipe: Mapping[str, Any] | None = None) -> Path:
+    """Write a PNG whole or not at all, with ``recipe`` in its metadata; returns the path. Makes the folder if need be.
+
+    Raises:
+        InputError: the file cannot be written there (the message says why), or the recipe is not plain data.
+    """
+    path = Path(path)
+    info = PngImagePlugin.PngInfo()
+    if recipe is not None:
+        try:
+            info.add_itxt(RECIPE_KEY, json.dumps(recipe, ensure_ascii=False, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the recipe of {path.name} is not plain data ({error})") from error
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            image.save(file, "PNG", pnginfo=info)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise InputError(f"{path} cannot be written ({error.strerror or error}); expected a folder that can") from error
+    return path
+
+
+def open_picture(path: Path | str) -> Image.Image:
+    """Read a picture file as RGB, transparent parts on white.
+
+    Raises:
+        InputError: there is no such file, or it is no picture.
+    """
+    image = _open(path)
+    if "A" in image.getbands() or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        page = Image.new("RGBA", layer.size, BACKGROUND)
+        return Image.alpha_composite(page, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_recipe(path: Path | str) -> dict[str, Any]:
+    """The recipe a picture carries.
+
+    Raises:
+        InputError: no such file, no picture, or a picture without a recipe.
+    """
+    text = getattr(_open(path), "text", {}).get(RECIPE_KEY)
+    if text is None:
+        raise InputError(f"{path} carries no recipe; expected a PNG that nextscale wrote, as it was written")
+    try:
+        recipe = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"the recipe in {path} cannot be read ({error}); expected JSON") from error
+    if not isinstance(recipe, dict):
+        raise InputError(f"the recipe in {path} is a {type(recipe).__name__}; expected a table of names and values")
+    return recipe
+
+
+def _open(path: Path | str) -> Image.Image:
+    try:
+        with open(path, "rb") as file:
+            image = Image.open(file)
+            image.load()
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}; expected a picture") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as a picture ({error})") from error
+    return image

@@ -1,0 +1,111 @@
+"""Scale schedules: the sizes of the token maps of one image, coarse to fine.
+
+Shape letters: ``h w`` size of one map, ``K`` number of scales, ``L`` tokens of all scales together.
+Sources: VAR (arXiv 2404.02905) for the square presets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from nextscale.errors import InputError
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ScaleSchedule:
+    """A tuple of ``(h, w)`` sizes, non-decreasing in both directions; the last one is the grid of the latent.
+
+    >>> schedule = ScaleSchedule.of([1, 2, 3])
+    >>> schedule.sizes, schedule.tokens, schedule.offsets
+    (((1, 1), (2, 2), (3, 3)), 14, (0, 1, 5, 14))
+    """
+
+    sizes: tuple[Size, ...]
+
+    def __post_init__(self) -> None:
+        if not self.sizes:
+            raise InputError("a scale schedule needs at least one scale, and none was given")
+        for h, w in self.sizes:
+            if h < 1 or w < 1:
+                raise InputError(f"a scale of {h}x{w} is impossible; height and width must be at least 1")
+        for (h0, w0), (h1, w1) in zip(self.sizes, self.sizes[1:], strict=False):
+            if h1 < h0 or w1 < w0:
+                raise InputError(f"scales must not shrink, but {h1}x{w1} follows {h0}x{w0}")
+
+    @classmethod
+    def of(cls, sizes: Iterable[int | Iterable[int]]) -> ScaleSchedule:
+        """Build a schedule from sides (``3`` means 3x3) or ``(h, w)`` pairs. Raises ``InputError`` for anything else."""
+        pairs: list[Size] = []
+        for size in sizes:
+            pair = (size, size) if isinstance(size, int) else tuple(size)
+            if len(pair) != 2 or not all(isinstance(n, int) for n in pair):
+                raise InputError(f"a scale is a side or a (height, width) pair of whole numbers, not {size!r}")
+            pairs.append((pair[0], pair[1]))
+        return cls(tuple(pairs))
+
+    @classmethod
+    def preset(cls, name: str) -> ScaleSchedule:
+        """One of the published VAR schedules: ``"256"``, ``"512"`` or ``"1024"`` (pixels at stride 16)."""
+        if name not in PRESETS:
+            raise InputError(f"no scale preset {name!r}; there are {', '.join(PRESETS)}")
+        return cls.of(PRESETS[name])
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[Size]:
+        return iter(self.sizes)
+
+    def __getitem__(self, k: int) -> Size:
+        return self.sizes[k]
+
+    @property
+    def grid(self) -> Size:
+        """Size of the last map, which is the grid of the latent."""
+        return self.sizes[-1]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Number of tokens of every scale."""
+        return tuple(h * w for h, w in self.sizes)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """``K + 1`` positions: scale k holds tokens ``offsets[k]`` to ``offsets[k + 1]`` of the sequence."""
+        total, offsets = 0, [0]
+        for length in self.lengths:
+            total += length
+            offsets.append(total)
+        return tuple(offsets)
+
+    @property
+    def tokens(self) -> int:
+        """``L``, the tokens of all scales together."""
+        return sum(self.lengths)
+
+    def slice(self, k: int) -> slice:
+        """Where scale ``k`` stands in the sequence of all tokens."""
+        return slice(self.offsets[k], self.offsets[k + 1])
+
+    def progress(self, k: int) -> float:
+        """rho = k / (K - 1), from 0 at the first scale to 1 at the last (0 if there is only one)."""
+        return k / (len(self) - 1) if len(self) > 1 else 0.0
+
+    def prefix(self, count: int) -> ScaleSchedule:
+        """The first ``count`` scales."""
+        if not 1 <= count <= len(self):
+            raise InputError(f"a prefix of {count} scales was asked for, but the schedule has 1 to {len(self)}")
+        return ScaleSchedule(self.sizes[:count])
+
+    def __str__(self) -> str:
+        return " ".join(str(h) if h == w else f"{h}x{w}" for h, w in self.sizes)
+
+
+PRESETS: dict[str, tuple[int, ...]] = {
+    "256": (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
+    "512": (1, 2, 3, 4, 6, 9, 13, 18, 24, 32),
+    "1024": (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
+}

@@ -1,0 +1,254 @@
+"""Recipes: everything a training run needs to know, in one YAML file, checked before anything is computed.
+
+A recipe is a shipped name (``tokenizer-emoji``) or a file; ``--set section.key=value`` changes single entries. A key that does
+not exist and a value of the wrong type are refused in one sentence. The resolved recipe is saved with the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from nextscale.errors import InputError
+from nextscale.scales import ScaleSchedule
+from nextscale.tokenizers.residual import ResidualConfig
+
+SHIPPED = Path(__file__).parent / "recipes"
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(Section):
+    """resolution: side of the square images in pixels; flip: share of training images that are mirrored."""
+
+    resolution: int = Field(256, ge=8)
+    flip: Share = 0.0
+
+
+class OptimSection(Section):
+    """AdamW. lr: peak; weight_decay_end: reached by a cosine over the run, None keeps it; clip: gradient norm; ema: decay, 0 is off."""
+
+    lr: float = Field(gt=0)
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    weight_decay: float = Field(0.05, ge=0)
+    weight_decay_end: float | None = Field(None, ge=0)
+    clip: float = Field(2.0, gt=0)
+    ema: float = Field(0.0, ge=0, lt=1)
+    fused: bool = False
+
+
+class ScheduleSection(Section):
+    """Length, as ``steps`` or ``epochs``, and the course of the learning rate (see ``optim.lr_factor``).
+
+    warmup: share of all steps; start: factor at step 0; end: factor at the last step.
+    """
+
+    form: Literal["lin0", "cosine"] = "lin0"
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    warmup: Share = 0.02
+    start: Share = 0.005
+    end: Share = 0.1
+
+    @model_validator(mode="after")
+    def _one_length(self) -> ScheduleSection:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs, not both or neither")
+        return self
+
+    def total(self, images: int, batch: int) -> int:
+        """Number of steps for a training set of ``images`` images."""
+        return self.steps if self.steps is not None else math.ceil(self.epochs * images / batch)  # type: ignore[operator]
+
+
+class RunSection(Section):
+    """batch: images per step; precision: of matrix products (weights stay float32); *_every: in steps; keep: checkpoints held."""
+
+    batch: int = Field(ge=1)
+    seed: int = Field(0, ge=0)
+    precision: Literal["bf16", "no"] = "bf16"
+    log_every: int = Field(10, ge=1)
+    validate_every: int = Field(500, ge=1)
+    sample_every: int = Field(500, ge=1)
+    save_every: int = Field(250, ge=1)
+    keep: int = Field(2, ge=1)
+
+
+class TokenizerLoss(Section):
+    """Weights of squared error, absolute error and VQ loss."""
+
+    l2: float = Field(1.0, ge=0)
+    l1: float = Field(0.2, ge=0)
+    vq: float = Field(1.0, ge=0)
+
+
+class CodebookSection(Section):
+    """start_images: images the first codebook is drawn from, 0 keeps the random one; restart_after: steps a code may lie unused, 0 is off."""
+
+    start_images: int = Field(256, ge=0)
+    restart_after: int = Field(50, ge=0)
+
+
+class TokenizerRecipe(Section):
+    """How to train a tokenizer."""
+
+    kind: Literal["tokenizer"]
+    data: DataSection = DataSection()
+    model: ResidualConfig
+    loss: TokenizerLoss = TokenizerLoss()
+    codebook: CodebookSection = CodebookSection()
+    optim: OptimSection
+    schedule: ScheduleSection
+    run: RunSection
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _sizes(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("sizes"), list):
+            return {**value, "sizes": ScaleSchedule.of(value["sizes"]).sizes}
+        return value
+
+
+class VARSection(Section):
+    """Sizes of the transformer; classes, codes and scales come from data and tokenizer.
+
+    width and heads default to VAR's rule, 64 * depth and depth; gamma: initial scale of the AdaLN gates; head: of the head.
+    """
+
+    depth: int = Field(ge=1)
+    width: int | None = Field(None, ge=1)
+    heads: int | None = Field(None, ge=1)
+    mlp_ratio: float = Field(4.0, gt=0)
+    drop_path: Share = 0.0
+    shared_adaln: bool = False
+    l2_norm: bool = True
+    gamma: float = Field(1e-3, ge=0)
+    head: float = Field(0.02, ge=0)
+
+
+class GeneratorLoss(Section):
+    """label_smoothing: of the cross-entropy; label_drop: share of labels replaced by the null class while training."""
+
+    label_smoothing: Share = 0.0
+    label_drop: Share = 0.1
+
+
+class VARRecipe(Section):
+    """How to train a class-conditional VAR on the tokens of a frozen tokenizer."""
+
+    kind: Literal["var"]
+    data: DataSection = DataSection()
+    model: VARSection
+    loss: GeneratorLoss = GeneratorLoss()
+    optim: OptimSection
+    schedule: ScheduleSection
+    run: RunSection
+
+
+Recipe = TokenizerRecipe | VARRecipe
+KINDS: dict[str, type[TokenizerRecipe] | type[VARRecipe]] = {"tokenizer": TokenizerRecipe, "var": VARRecipe}
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the library."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a shipped recipe or a file, apply ``section.key=value`` overrides, and check it. Raises ``InputError``."""
+    path = _find(str(name_or_path))
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"the recipe {path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"the recipe {path} must hold sections such as 'model' and 'optim', not {type(data).__name__}")
+    for override in overrides or []:
+        _override(data, override)
+    return parse_recipe(data, str(name_or_path))
+
+
+def parse_recipe(data: dict[str, Any], name: str) -> Recipe:
+    """Check a recipe given as nested dictionaries; ``name`` is used in messages."""
+    kind = data.get("kind")
+    if kind not in KINDS:
+        raise InputError(f"the recipe {name} must say 'kind: {' or '.join(KINDS)}', not {kind!r}")
+    _refuse_unknown(KINDS[kind], data, "")
+    try:
+        return KINDS[kind].model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "recipe"
+        reason = first["msg"].removeprefix("Value error, ")
+        seen = "" if isinstance(first["input"], dict) else f" (found {first['input']!r})"
+        raise InputError(f"recipe {name}, {where}: {reason[:1].lower()}{reason[1:]}{seen}") from None
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Every ``key: old -> new`` by which two dumped recipes differ."""
+    a, b = _flat(old), _flat(new)
+    return [f"{key}: {a.get(key)!r} -> {b.get(key)!r}" for key in sorted(a | b) if a.get(key) != b.get(key)]
+
+
+def _find(name: str) -> Path:
+    if (SHIPPED / f"{name}.yaml").is_file():
+        return SHIPPED / f"{name}.yaml"
+    if Path(name).is_file():
+        return Path(name)
+    near = difflib.get_close_matches(name, shipped_recipes(), 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"shipped are {', '.join(shipped_recipes())}"
+    raise InputError(f"no recipe or file {name!r}; {hint}")
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"an override has the form section.key=value, not {override!r}")
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise InputError(f"the recipe has no section {section!r} to set {key.strip()!r} in")
+    try:
+        data[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"the value of {override!r} is not valid YAML") from None
+
+
+def _refuse_unknown(kind: Any, data: Any, path: str) -> None:
+    """Refuse the first key that ``kind`` (a pydantic model or a dataclass) does not have, and name the nearest it has."""
+    fields = _fields(kind)
+    if not fields or not isinstance(data, dict):
+        return
+    for key, value in data.items():
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, 1, 0.5)
+            hint = f"did you mean {path + near[0]!r}?" if near else f"known here are {', '.join(sorted(fields))}"
+            raise InputError(f"the recipe has no key {path + str(key)!r}; {hint}")
+        _refuse_unknown(fields[key], value, f"{path}{key}.")
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return {name: hint for name, hint in get_type_hints(kind).items() if name in kind.__dataclass_fields__}
+    return {}
+
+
+def _flat(data: dict[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {path + key: value}
+    return flat

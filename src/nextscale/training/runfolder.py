@@ -1,0 +1,139 @@
+"""The folder of a run: its recipe, its log and its checkpoints. Everything is written aside and then renamed.
+
+    RUN/recipe.yaml                       the resolved recipe, code version and data hash
+    RUN/log.jsonl                         one line per logged step
+    RUN/checkpoints/step-000500/          weights, their average, optimiser and counters
+    RUN/samples/step-000500.png
+    RUN/export/                           the averaged weights as a checkpoint that the library loads
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import nextscale
+from nextscale.errors import CheckpointError, InputError, TrainingError
+from nextscale.training.recipe import Recipe, differences
+
+Log = dict[str, float | int | str]
+
+
+class RunFolder:
+    """See the module's docstring. ``keep``: how many checkpoints are held."""
+
+    def __init__(self, path: Path, keep: int) -> None:
+        self.path, self.keep = path, keep
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (path / "samples").mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the run folder {path} cannot be written: {error.strerror}") from None
+        for left_over in (path / "checkpoints").glob("tmp-*"):
+            shutil.rmtree(left_over)
+
+    def claim(self, recipe: Recipe, facts: dict[str, Any]) -> None:
+        """Save the recipe with ``facts`` (data hash, ...), or check that the folder belongs to the same recipe and data."""
+        file, wanted = self.path / "recipe.yaml", {"recipe": recipe.model_dump(mode="json"), "data": facts}
+        if file.is_file() and self.checkpoints():
+            found = yaml.safe_load(file.read_text())
+            changed = differences({k: found.get(k) for k in wanted}, wanted)
+            if changed:
+                raise TrainingError(
+                    f"{self.path} holds a run with another recipe ({changed[0]}); give the same recipe to resume it, or another folder"
+                )
+            return
+        version = {"nextscale": nextscale.__version__, "torch": str(torch.__version__), "commit": code_commit()}
+        write_text(file, yaml.safe_dump(wanted | {"version": version}, sort_keys=False))
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted((self.path / "checkpoints").glob("step-*"))
+
+    def save(self, step: int, tensors: dict[str, dict[str, Tensor]]) -> Path:
+        """Write ``tensors`` (one safetensors file per key) as the checkpoint of ``step``; then remove the oldest."""
+        target = self.path / "checkpoints" / f"step-{step:06d}"
+        if not target.exists():
+            aside = target.with_name(f"tmp-{target.name}-{os.getpid()}")
+            aside.mkdir()
+            for name, group in tensors.items():
+                save_file({key: t.detach().contiguous() for key, t in group.items()}, aside / f"{name}.safetensors")
+            aside.rename(target)
+        for old in self.checkpoints()[: -self.keep]:
+            gone = old.with_name(f"tmp-{old.name}")
+            old.rename(gone)
+            shutil.rmtree(gone)
+        return target
+
+    def load(self, names: list[str]) -> tuple[int, dict[str, dict[str, Tensor]]] | None:
+        """Step and tensors of the newest checkpoint, or None for a fresh run."""
+        found = self.checkpoints()
+        if not found:
+            return None
+        try:
+            tensors = {name: load_file(found[-1] / f"{name}.safetensors") for name in names}
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"the checkpoint {found[-1]} is damaged ({error}); remove it to resume from an older one") from None
+        return int(found[-1].name.removeprefix("step-")), tensors
+
+    def log(self, entry: Log) -> None:
+        """Append one line to the log."""
+        with (self.path / "log.jsonl").open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def cut_log(self, step: int) -> None:
+        """Drop what was logged after ``step``: a resumed run says it again."""
+        file = self.path / "log.jsonl"
+        if file.is_file():
+            kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+            write_text(file, "".join(line + "\n" for line in kept))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename it."""
+    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """The state of an optimiser as named tensors ``parameter|moment``."""
+    names = {id(p): name for name, p in module.named_parameters()}
+    return {f"{names[id(p)]}|{m}": t for p, state in optimizer.state.items() for m, t in state.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Take back what ``optimizer_tensors`` gave."""
+    parameters = dict(module.named_parameters())
+    for key, tensor in tensors.items():
+        name, moment = key.rsplit("|", 1)
+        parameter = parameters[name]
+        like = tensor if moment == "step" else torch.empty_like(parameter).copy_(tensor)
+        optimizer.state[parameter][moment] = like
+
+
+def code_commit() -> str | None:
+    """Commit of the checkout this library runs from; None if it is installed without one."""
+    command = ["git", "-C", str(Path(nextscale.__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 2**62

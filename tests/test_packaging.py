@@ -1,0 +1,80 @@
+"""What surrounds the code says what the code says: versions, pins, notices, sizes, and a line for every folder."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from nextscale import __version__
+from nextscale.data.emoji_sources import PACKAGES
+
+ROOT = Path(__file__).parent.parent
+MIB = 1 << 20
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def tracked() -> list[Path]:
+    """Files that git has or would take; every file of the checkout where there is no git."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("not a git checkout, so nothing says which files belong to the repository")
+    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_the_repository_stays_small() -> None:
+    sizes = {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in tracked()}
+    assert sum(sizes.values()) <= 40 * MIB
+    weights = {name: n for name, n in sizes.items() if name.startswith("src/") and name.endswith(".safetensors")}
+    assert sum(weights.values()) <= 24 * MIB
+    assert {name: n for name, n in weights.items() if n > 8 * MIB} == {}
+    assert sum(n for name, n in sizes.items() if name.startswith("tests/golden/")) <= 10 * MIB
+
+
+def test_one_version_everywhere() -> None:
+    assert yaml.safe_load(text("CITATION.cff"))["version"] == __version__
+    assert f"## {__version__}" in text("CHANGELOG.md")
+
+
+def test_the_makefile_installs_a_torch_that_the_package_accepts() -> None:
+    pinned = re.search(r"^TORCH := torch==(\S+)$", text("Makefile"), re.MULTILINE)
+    assert pinned is not None
+    needed = [Requirement(line) for line in tomllib.loads(text("pyproject.toml"))["project"]["dependencies"]]
+    (torch,) = [requirement for requirement in needed if requirement.name == "torch"]
+    assert torch.specifier.contains(pinned[1])
+
+
+@pytest.mark.parametrize("package", PACKAGES.values(), ids=lambda package: package.name)
+def test_every_source_of_drawings_is_in_the_notices(package: object) -> None:
+    name, version = package.name, package.version  # type: ignore[attr-defined]
+    assert re.search(rf"\| `{re.escape(name)}` {re.escape(version)} \|", text("THIRD_PARTY_NOTICES.md"))
+
+
+def test_every_requirement_is_in_the_notices() -> None:
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    extras = [line for name, lines in project["optional-dependencies"].items() if name != "dev" for line in lines]
+    for line in [*project["dependencies"], *extras]:
+        assert re.search(rf"^\| {re.escape(Requirement(line).name)}[ |]", text("THIRD_PARTY_NOTICES.md"), re.MULTILINE), line
+
+
+def test_every_folder_has_its_line() -> None:
+    folders = {
+        path.parent.relative_to(ROOT).as_posix()
+        for path in tracked()
+        if path.parent != ROOT and path.relative_to(ROOT).parts[0] in ("src", "tests", "docs", "benchmarks", "examples", ".ci")
+    }
+    described = set(re.findall(r"^\| `([^`]+)/` \|", text("docs/folders.md"), re.MULTILINE))
+    # tests/ mirrors src/nextscale/ and is described as a whole; data folders below a described one need no line of their own.
+    needed = {f for f in folders if f.startswith(("src/nextscale", "docs", ".ci", "benchmarks", "examples"))}
+    missing = {f for f in needed if not any(f == d or f.startswith(f"{d}/") and d != "src/nextscale" for d in described)}
+    assert missing == set()
+    assert {d for d in described if not (ROOT / d).is_dir()} == set()

@@ -1,0 +1,145 @@
+"""Pictures are laid out where they should be, carry their recipe, and are written whole or not at all."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from nextscale.errors import InputError
+from nextscale.pictures import GAP, factor_for, grid, open_picture, read_recipe, save_png, strip
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def plain(colour: tuple[int, int, int], side: int = 16) -> Image.Image:
+    return Image.new("RGB", (side, side), colour)
+
+
+def noise(side: int) -> Image.Image:
+    return Image.effect_noise((side, side), 100).convert("RGB")
+
+
+def test_a_grid_shows_every_picture_in_reading_order() -> None:
+    page = grid([plain(RED), plain(GREEN), plain(BLUE)], columns=2, scale=2)
+    cell = 2 * 16 + GAP
+    assert page.size == (GAP + 2 * cell, GAP + 2 * cell)
+    centres = [(GAP + x * cell + 16, GAP + y * cell + 16) for y in (0, 1) for x in (0, 1)]
+    assert [page.getpixel(at) for at in centres] == [RED, GREEN, BLUE, (255, 255, 255)]
+
+
+def test_a_grid_of_sixteen_is_square() -> None:
+    page = grid([plain(RED)] * 16)
+    assert page.width == page.height == GAP + 4 * (16 + GAP)
+
+
+def test_labels_stand_under_their_pictures_and_inside_their_width() -> None:
+    bare, labelled = grid([plain(RED, 64)] * 2), grid([plain(RED, 64)] * 2, labels=["a", "a very long name indeed"])
+    foot = labelled.height - bare.height
+    assert foot > 0
+    below = labelled.crop((0, bare.height - GAP, labelled.width, labelled.height))
+    ink = [x for x in range(below.width) if any(below.getpixel((x, y)) != (255, 255, 255) for y in range(below.height))]
+    assert ink and min(ink) > GAP
+    assert max(ink) <= labelled.width - GAP
+
+
+def test_a_strip_has_one_row_per_picture_and_one_column_per_scale() -> None:
+    page = strip([[plain(RED), plain(GREEN)], [plain(BLUE), plain(RED)], [plain(RED), plain(BLUE)]])
+    cell = 16 + GAP
+    assert page.size == (GAP + 2 * cell, GAP + 3 * cell)
+    assert page.getpixel((GAP + cell + 8, GAP + 8)) == GREEN
+    assert page.getpixel((GAP + 8, GAP + cell + 8)) == BLUE
+
+
+@pytest.mark.parametrize("rows", [[], [[]], [[plain(RED)], [plain(RED), plain(RED)]]])
+def test_a_strip_of_uneven_or_no_rows_is_refused(rows: list[list[Image.Image]]) -> None:
+    with pytest.raises(InputError, match="rows of one length"):
+        strip(rows)
+
+
+def test_an_empty_grid_and_wrong_labels_are_refused() -> None:
+    with pytest.raises(InputError, match="0 pictures"):
+        grid([])
+    with pytest.raises(InputError, match="1 labels for 2 pictures"):
+        grid([plain(RED)] * 2, labels=["one"])
+    with pytest.raises(InputError, match="3 labels for 2 scales"):
+        strip([[plain(RED)] * 2], labels=["1", "2", "3"])
+
+
+@pytest.mark.parametrize(("side", "factor"), [(16, 4), (64, 3), (128, 1), (512, 1)])
+def test_small_pictures_are_enlarged_on_a_page(side: int, factor: int) -> None:
+    assert factor_for(plain(RED, side)) == factor
+
+
+def test_a_picture_keeps_its_pixels_and_its_recipe(tmp_path: Path) -> None:
+    recipe = {"model": "emoji", "seed": 3, "words": "Grüße 🐱", "plan": {"rows": [{"size": [1, 1]}]}}
+    image = noise(32)
+    path = save_png(image, tmp_path / "new" / "picture.png", recipe)
+    assert read_recipe(path) == recipe
+    assert open_picture(path).tobytes() == image.tobytes()
+    assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_transparent_picture_is_shown_on_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert open_picture(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_pictures_without_a_readable_recipe_are_refused(tmp_path: Path) -> None:
+    path = save_png(plain(RED), tmp_path / "plain.png")
+    with pytest.raises(InputError, match="carries no recipe"):
+        read_recipe(path)
+    plain(RED).save(tmp_path / "plain.jpg")
+    with pytest.raises(InputError, match="carries no recipe"):
+        read_recipe(tmp_path / "plain.jpg")
+    for text, message in [("{half", "cannot be read"), ("[1]", "is a list")]:
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("nextscale", text)
+        plain(RED).save(tmp_path / "odd.png", pnginfo=info)
+        with pytest.raises(InputError, match=message):
+            read_recipe(tmp_path / "odd.png")
+
+
+def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no file"):
+        open_picture(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("not a picture")
+    with pytest.raises(InputError, match="cannot be read as a picture"):
+        open_picture(tmp_path / "text.png")
+    whole = save_png(noise(64), tmp_path / "whole.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot be read as a picture"):
+        read_recipe(tmp_path / "half.png")
+
+
+def test_a_recipe_that_is_not_plain_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not plain data"):
+        save_png(plain(RED), tmp_path / "a.png", {"plan": object()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        save_png(plain(RED), tmp_path / "file" / "a.png")
+
+
+@pytest.fixture
+def tiny_disk() -> Iterator[None]:
+    """No file may grow beyond 2,000 bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_old_picture_and_nothing_else(tmp_path: Path, tiny_disk: None) -> None:
+    path = save_png(plain(RED), tmp_path / "a.png")
+    with pytest.raises(InputError, match="cannot be written"):
+        save_png(noise(128), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    assert open_picture(path).getpixel((0, 0)) == RED
