@@ -37,7 +37,7 @@ def choose_device(name: str | torch.device = "auto") -> tuple[torch.device, str]
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(wanted.removeprefix("cuda").removeprefix(":") or 0) >= count:
             raise InputError(
-                f"the device {wanted!r} was asked for, but PyTorch {torch.__version__} finds {count} CUDA devices here; "
+                f"the device {wanted!r} was asked for, but PyTorch {torch.__version__} finds {count} CUDA devices; "
                 "expected one that is there, or auto"
             )
     if wanted == "mps" and not torch.backends.mps.is_available():

@@ -1,7 +1,7 @@
 """The exceptions a user can cause, and may want to catch.
 
-All of them are ``ValueError``s with one plain sentence: the value seen and the value expected. The command line prints that
-sentence and exits with status 2; it never shows a traceback for them.
+All of them are ``ValueError``s with one plain sentence: the value seen and the value expected. The command line
+prints that sentence and exits with status 2; it never shows a traceback for them.
 """
 
 

@@ -1,7 +1,7 @@
 """The generation loop: one, for every model, memory and method. It carries a plan out, row by row.
 
-The loop knows only contracts: a tokenizer accumulates and decodes, a model steps, a memory remembers, a noise source draws.
-Everything that varies from scale to scale is read from the plan.
+The loop knows only contracts: a tokenizer accumulates and decodes, a model steps, a memory remembers, a noise source
+draws. Everything that varies from scale to scale is read from the plan.
 
 Shape letters: ``B`` images, ``R`` rows = branches x images, ``l`` tokens of one scale, ``V`` codes, ``c`` code width.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 from nextscale.errors import InputError, PlanError
 from nextscale.guidance import mix
 from nextscale.memory.base import Memory
-from nextscale.memory.make import make_memory
+from nextscale.memory.make import check_pairing, make_memory
 from nextscale.models.base import Condition, NextScaleModel
 from nextscale.plan import Plan, Row
 from nextscale.sampling import Noise, filter_logits, smooth_weights
@@ -40,8 +40,9 @@ class GivenTokens:
 class ScaleEvent:
     """What the loop yields after a scale. Tensors are the loop's own: read them before going on, and change none.
 
-    canvas: after this scale; tokens: (B, h, w), what was accumulated; drawn: the draw before given tokens were put back;
-    branch_logits: (R, l, V); logits: (B, l, V) after guidance; weights: (B, l, V) of smooth sampling, else None.
+    canvas: after this scale; tokens: (B, h, w), what was accumulated; drawn: the draw before given tokens were put
+    back; branch_logits: (R, l, V); logits: (B, l, V) after guidance; weights: (B, l, V) of smooth sampling, else
+    None.
     """
 
     k: int
@@ -66,7 +67,9 @@ class State:
     tokens: list[Tensor]
 
     def select(self, rows: Tensor, branches: int) -> None:
-        """Keep, repeat or reorder images, (B',) int64: the only place where a population changes. Call between scales."""
+        """Keep, repeat or reorder images, (B',) int64: the only place where a population changes. Call between
+        scales.
+        """
         images = self.canvas.latent.shape[0]
         stacked = torch.cat([rows + b * images for b in range(branches)])
         self.canvas = self.canvas.select(rows)
@@ -91,8 +94,9 @@ def generate(
 ) -> Iterator[ScaleEvent]:
     """Carry ``plan`` out for ``images`` images and yield after every scale.
 
-    parts: the tokenizer as "tokenizer", and whatever the plan's columns name; features: what the models' ``condition`` takes.
-    Raises ``PlanError`` before anything runs if a part is missing or cannot do what a row asks of it.
+    parts: the tokenizer as "tokenizer", and whatever the plan's columns name; features: what the models'
+    ``condition`` takes. Raises ``PlanError`` before anything runs if a part is missing or cannot do what a row asks
+    of it.
     """
     check_parts(plan, parts, images)
     tokenizer: Tokenizer = parts["tokenizer"]
@@ -169,8 +173,11 @@ def check_parts(plan: Plan, parts: Mapping[str, Any], images: int) -> None:
     for row in plan.rows:
         model: NextScaleModel = parts[row.model]
         model.check(schedule)
-        if row.blocks is not None and row.blocks[-1] >= len(model.slots):
-            raise PlanError(f"the plan runs block {row.blocks[-1]}, but {row.model!r} has blocks 0 to {len(model.slots) - 1}")
+        check_pairing(row.memory, model.slots)
+        if row.blocks is not None and row.blocks[-1] >= len(model.blocks):
+            raise PlanError(
+                f"the plan runs block {row.blocks[-1]}, but {row.model!r} has blocks 0 to {len(model.blocks) - 1}"
+            )
     for k, row in enumerate(plan.rows):
         if row.keep is not None:
             _check_given(k, row, parts[row.keep], images)

@@ -1,7 +1,7 @@
 """Classifier-free guidance: mixing the branches of one generation, and how the guidance scale runs over the scales.
 
-``guidance_scale`` is w in uncond + w (cond - uncond) = w cond + (1 - w) uncond; 1 is off. VAR's published ``cfg`` t means
-w = 1 + t; Infinity's is w already.
+``guidance_scale`` is w in uncond + w (cond - uncond) = w cond + (1 - w) uncond; 1 is off. VAR's published ``cfg`` t
+means w = 1 + t; Infinity's is w already.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from nextscale.scales import ScaleSchedule
 
 
 def ramp(guidance_scale: float, schedule: ScaleSchedule) -> list[float]:
-    """VAR's linear ramp (arXiv 2404.02905, official sampler): off at the first scale, ``guidance_scale`` at the last."""
+    """VAR's linear ramp (arXiv 2404.02905, official sampler): off at the first scale, ``guidance_scale`` at the
+    last.
+    """
     return [1 + (guidance_scale - 1) * schedule.progress(k) for k in range(len(schedule))]
 
 

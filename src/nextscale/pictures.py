@@ -1,7 +1,7 @@
 """How pictures are laid out and saved: grids, scale strips, and the recipe that every PNG carries.
 
-Works on PIL images; whoever has tensors converts them first. Files are written under a temporary name and renamed, so that
-none is ever half there.
+Works on PIL images; whoever has tensors converts them first. Files are written under a temporary name and renamed, so
+that none is ever half there.
 """
 
 from __future__ import annotations

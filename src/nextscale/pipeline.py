@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from nextscale import __version__
+from nextscale.checkpoints.load import bundled_names, checkpoint_folder, load_vocabulary, revision
 from nextscale.checkpoints.store import load_component, read_config, save_checkpoint
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.device import choose_device, choose_dtype
@@ -34,7 +34,20 @@ from nextscale.price import Price, price
 from nextscale.sampling import IndependentNoise, Noise, OfficialNoise
 from nextscale.tokenizers.base import Canvas, Tokenizer, draw
 
-BUNDLED = Path(__file__).parent / "bundled"
+__all__ = [
+    "GenerationResult",
+    "Pipeline",
+    "StreamEvent",
+    "bundled_names",
+    "checkpoint_folder",
+    "decode",
+    "fit",
+    "load",
+    "load_vocabulary",
+    "revision",
+    "to_pil",
+]
+
 OutputType = Literal["pil", "pt", "np", "latent"]
 BATCH = 64
 """Images drawn at once; more are drawn in turns, which changes no image."""
@@ -42,8 +55,10 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """images: PIL images, or what ``output_type`` asked for; tokens: one (B, h, w) map per scale, as accumulated; recipe: how to
-    draw the same again (plain data; labels and seeds are lists, one entry per image); plan: what was carried out."""
+    """images: PIL images, or what ``output_type`` asked for; tokens: one (B, h, w) map per scale, as accumulated;
+    recipe: how to draw the same again (plain data; labels and seeds are lists, one entry per image); plan: what was
+    carried out.
+    """
 
     images: Any
     tokens: list[Tensor]
@@ -58,7 +73,9 @@ class GenerationResult:
 
 @dataclass(frozen=True)
 class StreamEvent:
-    """One scale of a running generation. ``images()`` decodes the canvas so far; nothing is decoded unless asked for."""
+    """One scale of a running generation. ``images()`` decodes the canvas so far; nothing is decoded unless asked
+    for.
+    """
 
     k: int
     scales: int
@@ -81,7 +98,8 @@ class StreamEvent:
 class Pipeline:
     """Draws images of classes. Build one with :func:`load`; parts are public and may be exchanged.
 
-    defaults: sampling settings used where a call names none (``guidance_scale``, ``temperature``, ``top_k``, ``top_p``).
+    defaults: sampling settings used where a call names none (``guidance_scale``, ``temperature``, ``top_k``,
+    ``top_p``).
     """
 
     def __init__(
@@ -150,14 +168,19 @@ class Pipeline:
     ) -> GenerationResult:
         """Draw ``num_images`` images for every label or prompt.
 
-        class_labels: ids or names; prompt: plain words, resolved to a class; guidance_scale: 1 is off; temperature: above 0;
-        top_k, top_p: 0 is off; smooth: VAR's "more smooth" sampling; seed: the first image's seed (the next ones count up), or one
-        per image; generator: official noise instead; plan: a whole plan, instead of the sampling arguments; parts: whatever such
-        a plan names beside tokenizer and model. Raises ``InputError`` or ``PlanError`` for what cannot be done.
+        class_labels: ids or names; prompt: plain words, resolved to a class; guidance_scale: 1 is off; temperature:
+        above 0; top_k, top_p: 0 is off; smooth: VAR's "more smooth" sampling; seed: the first image's seed (the next
+        ones count up), or one per image; generator: official noise instead; plan: a whole plan, instead of the
+        sampling arguments; parts: whatever such a plan names beside tokenizer and model. Raises ``InputError`` or
+        ``PlanError`` for what cannot be done.
         """
-        sampling = dict(
-            guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth
-        )
+        sampling = {
+            "guidance_scale": guidance_scale,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "smooth": smooth,
+        }
         if output_type not in ("pil", "pt", "np", "latent"):
             raise InputError(f"output_type is {output_type!r}; expected pil, pt, np or latent")
         request = self._request(class_labels, prompt, num_images, seed, generator, plan, sampling)
@@ -167,7 +190,9 @@ class Pipeline:
             maps.append(tokens)
             outputs.append(canvas.latent if output_type == "latent" else decode(self.tokenizer, canvas))
         tokens = [torch.cat(maps_k) for maps_k in zip(*maps, strict=True)]
-        return GenerationResult(_output(torch.cat(outputs), output_type), tokens, self._recipe(request, parts), request.plan)
+        return GenerationResult(
+            _output(torch.cat(outputs), output_type), tokens, self._recipe(request, parts), request.plan
+        )
 
     def stream(
         self,
@@ -303,7 +328,8 @@ class _Request:
 def load(name: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto") -> Pipeline:
     """Load a bundled model by name, or a checkpoint folder.
 
-    device: auto, cpu, cuda, mps; dtype: auto, float32, bfloat16, float16. Raises ``CheckpointError`` where there is no such model.
+    device: auto, cpu, cuda, mps; dtype: auto, float32, bfloat16, float16. Raises ``CheckpointError`` where there is
+    no such model.
     """
     folder = checkpoint_folder(name)
     chosen_device, device_reason = choose_device(device)
@@ -325,44 +351,6 @@ def load(name: str | Path, *, device: str | torch.device = "auto", dtype: str | 
     )
     pipe.device_reason, pipe.dtype_reason = device_reason, dtype_reason
     return pipe
-
-
-def bundled_names() -> list[str]:
-    """Names of the models that ship with the package."""
-    return sorted(p.parent.name for p in BUNDLED.glob("*/config.json"))
-
-
-def checkpoint_folder(name: str | Path) -> Path:
-    """The folder of a bundled model or of a checkpoint on disk. Raises ``CheckpointError`` if there is neither."""
-    if str(name) in bundled_names():
-        return BUNDLED / str(name)
-    folder = Path(name)
-    if (folder / "config.json").is_file():
-        return folder
-    bundled = ", ".join(bundled_names()) or "none"
-    raise CheckpointError(f"there is no model {str(name)!r}: no such bundled model ({bundled}) and no checkpoint folder")
-
-
-def load_vocabulary(folder: Path, classes: int) -> ClassVocabulary:
-    """The class names beside a model, or numbers where a checkpoint has none."""
-    path = folder / "classes.json"
-    if not path.exists():
-        return ClassVocabulary(tuple(str(i) for i in range(classes)))
-    try:
-        vocabulary = ClassVocabulary.from_dict(json.loads(path.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); the checkpoint is damaged") from None
-    if len(vocabulary) != classes:
-        raise CheckpointError(f"{path} names {len(vocabulary)} classes, but the model has {classes}")
-    return vocabulary
-
-
-def revision(folder: Path) -> str:
-    """Twelve hex digits that change with the weights or the configuration of a checkpoint."""
-    digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def decode(tokenizer: Tokenizer, canvas: Canvas) -> Tensor:

@@ -1,7 +1,8 @@
 """The plan of a generation: a table with one row per scale. It is plain data, built and checked before anything runs.
 
-``Plan`` goes into a picture's metadata, into JSON and onto the screen; what is alive (networks, given images) is handed over
-beside it, by the names its columns hold. An acceleration or editing method is a function from a plan to a plan.
+``Plan`` goes into a picture's metadata, into JSON and onto the screen; what is alive (networks, given images) is
+handed over beside it, by the names its columns hold. An acceleration or editing method is a function from a plan to a
+plan.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from nextscale.scales import ScaleSchedule, Size
 class Row:
     """What happens at one scale.
 
-    size: (h, w) of the token map; model: name of the network among the parts; blocks: which of its blocks run (None: all);
-    guidance: weight of every branch, conditional first, summing to 1; temperature (1 is off), top_k and top_p (0 is off),
-    order: the order these are applied in; smooth: (sharpen, temperature) of VAR's "more smooth" sampling, or None; memory: what
-    is remembered of earlier scales; keep: name of the part that holds given tokens, or None.
+    size: (h, w) of the token map; model: name of the network among the parts; blocks: which of its blocks run (None:
+    all); guidance: weight of every branch, conditional first, summing to 1; temperature (1 is off), top_k and top_p
+    (0 is off), order: the order these are applied in; smooth: (sharpen, temperature) of VAR's "more smooth" sampling,
+    or None; memory: what is remembered of earlier scales; keep: name of the part that holds given tokens, or None.
     """
 
     size: Size
@@ -45,8 +46,8 @@ class Row:
 class Plan:
     """The rows of one generation, coarse to fine.
 
-    undrawn: sizes of finer scales that exist but are not drawn (the rows are a prefix of the schedule); decode: whether the
-    canvas is decoded to pixels at the end.
+    undrawn: sizes of finer scales that exist but are not drawn (the rows are a prefix of the schedule); decode:
+    whether the canvas is decoded to pixels at the end.
     """
 
     rows: tuple[Row, ...]
@@ -83,19 +84,30 @@ class Plan:
         """JSON-able; columns that hold their default are left out."""
         defaults = {f.name: f.default for f in fields(Row)}
         rows = [{name: v for name, v in asdict(row).items() if v != defaults[name]} for row in self.rows]
-        return {"rows": rows} | ({"undrawn": self.undrawn} if self.undrawn else {}) | ({} if self.decode else {"decode": False})
+        return (
+            {"rows": rows}
+            | ({"undrawn": self.undrawn} if self.undrawn else {})
+            | ({} if self.decode else {"decode": False})
+        )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """The inverse of :meth:`to_dict`. Raises ``PlanError`` for unknown columns and impossible rows."""
-        if not isinstance(data, Mapping) or set(data) - {"rows", "undrawn", "decode"} or not isinstance(data.get("rows"), list):
+        if (
+            not isinstance(data, Mapping)
+            or set(data) - {"rows", "undrawn", "decode"}
+            or not isinstance(data.get("rows"), list)
+        ):
             raise PlanError("a plan is a mapping with the keys 'rows' (a list), 'undrawn' and 'decode'")
         known, rows = {f.name for f in fields(Row)}, []
         for row in data["rows"]:
             unknown = set(row) - known
             if unknown or "size" not in row:
-                raise PlanError(f"a plan's row has the columns {sorted(known)} and must have a size; found {sorted(row)}")
-            rows.append(Row(**{name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}))
+                raise PlanError(
+                    f"a plan's row has the columns {sorted(known)} and must have a size; found {sorted(row)}"
+                )
+            columns: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
+            rows.append(Row(**columns))
         undrawn = tuple((h, w) for h, w in data.get("undrawn", ()))
         return cls(tuple(rows), undrawn, bool(data.get("decode", True)))
 
@@ -129,6 +141,7 @@ def default_plan(
                 top_k=top_k,
                 top_p=top_p,
                 smooth=smooth_settings(schedule.progress(k)) if smooth else None,
+                memory=model.memory,
             )
         )
     return Plan(tuple(rows))

@@ -1,7 +1,7 @@
 """What a plan will cost: FLOPs and memory bytes of every row, before a second of compute is spent.
 
-Models and tokenizers price themselves, beside the equations they price; this file only adds up and prints. FLOPs count two per
-multiply-add of matrix products, convolutions and attention, as PyTorch's counter does.
+Models and tokenizers price themselves, beside the equations they price; this file only adds up and prints. FLOPs
+count two per multiply-add of matrix products, convolutions and attention, as PyTorch's counter does.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def table(plan: Plan, priced: Price) -> str:
         size = line.name if 0 <= k < len(plan.rows) else ""
         cost = (f"{line.flops / 1e9:.3f}", f"{line.memory / 2**20:.2f}", f"{100 * line.flops / priced.flops:.1f} %")
         body.append((name, size, *columns, *cost))
-    body.append(("total", "", "", "", "", "", "", "", f"{priced.flops / 1e9:.3f}", f"{priced.memory / 2**20:.2f}", "100.0 %"))
+    body.append(
+        ("total", "", "", "", "", "", "", "", f"{priced.flops / 1e9:.3f}", f"{priced.memory / 2**20:.2f}", "100.0 %")
+    )
     used = [i for i in range(len(head)) if i >= 8 or any(line[i] for line in body)]
     widths = [max(len(line[i]) for line in (head, *body)) for i in used]
     rows = ["  ".join(line[i].rjust(w) for i, w in zip(used, widths, strict=True)).rstrip() for line in (head, *body)]

@@ -1,8 +1,8 @@
 """From logits to tokens: temperature, top-k, top-p, the draw, and where its noise comes from.
 
-Shape letters: ``B`` images, ``l`` tokens of one scale, ``V`` codes. The semantics of ties and of the order of top-k and top-p
-are the official VAR sampler's. One draw of ``torch.multinomial`` is an exponential race, argmax(p / E) with E ~ Exp(1), so a
-sampler with given noise can be compared with it token by token.
+Shape letters: ``B`` images, ``l`` tokens of one scale, ``V`` codes. The semantics of ties and of the order of top-k
+and top-p are the official VAR sampler's. One draw of ``torch.multinomial`` is an exponential race, argmax(p / E) with
+E ~ Exp(1), so a sampler with given noise can be compared with it token by token.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ def filter_logits(
 ) -> Tensor:
     """Logits (..., V) with -inf where a token may not be drawn.
 
-    top_k: tokens strictly below the k-th largest go, ties stay; top_p: ascending, tokens whose cumulative probability is
-    at most 1 - top_p go, the best one always stays; 0 switches either off. ``order``: the order the three are applied in.
+    top_k: tokens strictly below the k-th largest go, ties stay; top_p: ascending, tokens whose cumulative probability
+    is at most 1 - top_p go, the best one always stays; 0 switches either off. ``order``: the order the three are
+    applied in.
     """
     for step in order:
         if step == "temperature" and temperature != 1:
@@ -42,7 +43,9 @@ def filter_logits(
 
 
 def smooth_weights(filtered: Tensor, gumbel: Tensor, sharpen: float, temperature: float) -> Tensor:
-    """Weights over the codes (..., V) of VAR's "more smooth" sampling: softmax((filtered * sharpen + g) / temperature)."""
+    """Weights over the codes (..., V) of VAR's "more smooth" sampling: softmax((filtered * sharpen + g) /
+    temperature).
+    """
     return ((filtered * sharpen + gumbel) / temperature).softmax(-1)
 
 
@@ -111,8 +114,10 @@ class GivenNoise(Noise):
 
 
 class IndependentNoise(Noise):
-    """Noise keyed by (image seed, lineage, scale, position, code): an image's noise depends on nothing else, neither on the
-    batch it is drawn in nor on the number of processes. A repeated image gets a new lineage, hence new noise."""
+    """Noise keyed by (image seed, lineage, scale, position, code): an image's noise depends on nothing else, neither
+    on the batch it is drawn in nor on the number of processes. A repeated image gets a new lineage, hence new
+    noise.
+    """
 
     def __init__(self, seeds: Sequence[int], lineage: Sequence[int] | None = None) -> None:
         for seed in seeds:
@@ -138,7 +143,9 @@ class IndependentNoise(Noise):
 
     def _uniform(self, k: int, stream: int, positions: int, codes: int) -> np.ndarray:
         """(B, positions, codes) float64, strictly between 0 and 1."""
-        key = _hash(_hash(np.array(self.seeds, np.uint64), np.array(self.lineage, np.uint64)), np.uint64(2 * k + stream))
+        key = _hash(
+            _hash(np.array(self.seeds, np.uint64), np.array(self.lineage, np.uint64)), np.uint64(2 * k + stream)
+        )
         at = _hash(key[:, None], np.arange(positions, dtype=np.uint64)[None])
         bits = _hash(at[..., None], np.arange(codes, dtype=np.uint64)[None, None])
         return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
@@ -150,14 +157,18 @@ def race(probs: Tensor, exponential: Tensor) -> Tensor:
 
 
 def inverse_cdf(probs: Tensor, u: Tensor) -> Tensor:
-    """The token (B, l) at which the cumulative probability of (B, l, V) passes u (B, l) in (0, 1); never one of probability 0."""
+    """The token (B, l) at which the cumulative probability of (B, l, V) passes u (B, l) in (0, 1); never one of
+    probability 0.
+    """
     cumulative = probs.double().cumsum(-1)
     target = u[..., None] * cumulative[..., -1:]
     return torch.searchsorted(cumulative, target, right=True)[..., 0].clamp_max(probs.shape[-1] - 1)
 
 
 def _hash(key: np.ndarray | int, value: np.ndarray | np.uint64 | int) -> np.ndarray:
-    """A 64-bit mix of two numbers: SplitMix64's finaliser (Steele et al., OOPSLA 2014), applied to key and value in turn."""
+    """A 64-bit mix of two numbers: SplitMix64's finaliser (Steele et al., OOPSLA 2014), applied to key and value in
+    turn.
+    """
     with np.errstate(over="ignore"):
         z = np.asarray(key, np.uint64) * np.uint64(0x9E3779B97F4A7C15) + _finalise(np.asarray(value, np.uint64))
         return _finalise(z)

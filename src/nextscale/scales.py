@@ -37,10 +37,12 @@ class ScaleSchedule:
 
     @classmethod
     def of(cls, sizes: Iterable[int | Iterable[int]]) -> ScaleSchedule:
-        """Build a schedule from sides (``3`` means 3x3) or ``(h, w)`` pairs. Raises ``InputError`` for anything else."""
+        """Build a schedule from sides (``3`` means 3x3) or ``(h, w)`` pairs. Raises ``InputError`` for anything
+        else.
+        """
         pairs: list[Size] = []
         for size in sizes:
-            pair = (size, size) if isinstance(size, int) else tuple(size)
+            pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, Iterable) else ()
             if len(pair) != 2 or not all(isinstance(n, int) for n in pair):
                 raise InputError(f"a scale is a side or a (height, width) pair of whole numbers, not {size!r}")
             pairs.append((pair[0], pair[1]))

@@ -1,7 +1,8 @@
 """Our own checkpoints: a folder with ``config.json`` and one safetensors file per component.
 
-A checkpoint knows its model: the type and every size of each component stand in ``config.json``; unknown keys are refused.
-Folders are written under a temporary name and renamed, so a half-written one never carries a checkpoint's name.
+A checkpoint knows its model: the type and every size of each component stand in ``config.json``; unknown keys are
+refused. Folders are written under a temporary name and renamed, so a half-written one never carries a checkpoint's
+name.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ FORMAT = 1
 TYPES = {
     "residual": ("nextscale.tokenizers.residual", "ResidualTokenizer", "ResidualConfig"),
     "var": ("nextscale.models.var", "VAR", "VARConfig"),
+    "m_var": ("nextscale.models.m_var", "MVAR", "MVARConfig"),
 }
 
 Config = TypeVar("Config")
@@ -40,10 +42,11 @@ def save_checkpoint(
     files: Mapping[str, bytes] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write modules (each with a ``config`` dataclass) as a checkpoint folder; an existing checkpoint there is replaced.
+    """Write modules (each with a ``config`` dataclass) as a checkpoint folder; an existing checkpoint there is
+    replaced.
 
-    extras: JSON-able entries of ``config.json`` besides the components; files: further files by name; dtype: cast floating
-    point weights to it. Raises ``CheckpointError`` if the folder exists and holds something else.
+    extras: JSON-able entries of ``config.json`` besides the components; files: further files by name; dtype: cast
+    floating point weights to it. Raises ``CheckpointError`` if the folder exists and holds something else.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
         raise CheckpointError(f"{folder} exists and is not a checkpoint; choose an empty or new folder")
@@ -51,11 +54,11 @@ def save_checkpoint(
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         aside.mkdir()
-        described = {}
+        described: dict[str, Any] = {}
         for name, module in components.items():
             config = module.config
             assert is_dataclass(config)
-            described[name] = {"type": type_name(module), "config": asdict(config)}  # type: ignore[arg-type]
+            described[name] = {"type": type_name(module), "config": asdict(config)}
             state = {key: _cast(t, dtype) for key, t in module.state_dict().items()}
             save_file(state, aside / f"{name}.safetensors", metadata={"format": "pt"})
         whole = {"format": FORMAT, "nextscale": __version__, "components": described, **(extras or {})}
@@ -133,9 +136,9 @@ def build_config(cls: type[Config], data: Mapping[str, Any], where: str) -> Conf
         raise CheckpointError(f"{where}: unknown setting {unknown[0]!r}; {cls.__name__} has {', '.join(known)}")
     values = {}
     for name, value in data.items():
-        default = known[name].default
-        nested = is_dataclass(default) and isinstance(value, Mapping)
-        values[name] = build_config(type(default), value, where) if nested else _tuples(value)  # type: ignore[arg-type]
+        nested = known[name].default_factory
+        is_config = isinstance(nested, type) and is_dataclass(nested) and isinstance(value, Mapping)
+        values[name] = build_config(nested, value, where) if is_config else _tuples(value)
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:

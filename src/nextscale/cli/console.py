@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from nextscale.errors import InputError
 
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option(help="Number type: auto, float32, bfloat16 or float16.")]
@@ -43,3 +47,16 @@ def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse an output folder before any work is done for it.
+
+    Raises:
+        InputError: it neither is nor can be made a folder that can be written.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest} is a file; expected a folder to write to")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"the folder {nearest} cannot be written; expected one that can")

@@ -1,4 +1,4 @@
-"""``nextscale doctor``: the environment for a bug report, what is broken in it, and the command that repairs each thing."""
+"""``nextscale doctor``: the environment for a bug report, what is broken in it, and what repairs each thing."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _torch(found: Findings) -> None:
         from nextscale.device import BFLOAT16_FLAGS, choose_device, choose_dtype, cpu_flags, cpu_name
     except (ImportError, OSError) as error:
         found.facts["torch"] = "cannot be imported"
-        if "torch" in (found.facts["packages"] or {}):
+        if found.facts["packages"].get("torch") != "missing":
             command = f'{sys.executable} -m pip install --force-reinstall "torch=={_version("torch")}"'
             found.problems.append(Problem(f"torch cannot be imported ({_first_line(error)})", command))
         return
@@ -161,7 +161,22 @@ def _folders(found: Findings) -> None:
 
 
 def _bundled_model(found: Findings) -> None:
-    pass
+    """Can the model that ships with the package be loaded?"""
+    if found.facts["torch"] == "cannot be imported":
+        return
+    import nextscale
+    from nextscale.checkpoints.load import BUNDLED
+
+    try:
+        pipe = nextscale.load("emoji", device="cpu", dtype="float32")
+        found.facts["bundled model"] = f"emoji, revision {pipe.revision}"
+    except (nextscale.NextscaleError, OSError) as error:
+        found.facts["bundled model"] = "broken or missing"
+        checkout = BUNDLED.parents[2]
+        command = f"{sys.executable} -m pip install --force-reinstall --no-deps nextscale=={__version__}"
+        if (checkout / ".git").exists():
+            command = f"git -C {checkout} checkout -- {BUNDLED.relative_to(checkout)}"
+        found.problems.append(Problem(f"the bundled model cannot be loaded ({_first_line(error)})", command))
 
 
 def _version(package: str) -> str:

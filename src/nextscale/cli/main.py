@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -17,14 +18,28 @@ from nextscale.cli.generate import generate
 from nextscale.cli.info import info
 from nextscale.cli.plan import plan
 from nextscale.cli.reconstruct import reconstruct
+from nextscale.cli.train import train
 from nextscale.cli.verify import verify
 from nextscale.errors import NextscaleError
 
 app = typer.Typer(name="nextscale", no_args_is_help=True, pretty_exceptions_enable=False)
 
-for verb in (generate, reconstruct, plan, evaluate, convert, verify, info, doctor):
-    app.command()(verb)
-app.add_typer(data, name="data")
+COMMANDS: tuple[Callable[..., None], ...] = (
+    generate,
+    reconstruct,
+    plan,
+    train,
+    evaluate,
+    convert,
+    verify,
+    info,
+    doctor,
+)
+VERBS = (*(command.__name__ for command in COMMANDS), "data")
+
+for command in COMMANDS:
+    app.command()(command)
+app.add_typer(data)
 
 
 def _print_version(wanted: bool) -> None:

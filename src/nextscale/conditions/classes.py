@@ -118,17 +118,17 @@ class ClassVocabulary:
         Raises:
             CheckpointError: the data is something else.
         """
+        if not isinstance(data, Mapping) or set(data) - {"names", "things"} or "names" not in data:
+            seen = f"the keys {sorted(data)}" if isinstance(data, Mapping) else type(data).__name__
+            raise CheckpointError(f"a vocabulary is {seen}; expected names and things")
         try:
-            unknown = set(data) - {"names", "things"}
-            if unknown:
-                raise CheckpointError(f"a vocabulary has an unknown key {min(unknown)!r}; expected names and things")
             things = tuple(
                 Thing(str(name), int(class_id), tuple(words.split("|")) if words else ())
                 for name, class_id, words in data.get("things", ())
             )
             return cls(tuple(str(name) for name in data["names"]), things)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"the vocabulary cannot be read ({error!r}); expected names and things") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"a vocabulary is damaged: {error}; expected names and things") from error
 
     def ids(self, labels: Sequence[int | str]) -> list[int]:
         """Class ids of names or ids; a number may also be written as a string.
@@ -187,9 +187,8 @@ class ClassVocabulary:
         kind = "class" if entry.name in self.names else "name"
         reasons = [f"{' and '.join(named)} in the {kind} {entry.name!r}"] if named else []
         if hinted:
-            reasons.append(
-                f"{' and '.join(hinted)} in {'its keywords' if named else f'the keywords of {entry.name!r}'}"
-            )
+            whose = "its keywords" if named else f"the keywords of {entry.name!r}"
+            reasons.append(f"{' and '.join(hinted)} in {whose}")
         return ", ".join(reasons)
 
     def _match(self, class_id: int, reason: str, ranking: Sequence[_Entry]) -> Match:

@@ -42,7 +42,7 @@ class EmojiSummary:
 
 
 def build_emoji(
-    out: Path,
+    out: Path | str,
     styles: Sequence[str] = ("noto",),
     resolution: int = 64,
     progress: Callable[[int, int], None] | None = None,

@@ -23,6 +23,10 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
+    def flops(self, tokens: int) -> int:
+        """FLOPs of ``tokens`` tokens of one row."""
+        return 4 * tokens * self.fc1.in_features * self.fc1.out_features
+
 
 class DropPath(nn.Module):
     """Drops a residual branch for a random share ``rate`` of the rows while training, and scales up the others."""

@@ -6,12 +6,13 @@ Shape letters: ``B`` rows (branches x images), ``l`` tokens of this call, ``C`` 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextscale.layers.slots import AttentionSlot
+from nextscale.layers.slots import AttentionSlot, SlotSpec
 
 MAX_LOG_SCALE = math.log(100)
 
@@ -21,9 +22,11 @@ class Attention(nn.Module):
     temperature, exp(min(scale_mul, ln 100)), starting at 4; without it the softmax scale is 0.25 / sqrt(D)
     (arXiv 2404.02905; the factor 0.25 is the official code's)."""
 
-    def __init__(self, width: int, heads: int, l2_norm: bool) -> None:
+    def __init__(self, width: int, heads: int, l2_norm: bool, reads: Literal["own", "past"] = "past") -> None:
+        """reads: whether a token sees its own scale only, or all scales up to its own."""
         super().__init__()
         self.heads = heads
+        self.spec = SlotSpec(reads, heads, width // heads)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
@@ -41,6 +44,11 @@ class Attention(nn.Module):
             q = F.normalize(q, dim=-1) * self.scale_mul.clamp_max(MAX_LOG_SCALE).exp()
             k = F.normalize(k, dim=-1)
         return self.proj(slot.attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def flops(self, tokens: int, seen: int) -> int:
+        """FLOPs of ``tokens`` tokens of one row that see ``seen`` keys."""
+        c = self.proj.in_features
+        return 2 * tokens * 4 * c * c + 4 * tokens * seen * c
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

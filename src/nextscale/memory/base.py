@@ -1,18 +1,18 @@
 """What a memory can say: how much of the earlier scales every layer and head remembers.
 
-A memory is made for one model, one schedule and one number of rows, handed to ``model.step``, and thrown away; the model
-never changes. During scale k a slot sees what was committed before plus the scale's own tokens; a second pass over the same
-scale overwrites the first; only ``end_scale`` commits.
+A memory is made for one model, one schedule and one number of rows, handed to ``model.step``, and thrown away; the
+model never changes. During scale k a slot sees what was committed before plus the scale's own tokens; a second pass
+over the same scale overwrites the first; only ``end_scale`` commits.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
-from nextscale.layers.slots import AttentionSlot
 from nextscale.scales import ScaleSchedule
 
 
@@ -22,8 +22,8 @@ class Memory(ABC):
     schedule: ScaleSchedule
 
     @abstractmethod
-    def slot(self, index: int) -> AttentionSlot:
-        """The slot of mixer ``index``."""
+    def slot(self, index: int) -> Any:
+        """The slot of mixer ``index``: one of ``layers.slots``, as the mixer's spec asks."""
 
     @abstractmethod
     def begin_scale(self, k: int) -> None:

@@ -1,13 +1,14 @@
 """The full memory: every key and value of every earlier scale (the KV cache).
 
-One arena per layer holds keys and values of all scales but the last, whose keys and values no later scale reads: that alone
-is 256 of 680 tokens at 256 px and 46 % at 512 px. The last scale attends to past and self through one workspace that all
-layers share. Buffers are allocated once and never grow.
+One arena per layer holds keys and values of all scales but the last, whose keys and values no later scale reads: that
+alone is 256 of 680 tokens at 256 px and 46 % at 512 px. The last scale attends to past and self through one workspace
+that all layers share. Buffers are allocated once and never grow. Layers that read their own scale only have no arena.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from nextscale.layers.attention import attend
 from nextscale.layers.slots import SlotSpec
 from nextscale.memory.base import Memory
+from nextscale.memory.segments import OwnScale
 from nextscale.scales import ScaleSchedule
 
 
@@ -42,12 +44,14 @@ class FullMemory(Memory):
         def buffer(spec: SlotSpec, tokens: int) -> Tensor:
             return torch.empty((2, rows, spec.heads, tokens, spec.width), dtype=dtype, device=device)
 
-        self._arenas: list[Tensor | None] = [buffer(spec, self.capacity) for spec in slots]
+        self._past = [spec.reads == "past" for spec in slots]
+        self._arenas: list[Tensor | None] = [buffer(s, self.capacity) if s.reads == "past" else None for s in slots]
         workspace = 0 if self.capacity in (0, schedule.tokens) else schedule.tokens
-        self._workspace = buffer(slots[0], workspace)
+        self._workspace = buffer(slots[self._past.index(True)], workspace)
+        self._own = OwnScale()
 
-    def slot(self, index: int) -> _FullSlot:
-        return _FullSlot(self, index)
+    def slot(self, index: int) -> _FullSlot | OwnScale:
+        return _FullSlot(self, index) if self._past[index] else self._own
 
     def begin_scale(self, k: int) -> None:
         assert self.committed == self.schedule.offsets[k], f"scale {k} began after {self.committed} tokens"
@@ -72,17 +76,17 @@ class FullMemory(Memory):
             self._workspace = self._workspace.new_empty((2, len(rows), *self._workspace.shape[2:]))
         self.rows = len(rows)
 
-    def snapshot(self) -> object:
+    def snapshot(self) -> _Snapshot:
         kept = min(self.committed, self.capacity)
         copies = [None if a is None else a[:, : self.rows, :, :kept].clone() for a in self._arenas]
-        return self.rows, self.committed, copies
+        return _Snapshot(self.rows, self.committed, copies)
 
     def restore(self, snapshot: object) -> None:
-        rows, committed, copies = snapshot  # type: ignore[misc]
-        self.rows, self.committed, self.seen = rows, committed, 0
-        for arena, copy in zip(self._arenas, copies, strict=True):
+        assert isinstance(snapshot, _Snapshot)
+        self.rows, self.committed, self.seen = snapshot.rows, snapshot.committed, 0
+        for arena, copy in zip(self._arenas, snapshot.copies, strict=True):
             if arena is not None and copy is not None:
-                arena[:, :rows, :, : copy.shape[3]] = copy
+                arena[:, : self.rows, :, : copy.shape[3]] = copy
 
     def free(self, layers: Sequence[int] | None = None) -> None:
         for i in range(len(self._arenas)) if layers is None else layers:
@@ -93,7 +97,9 @@ class FullMemory(Memory):
     @property
     def live_bytes(self) -> int:
         kept = min(self.committed, self.capacity)
-        return sum(2 * self.rows * a.shape[2] * kept * a.shape[4] * a.element_size() for a in self._arenas if a is not None)
+        return sum(
+            2 * self.rows * a.shape[2] * kept * a.shape[4] * a.element_size() for a in self._arenas if a is not None
+        )
 
     @property
     def allocated_bytes(self) -> int:
@@ -118,6 +124,13 @@ class FullMemory(Memory):
         return attend(q, space[0, :, :, :total], space[1, :, :, :total])
 
 
+@dataclass(frozen=True)
+class _Snapshot:
+    rows: int
+    committed: int
+    copies: list[Tensor | None]
+
+
 class _FullSlot:
     def __init__(self, memory: FullMemory, layer: int) -> None:
         self._memory, self._layer = memory, layer
@@ -129,4 +142,4 @@ class _FullSlot:
 def full_bytes(slots: Sequence[SlotSpec], schedule: ScaleSchedule, k: int, rows: int, element: int) -> int:
     """Live bytes of a full memory after scale k was committed; ``element`` bytes per number."""
     tokens = min(schedule.offsets[k + 1], schedule.offsets[-2])
-    return sum(2 * rows * spec.heads * tokens * spec.width * element for spec in slots)
+    return sum(2 * rows * spec.heads * tokens * spec.width * element for spec in slots if spec.reads == "past")

@@ -12,7 +12,9 @@ from nextscale.scales import ScaleSchedule
 
 
 class BlockCausalMask:
-    """Every token sees the tokens of its own and of coarser scales. Holds nothing but the mask; serves as every slot."""
+    """Every token sees the tokens of its own and of coarser scales. Holds nothing but the mask; serves as every
+    slot.
+    """
 
     def __init__(self, schedule: ScaleSchedule, device: torch.device) -> None:
         self.schedule = schedule

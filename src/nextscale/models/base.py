@@ -1,7 +1,7 @@
 """What every next-scale transformer can say, and the condition it is given.
 
-Shape letters: ``B`` images, ``R`` rows = branches x images (branch-major: all conditional rows first), ``l`` tokens of one
-scale, ``L`` of all, ``C`` width, ``V`` codes, ``c`` code width.
+Shape letters: ``B`` images, ``R`` rows = branches x images (branch-major: all conditional rows first), ``l`` tokens
+of one scale, ``L`` of all, ``C`` width, ``V`` codes, ``c`` code width.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from nextscale.layers.slots import AttentionSlot, SlotSpec
+from nextscale.layers.slots import SlotSpec
 from nextscale.scales import ScaleSchedule
 
 
@@ -21,9 +21,9 @@ from nextscale.scales import ScaleSchedule
 class Condition:
     """A model's view of what is to be drawn, for R rows.
 
-    start: (R, l_0, C) input of the first scale; vector: (R, C) for the head's AdaLN; modulation: one (R, 1, n, C) per block,
-    computed once per generation since it is the same at every scale; context, mask: (R, T, C) and (R, T) for cross-attention,
-    where a model has it.
+    start: (R, l_0, C) input of the first scale; vector: (R, C) for the head's AdaLN; modulation: one (R, 1, n, C) per
+    block, computed once per generation since it is the same at every scale; context, mask: (R, T, C) and (R, T) for
+    cross-attention, where a model has it.
     """
 
     start: Tensor
@@ -57,14 +57,18 @@ class Slots(Protocol):
 
     schedule: ScaleSchedule
 
-    def slot(self, index: int) -> AttentionSlot: ...
+    def slot(self, index: int) -> Any: ...
 
 
 class NextScaleModel(nn.Module, ABC):
     """A transformer that predicts one token map at a time. It computes; the loop in ``generate.py`` generates."""
 
     schedule: ScaleSchedule
+    blocks: nn.ModuleList
     slots: tuple[SlotSpec, ...]
+    """What every mixer reads, block by block; a block may have several."""
+    memory: str
+    """Name of the memory that is exact for this model, see ``nextscale.memory.make``."""
     null_class: int
     """Id of the null class, which is also the number of classes."""
     guidance: str
@@ -76,11 +80,15 @@ class NextScaleModel(nn.Module, ABC):
 
     @abstractmethod
     def condition(self, features: Tensor, branches: int = 1) -> Condition:
-        """Model-free features of B images to a condition of branches x B rows; the last branch is the null condition."""
+        """Model-free features of B images to a condition of branches x B rows; the last branch is the null
+        condition.
+        """
 
     @abstractmethod
     def forward(self, inputs: Sequence[Tensor], condition: Condition) -> Tensor:
-        """Teacher-forced logits (R, L, V) float32 of all scales from the inputs (R, c, h_k, w_k) of the scales after the first."""
+        """Teacher-forced logits (R, L, V) float32 of all scales from the inputs (R, c, h_k, w_k) of the scales after
+        the first.
+        """
 
     @abstractmethod
     def step(
@@ -88,7 +96,8 @@ class NextScaleModel(nn.Module, ABC):
     ) -> Tensor:
         """Hidden state (R, l, C) of scale k.
 
-        inputs: (B, c, h_k, w_k), used for every branch, or None at the first scale; blocks: which blocks run (all if None).
+        inputs: (B, c, h_k, w_k), used for every branch, or None at the first scale; blocks: which blocks run (all if
+        None).
         """
 
     @abstractmethod

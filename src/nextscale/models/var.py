@@ -1,11 +1,11 @@
 """VAR: visual autoregressive modelling by next-scale prediction (arXiv 2404.02905).
 
-A GPT-like transformer with AdaLN blocks that predicts a whole token map from all coarser ones. Its input at scale k is the
-canvas so far, shrunk to that scale; its mask in training is causal from scale to scale and open inside one. Notable: L2-normalised
-attention with a learned temperature per head, a class embedding that is both the first token and the AdaLN condition, and at
-512 px one AdaLN projection shared by all blocks.
+A GPT-like transformer with AdaLN blocks that predicts a whole token map from all coarser ones. Its input at scale k is
+the canvas so far, shrunk to that scale; its mask in training is causal from scale to scale and open inside one.
+Notable: L2-normalised attention with a learned temperature per head, a class embedding that is both the first token
+and the AdaLN condition, and at 512 px one AdaLN projection shared by all blocks.
 
-Shape letters as in ``models/base.py``.
+Shape letters as in ``models/base.py``; embeddings and head stand in ``models/class_transformer.py``.
 """
 
 from __future__ import annotations
@@ -17,40 +17,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nextscale.errors import InputError, PlanError
 from nextscale.layers.adaln import DropPath, FeedForward, modulate
 from nextscale.layers.attention import Attention
-from nextscale.layers.slots import AttentionSlot, SlotSpec
-from nextscale.memory.mask import BlockCausalMask
-from nextscale.models.base import Condition, NextScaleModel, Slots
-from nextscale.scales import ScaleSchedule, Size
+from nextscale.layers.slots import AttentionSlot
+from nextscale.memory.segments import TeacherForcing
+from nextscale.models.base import Condition, Slots
+from nextscale.models.class_transformer import ClassTransformer, ClassTransformerConfig
+from nextscale.scales import ScaleSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class VARConfig:
-    """Sizes of a VAR transformer; the published ones are width = 64 depth, heads = depth.
+class VARConfig(ClassTransformerConfig):
+    """Sizes of a VAR transformer. shared_adaln: one AdaLN projection for all blocks (512 px)."""
 
-    classes: without the null class; codes, code_dim: the tokenizer's; sizes: the trained schedule; shared_adaln: one AdaLN
-    projection for all blocks (512 px); l2_norm: unit queries and keys; drop_path: rate of the last block in training.
-    """
-
-    depth: int
-    width: int
-    heads: int
-    mlp_ratio: float = 4.0
-    classes: int = 1000
-    codes: int = 4096
-    code_dim: int = 32
-    sizes: tuple[Size, ...] = ScaleSchedule.preset("256").sizes
     shared_adaln: bool = False
-    l2_norm: bool = True
-    norm_eps: float = 1e-6
-    drop_path: float = 0.0
-
-    def __post_init__(self) -> None:
-        ScaleSchedule(self.sizes)
-        if self.width % self.heads:
-            raise InputError(f"a width of {self.width} cannot be split into {self.heads} heads")
 
     @classmethod
     def published(cls, depth: int, pixels: int = 256) -> VARConfig:
@@ -65,105 +45,59 @@ class VARConfig:
         )
 
 
-class VAR(NextScaleModel):
-    """See :class:`~nextscale.models.base.NextScaleModel` for the methods. Features are class ids (B,) int64."""
+class VAR(ClassTransformer):
+    """See :class:`~nextscale.models.base.NextScaleModel` for the methods."""
 
-    guidance = "ramp"
+    name = "VAR"
+    memory = "full"
+    config: VARConfig
 
     def __init__(self, config: VARConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         c = config.width
-        self.config = config
-        self.schedule = ScaleSchedule(config.sizes)
-        self.slots = (SlotSpec("past", config.heads, c // config.heads),) * config.depth
-        self.null_class = config.classes
-        self.class_embedding = nn.Embedding(config.classes + 1, c)
-        self.pos_start = nn.Parameter(torch.zeros(self.schedule.lengths[0], c))
-        self.pos_embedding = nn.Parameter(torch.zeros(self.schedule.tokens, c))
-        self.level_embedding = nn.Parameter(torch.zeros(len(self.schedule), c))
-        self.word_embedding = nn.Linear(config.code_dim, c)
         self.shared_ada_lin = nn.Linear(c, 6 * c) if config.shared_adaln else None
-        last = max(1, config.depth - 1)
-        self.blocks = nn.ModuleList(Block(config, config.drop_path * i / last) for i in range(config.depth))
+        blocks = [Block(config, config.drop_path_of(i)) for i in range(config.depth)]
+        self.blocks = nn.ModuleList(blocks)
+        self.slots = tuple(block.attention.spec for block in blocks)
         self.head_ada_lin = nn.Linear(c, 2 * c)
         self.head_lin = nn.Linear(c, config.codes)
 
-    def check(self, schedule: ScaleSchedule) -> None:
-        if schedule.sizes != self.schedule.sizes[: len(schedule)]:
-            raise PlanError(f"this VAR was trained on the scales {self.schedule} and cannot draw the scales {schedule}")
-
-    def condition(self, features: Tensor, branches: int = 1) -> Condition:
-        if branches not in (1, 2):
-            raise PlanError(f"VAR knows 1 branch (class) or 2 (class, null), not {branches}")
-        labels = features if branches == 1 else torch.cat([features, torch.full_like(features, self.null_class)])
-        vector = self.class_embedding(labels)
-        activated = nn.functional.silu(vector)
+    def modulation(self, activated: Tensor) -> tuple[Tensor, ...]:
         shared = None if self.shared_ada_lin is None else self.shared_ada_lin(activated)
-        return Condition(
-            start=vector[:, None] + self.pos_start,
-            vector=vector,
-            modulation=tuple(block.modulation(activated, shared) for block in self.blocks),
-        )
+        return tuple(block.modulation(activated, shared) for block in self.blocks)  # type: ignore[operator]
 
     def forward(self, inputs: Sequence[Tensor], condition: Condition) -> Tensor:
-        x = torch.cat([self._embed(x_k, k, condition) for k, x_k in enumerate([None, *inputs])], 1)
-        mask = BlockCausalMask(self.schedule, x.device)
+        x = torch.cat([self.embed(x_k, k, condition) for k, x_k in enumerate([None, *inputs])], 1)
+        memory = TeacherForcing(self.slots, self.schedule, x.device)
         for i, block in enumerate(self.blocks):
-            x = block(x, condition.modulation[i], mask)
+            x = block(x, condition.modulation[i], memory.slot(i))
         return self.head(x, condition)
 
     def step(
         self, inputs: Tensor | None, k: int, condition: Condition, memory: Slots, blocks: Sequence[int] | None = None
     ) -> Tensor:
-        x = self._embed(inputs, k, condition)
+        x = self.embed(inputs, k, condition)
         for i in range(len(self.blocks)) if blocks is None else blocks:
             x = self.blocks[i](x, condition.modulation[i], memory.slot(i))
         return x
-
-    def head(self, hidden: Tensor, condition: Condition) -> Tensor:
-        scale, shift = self.head_ada_lin(nn.functional.silu(condition.vector))[:, None].chunk(2, -1)
-        return self.head_lin(modulate(hidden, scale, shift, self.config.norm_eps)).float()
-
-    def _embed(self, inputs: Tensor | None, k: int, condition: Condition) -> Tensor:
-        """Input of scale k: tokens (R, l, C) with their position and level."""
-        if inputs is None:
-            x = condition.start
-        else:
-            x = self.word_embedding(inputs.flatten(2).transpose(1, 2).to(self.word_embedding.weight.dtype))
-            x = x.repeat(condition.rows // x.shape[0], 1, 1)
-        return x + (self.pos_embedding[self.schedule.slice(k)] + self.level_embedding[k])
 
     def condition_flops(self, rows: int) -> int:
         projections = 1 if self.config.shared_adaln else self.config.depth
         return 2 * rows * projections * 6 * self.config.width**2
 
     def step_flops(self, schedule: ScaleSchedule, k: int, images: int, rows: int, blocks: Sequence[int] | None) -> int:
-        c, n, seen = self.config.width, schedule.lengths[k], schedule.offsets[k + 1]
-        hidden = round(c * self.config.mlp_ratio)
-        embed = 2 * images * n * self.config.code_dim * c if k else 0
-        block = 2 * rows * n * (4 * c * c + 2 * c * hidden) + 4 * rows * n * seen * c
-        return embed + block * (self.config.depth if blocks is None else len(blocks))
-
-    def head_flops(self, tokens: int, rows: int) -> int:
-        c = self.config.width
-        return 2 * rows * (2 * c * c + tokens * c * self.config.codes)
+        n, seen = schedule.lengths[k], schedule.offsets[k + 1]
+        run = self.blocks if blocks is None else [self.blocks[i] for i in blocks]
+        return self.embed_flops(n, k, images) + rows * sum(block.flops(n, seen) for block in run)  # type: ignore[operator]
 
     @torch.no_grad()
     def init_weights(self, gamma: float = 1e-3, head: float = 0.02) -> None:
-        """The official initialisation (sheet, section 4): truncated normal of std sqrt(1 / 3C), residual gates times ``gamma``,
-        the head times ``head``, outputs of attention and feed-forward divided by sqrt(2 depth). Call before training."""
-        c, std = self.config.width, math.sqrt(1 / (3 * self.config.width))
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        for embedding in (self.pos_start, self.pos_embedding, self.level_embedding):
-            nn.init.trunc_normal_(embedding, std=std)
-        self.head_lin.weight.mul_(head)
-        self.head_ada_lin.weight.mul_(0.5)
+        """The official initialisation: that of ``init_outside``, residual gates times ``gamma``, outputs of attention
+        and feed-forward divided by sqrt(2 depth). Call before training.
+        """
+        self.init_outside(head)
         for block in self.blocks:
-            block.init_weights(gamma, math.sqrt(2 * self.config.depth), c)  # type: ignore[operator]
+            block.init_weights(gamma, math.sqrt(2 * self.config.depth))  # type: ignore[operator]
 
 
 class Block(nn.Module):
@@ -192,12 +126,17 @@ class Block(nn.Module):
         x = x + self.drop_path(gamma1 * self.attention(modulate(x, s1, b1, self.eps), slot))
         return x + self.drop_path(gamma2 * self.ffn(modulate(x, s2, b2, self.eps)))
 
-    def init_weights(self, gamma: float, shrink: float, c: int) -> None:
+    def flops(self, tokens: int, seen: int) -> int:
+        """FLOPs of :meth:`forward` for ``tokens`` tokens of one row that see ``seen`` keys."""
+        return self.attention.flops(tokens, seen) + self.ffn.flops(tokens)
+
+    def init_weights(self, gamma: float, shrink: float) -> None:
         self.attention.proj.weight.div_(shrink)
         self.ffn.fc2.weight.div_(shrink)
         if self.ada_lin is not None:
-            self.ada_lin.weight[: 2 * c].mul_(gamma)
-            self.ada_lin.weight[2 * c :].mul_(0.5)
+            gates = 2 * self.ada_lin.in_features
+            self.ada_lin.weight[:gates].mul_(gamma)
+            self.ada_lin.weight[gates:].mul_(0.5)
         else:
             assert self.ada_gss is not None
             self.ada_gss[:2].mul_(gamma)

@@ -1,7 +1,8 @@
 """The convolutional encoder and decoder shared by the tokenizers of the family (the VQGAN design, arXiv 2012.09841).
 
-VAR's official layout is ``ch=160, mult=(1, 1, 2, 2, 4)``, two residual blocks per level (three in the decoder), attention at
-the last level. Images are (B, 3, H, W) in [-1, 1]; latents (B, z, H / stride, W / stride) with stride 2^(levels - 1).
+VAR's official layout is ``ch=160, mult=(1, 1, 2, 2, 4)``, two residual blocks per level (three in the decoder),
+attention at the last level. Images are (B, 3, H, W) in [-1, 1]; latents (B, z, H / stride, W / stride) with stride
+2^(levels - 1).
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class Encoder(nn.Module):
         levels, c_in = [], widths[0]
         for i, width in enumerate(widths):
             attend = config.attention and i == last
-            levels.append(Level(config, c_in, width, config.res_blocks, attend, None if i == last else Downsample(width)))
+            levels.append(
+                Level(config, c_in, width, config.res_blocks, attend, None if i == last else Downsample(width))
+            )
             c_in = width
         self.levels = nn.ModuleList(levels)
         self.mid = Mid(config, c_in)
@@ -70,7 +73,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent (B, z, h, w) to image (B, 3, h * stride, w * stride), not clamped. ``levels`` stand in running order: deepest first."""
+    """Latent (B, z, h, w) to image (B, 3, h * stride, w * stride), not clamped. ``levels`` stand in running order:
+    deepest first.
+    """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -215,7 +220,9 @@ def _norm(config: AutoencoderConfig, c: int) -> nn.GroupNorm:
 
 
 def interpolate(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """Resize (B, C, h, w) by ``"area"`` or ``"bicubic"`` (align_corners off, no antialias); unchanged where the size fits."""
+    """Resize (B, C, h, w) by ``"area"`` or ``"bicubic"`` (align_corners off, no antialias); unchanged where the size
+    fits.
+    """
     if tuple(x.shape[-2:]) == size:
         return x
     return F.interpolate(x, size=size, mode=mode)

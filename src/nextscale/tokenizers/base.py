@@ -50,7 +50,9 @@ class Tokenizer(nn.Module, ABC):
         """Images (B, 3, H * stride, W * stride) in [-1, 1] to continuous latents (B, c, H, W), float32."""
 
     @abstractmethod
-    def encode(self, latent: Tensor, schedule: ScaleSchedule | None = None, hook: EncodeHook | None = None) -> list[Tensor]:
+    def encode(
+        self, latent: Tensor, schedule: ScaleSchedule | None = None, hook: EncodeHook | None = None
+    ) -> list[Tensor]:
         """Latents (B, c, H, W) to one token map (B, h, w) int64 per scale."""
 
     @abstractmethod

@@ -1,13 +1,13 @@
 """VAR's tokenizer: multi-scale residual vector quantisation (arXiv 2404.02905, section 3.2, algorithms 1 and 2).
 
-Every scale quantises what the coarser scales have left over: area-resize the residual, look up the nearest code, enlarge it
-bicubically, smooth it with one of a few shared convolutions phi, and add it to the canvas.
+Every scale quantises what the coarser scales have left over: area-resize the residual, look up the nearest code,
+enlarge it bicubically, smooth it with one of a few shared convolutions phi, and add it to the canvas.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ from nextscale.tokenizers.base import Canvas, EncodeHook, Tokenizer
 class ResidualConfig:
     """Sizes of a VAR tokenizer.
 
-    codes: size of the codebook; code_dim: its width (also the latent's); sizes: the trained schedule; phi: number of shared
-    phi convolutions, 0 for one per scale; phi_ratio: share of the convolution in phi, 0 for none; quant_kernel: kernel of the
-    convolutions around the quantiser; cosine: nearest code by angle instead of by distance; beta: commitment weight.
+    codes: size of the codebook; code_dim: its width (also the latent's); sizes: the trained schedule; phi: number of
+    shared phi convolutions, 0 for one per scale; phi_ratio: share of the convolution in phi, 0 for none;
+    quant_kernel: kernel of the convolutions around the quantiser; cosine: nearest code by angle instead of by
+    distance; beta: commitment weight.
     """
 
     codes: int = 4096
@@ -37,16 +38,20 @@ class ResidualConfig:
     quant_kernel: int = 3
     cosine: bool = False
     beta: float = 0.25
-    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
 
     def __post_init__(self) -> None:
         ScaleSchedule(self.sizes)
         if self.autoencoder.z != self.code_dim:
-            raise InputError(f"the latent has {self.autoencoder.z} channels but the codes {self.code_dim}; they must be equal")
+            raise InputError(
+                f"the latent has {self.autoencoder.z} channels but the codes {self.code_dim}; they must be equal"
+            )
 
 
 class ResidualTokenizer(Tokenizer):
-    """Encoder, residual quantiser and decoder of VAR. See :class:`~nextscale.tokenizers.base.Tokenizer` for the methods."""
+    """Encoder, residual quantiser and decoder of VAR. See :class:`~nextscale.tokenizers.base.Tokenizer` for the
+    methods.
+    """
 
     def __init__(self, config: ResidualConfig) -> None:
         super().__init__()
@@ -68,10 +73,14 @@ class ResidualTokenizer(Tokenizer):
     def latent(self, images: Tensor) -> Tensor:
         stride, (height, width) = self.stride, images.shape[-2:]
         if height % stride or width % stride:
-            raise InputError(f"images of {height}x{width} pixels cannot be encoded; both sides must be multiples of {stride}")
+            raise InputError(
+                f"images of {height}x{width} pixels cannot be encoded; both sides must be multiples of {stride}"
+            )
         return self.quant_conv(self.encoder(images)).float()
 
-    def encode(self, latent: Tensor, schedule: ScaleSchedule | None = None, hook: EncodeHook | None = None) -> list[Tensor]:
+    def encode(
+        self, latent: Tensor, schedule: ScaleSchedule | None = None, hook: EncodeHook | None = None
+    ) -> list[Tensor]:
         return self.quantizer.encode(latent, schedule or self.schedule, hook)[0]
 
     def start(self, batch: int, schedule: ScaleSchedule | None = None) -> Canvas:
@@ -180,7 +189,8 @@ class Phi(nn.Module):
 
 
 def phi_index(count: int, progress: float) -> int:
-    """Which of ``count`` phi convolutions a scale at ``progress`` = k / (K - 1) uses: the nearest of evenly spread ticks.
+    """Which of ``count`` phi convolutions a scale at ``progress`` = k / (K - 1) uses: the nearest of evenly spread
+    ticks.
 
     Four ticks lie at 1/12 ... 11/12, any other number at 1/(2 count) ... 1 - 1/(2 count), as in the official code.
     """

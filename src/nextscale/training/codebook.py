@@ -1,6 +1,7 @@
-"""Keeping a codebook alive: a first codebook drawn from data, and new places for codes that are no longer used.
+"""Keeping a codebook alive: a first codebook drawn from data, and new places for codes that are hardly used.
 
-A code nobody uses gets no gradient and stays unused for ever; moving it to a vector the encoder really produces brings it back.
+A code nobody uses gets no gradient and stays unused for ever; moved to a vector the encoder produces, it comes back.
+Moving rarely used ones too spreads the tokens more evenly over the codebook.
 """
 
 from __future__ import annotations
@@ -8,14 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nextscale.tokenizers.base import Canvas
 from nextscale.tokenizers.autoencoder import interpolate
+from nextscale.tokenizers.base import Canvas
 from nextscale.tokenizers.residual import ResidualQuantizer
+
+
+MEMORY = 50
+"""Steps the running mean of the codes' use looks back."""
 
 
 @torch.no_grad()
 def residual_vectors(quantizer: ResidualQuantizer, latent: Tensor) -> Tensor:
-    """What the quantiser looks up while it encodes ``latent`` (B, c, H, W): the residuals of all scales, (B * L, c) float32."""
+    """What the quantiser looks up to encode ``latent`` (B, c, H, W): residuals of all scales (B * L, c), float32."""
     schedule, latent = quantizer.schedule, latent.float()
     canvas, found = Canvas(torch.zeros_like(latent), schedule), []
     for k, size in enumerate(schedule):
@@ -29,35 +34,40 @@ def residual_vectors(quantizer: ResidualQuantizer, latent: Tensor) -> Tensor:
 def draw_codebook(quantizer: ResidualQuantizer, latent: Tensor, generator: torch.Generator, rounds: int = 4) -> None:
     """Replace the whole codebook by residuals of ``latent``.
 
-    The residuals of the fine scales depend on the codebook that served the coarse ones, hence a few rounds from a codebook of zeros.
+    The residuals of fine scales depend on the codebook that served the coarse ones; hence a few rounds, from zeros on.
     """
-    quantizer.codebook.weight.zero_()
+    codebook = quantizer.codebook.weight.zero_()
     for _ in range(rounds):
-        quantizer.codebook.weight.copy_(_draw(residual_vectors(quantizer, latent), len(quantizer.codebook.weight), generator))
+        codebook.copy_(_draw(residual_vectors(quantizer, latent), len(codebook), generator))
 
 
-class DeadCodes:
-    """Counts for how many steps each code has lain unused. ``unused``: (V,) int64."""
+class CodeUse:
+    """How often each code has been used of late, as a share of even use: a running mean over about ``MEMORY`` steps.
 
-    def __init__(self, codes: int, restart_after: int, device: torch.device) -> None:
-        self.unused = torch.zeros(codes, dtype=torch.int64, device=device)
-        self.restart_after = restart_after
+    share: (V,) float32, 1 for a code used as often as codes are on average; steps: () int64, counted so far.
+    """
+
+    def __init__(self, codes: int, device: torch.device) -> None:
+        self.share = torch.ones(codes, device=device)
+        self.steps = torch.zeros((), dtype=torch.int64, device=device)
 
     def count(self, tokens: list[Tensor]) -> None:
         """Note which codes one step has used."""
-        self.unused += 1
-        self.unused[torch.cat([t.flatten() for t in tokens])] = 0
+        flat = torch.cat([t.flatten() for t in tokens])
+        now = torch.bincount(flat, minlength=len(self.share)) * (len(self.share) / len(flat))
+        self.share.lerp_(now.to(self.share), 1 / MEMORY)
+        self.steps += 1
 
-    def dead(self) -> Tensor:
-        """Indices of the codes that have been unused for too long."""
-        return (self.unused >= self.restart_after).nonzero()[:, 0] if self.restart_after else self.unused[:0]
+    def rare(self, below: float) -> Tensor:
+        """Indices of the codes used less than ``below`` times as often as codes are on average."""
+        return (self.share < below).nonzero()[:, 0]
 
     @torch.no_grad()
-    def restart(self, quantizer: ResidualQuantizer, dead: Tensor, latent: Tensor, generator: torch.Generator) -> Tensor:
-        """Move the codes ``dead`` to residuals of ``latent``; returns their new vectors (len(dead), c)."""
-        vectors = _draw(residual_vectors(quantizer, latent), len(dead), generator)
-        quantizer.codebook.weight[dead] = vectors
-        self.unused[dead] = 0
+    def restart(self, quantizer: ResidualQuantizer, rare: Tensor, latent: Tensor, generator: torch.Generator) -> Tensor:
+        """Move the codes ``rare`` to residuals of ``latent``; returns their new vectors (len(rare), c)."""
+        vectors = _draw(residual_vectors(quantizer, latent), len(rare), generator)
+        quantizer.codebook.weight[rare] = vectors
+        self.share[rare] = 1.0
         return vectors
 
 

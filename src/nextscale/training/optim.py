@@ -35,8 +35,8 @@ def lr_factor(
 ) -> float:
     """Factor on the peak learning rate for ``step`` of ``total``, both courses after a linear warm-up from ``start``.
 
-    ``lin0`` holds 1 for the first 5 % of what remains and then falls linearly to ``end``; ``cosine`` falls along half a cosine.
-    The last step has exactly ``end``.
+    ``lin0`` holds 1 for the first 5 % of what remains and then falls linearly to ``end``; ``cosine`` falls along half a
+    cosine. The last step has exactly ``end``.
     """
     warm = round(warmup * total)
     if step < warm:

@@ -1,4 +1,7 @@
-"""Which images and which randomness a step sees: functions of (seed, step) alone, so that a resumed run repeats nothing and skips nothing."""
+"""Which images and which randomness a step sees: functions of (seed, step) alone.
+
+So a resumed run repeats nothing and skips nothing.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
 def rows(images: int, batch: int, seed: int, step: int) -> Tensor:
     """Indices (batch,) of the training images of ``step``.
 
-    The epochs are shuffled one by one and laid end to end; step s takes places s * batch to (s + 1) * batch. Every image is
+    The epochs are shuffled one by one and laid end to end; step s takes the places from s * batch on. Every image is
     seen once per epoch, also where the batch does not divide the set.
     """
     places = range(step * batch, (step + 1) * batch)

@@ -1,7 +1,7 @@
 """Recipes: everything a training run needs to know, in one YAML file, checked before anything is computed.
 
-A recipe is a shipped name (``tokenizer-emoji``) or a file; ``--set section.key=value`` changes single entries. A key that does
-not exist and a value of the wrong type are refused in one sentence. The resolved recipe is saved with the run.
+A recipe is a shipped name (``tokenizer-emoji``) or a file; ``--set section.key=value`` changes single entries. A key
+that does not exist and a value of the wrong type are refused in one sentence. What came out is saved with the run.
 """
 
 from __future__ import annotations
@@ -30,21 +30,28 @@ class Section(BaseModel):
 
 
 class DataSection(Section):
-    """resolution: side of the square images in pixels; flip: share of training images that are mirrored."""
+    """resolution: side of the square images in pixels; flip: share of training images that are mirrored; shift: largest
+    displacement in pixels, white coming in behind; recolour: share whose red, green and blue are exchanged at random
+    (both for tokenizers only).
+    """
 
-    resolution: int = Field(256, ge=8)
+    resolution: int = Field(default=256, ge=8)
     flip: Share = 0.0
+    shift: int = Field(default=0, ge=0)
+    recolour: Share = 0.0
 
 
 class OptimSection(Section):
-    """AdamW. lr: peak; weight_decay_end: reached by a cosine over the run, None keeps it; clip: gradient norm; ema: decay, 0 is off."""
+    """AdamW. lr: its peak; weight_decay_end: reached by a cosine over the run, None keeps the first; clip: largest
+    gradient norm; ema: decay of the moving average of the weights, 0 is off; fused: torch's fused AdamW.
+    """
 
     lr: float = Field(gt=0)
     betas: tuple[Share, Share] = (0.9, 0.95)
-    weight_decay: float = Field(0.05, ge=0)
-    weight_decay_end: float | None = Field(None, ge=0)
-    clip: float = Field(2.0, gt=0)
-    ema: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.05, ge=0)
+    weight_decay_end: float | None = Field(default=None, ge=0)
+    clip: float = Field(default=2.0, gt=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     fused: bool = False
 
 
@@ -55,8 +62,8 @@ class ScheduleSection(Section):
     """
 
     form: Literal["lin0", "cosine"] = "lin0"
-    steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
     warmup: Share = 0.02
     start: Share = 0.005
     end: Share = 0.1
@@ -73,31 +80,38 @@ class ScheduleSection(Section):
 
 
 class RunSection(Section):
-    """batch: images per step; precision: of matrix products (weights stay float32); *_every: in steps; keep: checkpoints held."""
+    """batch: images per step; precision: of matrix products (weights stay float32); the ``_every``: in steps; keep: how
+    many checkpoints are held.
+    """
 
     batch: int = Field(ge=1)
-    seed: int = Field(0, ge=0)
-    precision: Literal["bf16", "no"] = "bf16"
-    log_every: int = Field(10, ge=1)
-    validate_every: int = Field(500, ge=1)
-    sample_every: int = Field(500, ge=1)
-    save_every: int = Field(250, ge=1)
-    keep: int = Field(2, ge=1)
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    log_every: int = Field(default=10, ge=1)
+    validate_every: int = Field(default=500, ge=1)
+    sample_every: int = Field(default=500, ge=1)
+    save_every: int = Field(default=250, ge=1)
+    keep: int = Field(default=2, ge=1)
 
 
 class TokenizerLoss(Section):
     """Weights of squared error, absolute error and VQ loss."""
 
-    l2: float = Field(1.0, ge=0)
-    l1: float = Field(0.2, ge=0)
-    vq: float = Field(1.0, ge=0)
+    l2: float = Field(default=1.0, ge=0)
+    l1: float = Field(default=0.2, ge=0)
+    vq: float = Field(default=1.0, ge=0)
 
 
 class CodebookSection(Section):
-    """start_images: images the first codebook is drawn from, 0 keeps the random one; restart_after: steps a code may lie unused, 0 is off."""
+    """start_images: images the first codebook is drawn from, 0 keeps the random one; restart_below: codes used less
+    than this share of even use are moved onto the data, 0 is off; restart_every: in steps; restart_until: share of the
+    run after which codes stay where they are.
+    """
 
-    start_images: int = Field(256, ge=0)
-    restart_after: int = Field(50, ge=0)
+    start_images: int = Field(default=256, ge=0)
+    restart_below: float = Field(default=0.1, ge=0, lt=1)
+    restart_every: int = Field(default=50, ge=1)
+    restart_until: Share = 0.8
 
 
 class TokenizerRecipe(Section):
@@ -119,22 +133,31 @@ class TokenizerRecipe(Section):
             return {**value, "sizes": ScaleSchedule.of(value["sizes"]).sizes}
         return value
 
+    @model_validator(mode="after")
+    def _resolution(self) -> TokenizerRecipe:
+        grid, stride = self.model.sizes[-1], self.model.autoencoder.stride
+        if grid != (self.data.resolution // stride,) * 2 or self.data.resolution % stride:
+            wanted = f"{grid[0] * stride}x{grid[1] * stride}"
+            raise ValueError(f"the last scale times a stride of {stride} is {wanted}, not data.resolution")
+        return self
+
 
 class VARSection(Section):
     """Sizes of the transformer; classes, codes and scales come from data and tokenizer.
 
-    width and heads default to VAR's rule, 64 * depth and depth; gamma: initial scale of the AdaLN gates; head: of the head.
+    width and heads default to VAR's rule, 64 * depth and depth; gamma, head: factors on the initial weights of the
+    AdaLN gates and of the head.
     """
 
     depth: int = Field(ge=1)
-    width: int | None = Field(None, ge=1)
-    heads: int | None = Field(None, ge=1)
-    mlp_ratio: float = Field(4.0, gt=0)
+    width: int | None = Field(default=None, ge=1)
+    heads: int | None = Field(default=None, ge=1)
+    mlp_ratio: float = Field(default=4.0, gt=0)
     drop_path: Share = 0.0
     shared_adaln: bool = False
     l2_norm: bool = True
-    gamma: float = Field(1e-3, ge=0)
-    head: float = Field(0.02, ge=0)
+    gamma: float = Field(default=1e-3, ge=0)
+    head: float = Field(default=0.02, ge=0)
 
 
 class GeneratorLoss(Section):
@@ -144,6 +167,15 @@ class GeneratorLoss(Section):
     label_drop: Share = 0.1
 
 
+class SamplingSection(Section):
+    """Sampling settings of the sample pictures, saved with the model as its defaults."""
+
+    guidance_scale: float = Field(default=1.5, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+    top_k: int = Field(default=0, ge=0)
+    top_p: Share = 0.0
+
+
 class VARRecipe(Section):
     """How to train a class-conditional VAR on the tokens of a frozen tokenizer."""
 
@@ -151,6 +183,7 @@ class VARRecipe(Section):
     data: DataSection = DataSection()
     model: VARSection
     loss: GeneratorLoss = GeneratorLoss()
+    sampling: SamplingSection = SamplingSection()
     optim: OptimSection
     schedule: ScheduleSection
     run: RunSection
@@ -191,7 +224,7 @@ def parse_recipe(data: dict[str, Any], name: str) -> Recipe:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "recipe"
         reason = first["msg"].removeprefix("Value error, ")
-        seen = "" if isinstance(first["input"], dict) else f" (found {first['input']!r})"
+        seen = f" (found {first['input']!r})" if isinstance(first["input"], int | float | str | list) else ""
         raise InputError(f"recipe {name}, {where}: {reason[:1].lower()}{reason[1:]}{seen}") from None
 
 
@@ -227,7 +260,7 @@ def _override(data: dict[str, Any], override: str) -> None:
 
 
 def _refuse_unknown(kind: Any, data: Any, path: str) -> None:
-    """Refuse the first key that ``kind`` (a pydantic model or a dataclass) does not have, and name the nearest it has."""
+    """Refuse the first key that ``kind`` (a pydantic model or a dataclass) does not have, with the nearest it has."""
     fields = _fields(kind)
     if not fields or not isinstance(data, dict):
         return

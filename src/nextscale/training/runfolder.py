@@ -1,5 +1,7 @@
 """The folder of a run: its recipe, its log and its checkpoints. Everything is written aside and then renamed.
 
+RUN is
+
     RUN/recipe.yaml                       the resolved recipe, code version and data hash
     RUN/log.jsonl                         one line per logged step
     RUN/checkpoints/step-000500/          weights, their average, optimiser and counters
@@ -39,18 +41,18 @@ class RunFolder:
             (path / "samples").mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"the run folder {path} cannot be written: {error.strerror}") from None
-        for left_over in (path / "checkpoints").glob("tmp-*"):
+        for left_over in [*(path / "checkpoints").glob("tmp-*"), *path.glob(".export.*")]:
             shutil.rmtree(left_over)
 
     def claim(self, recipe: Recipe, facts: dict[str, Any]) -> None:
-        """Save the recipe with ``facts`` (data hash, ...), or check that the folder belongs to the same recipe and data."""
+        """Save the recipe with ``facts`` (data hash, ...), or check that the run in the folder has the same."""
         file, wanted = self.path / "recipe.yaml", {"recipe": recipe.model_dump(mode="json"), "data": facts}
         if file.is_file() and self.checkpoints():
-            found = yaml.safe_load(file.read_text())
-            changed = differences({k: found.get(k) for k in wanted}, wanted)
+            changed = differences({k: v for k, v in _read_yaml(file).items() if k in wanted}, wanted)
             if changed:
                 raise TrainingError(
-                    f"{self.path} holds a run with another recipe ({changed[0]}); give the same recipe to resume it, or another folder"
+                    f"{self.path} holds a run with another recipe ({changed[0]}); "
+                    "give the same recipe to resume it, or another folder"
                 )
             return
         version = {"nextscale": nextscale.__version__, "torch": str(torch.__version__), "commit": code_commit()}
@@ -65,10 +67,16 @@ class RunFolder:
         target = self.path / "checkpoints" / f"step-{step:06d}"
         if not target.exists():
             aside = target.with_name(f"tmp-{target.name}-{os.getpid()}")
-            aside.mkdir()
-            for name, group in tensors.items():
-                save_file({key: t.detach().contiguous() for key, t in group.items()}, aside / f"{name}.safetensors")
-            aside.rename(target)
+            try:
+                aside.mkdir()
+                for name, group in tensors.items():
+                    save_file({key: t.detach().contiguous() for key, t in group.items()}, aside / f"{name}.safetensors")
+                aside.rename(target)
+            except (OSError, SafetensorError) as error:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise TrainingError(
+                    f"the checkpoint of step {step} could not be written to {self.path}: {error}"
+                ) from None
         for old in self.checkpoints()[: -self.keep]:
             gone = old.with_name(f"tmp-{old.name}")
             old.rename(gone)
@@ -83,7 +91,9 @@ class RunFolder:
         try:
             tensors = {name: load_file(found[-1] / f"{name}.safetensors") for name in names}
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"the checkpoint {found[-1]} is damaged ({error}); remove it to resume from an older one") from None
+            raise CheckpointError(
+                f"the checkpoint {found[-1]} is damaged ({error}); remove it to use an older one"
+            ) from None
         return int(found[-1].name.removeprefix("step-")), tensors
 
     def log(self, entry: Log) -> None:
@@ -130,6 +140,16 @@ def code_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = None
+    if not isinstance(found, dict):
+        raise TrainingError(f"{file} is damaged, so this run cannot be resumed; choose another run folder")
+    return found
 
 
 def _step_of(line: str) -> int:

@@ -1,19 +1,29 @@
-"""From names to a ready trainer: recipe, data, objective, run folder."""
+"""From names to a ready trainer: recipe, data, what is trained, run folder. What can be refused is refused here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from nextscale.checkpoints.store import load_component
+from nextscale.conditions.classes import ClassVocabulary
+from nextscale.data.emoji_reader import read_metadata
 from nextscale.data.folder import load_data
-from nextscale.errors import InputError
+from nextscale.data.images import ImageData
+from nextscale.device import choose_device
+from nextscale.errors import InputError, TrainingError
+from nextscale.pipeline import checkpoint_folder, revision
+from nextscale.tokenizers.base import Tokenizer
 from nextscale.training import order
-from nextscale.training.objectives import TokenizerObjective
-from nextscale.training.recipe import KINDS, TokenizerRecipe, load_recipe
+from nextscale.training.generator import VARObjective
+from nextscale.training.objectives import Objective
+from nextscale.training.recipe import KINDS, Recipe, TokenizerRecipe, VARRecipe, load_recipe
 from nextscale.training.runfolder import RunFolder
+from nextscale.training.tokenizer import TokenizerObjective
 from nextscale.training.trainer import Progress, Trainer
 
 
@@ -27,18 +37,72 @@ def start(
     device: str = "auto",
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Trainer:
-    """A trainer that can run. Raises ``InputError`` or ``TrainingError`` before anything is computed."""
+    """A trainer that is ready to run, or to resume where ``output`` holds a checkpoint.
+
+    kind: ``tokenizer`` or ``var``; recipe, overrides: see ``load_recipe``; data: an emoji set or a folder of images;
+    tokenizer: a bundled name, a checkpoint or the run that trained it (generators only). Raises a ``NextscaleError``
+    for what cannot be done.
+    """
     if kind not in KINDS:
         raise InputError(f"there is nothing to train called {kind!r}; choose {' or '.join(KINDS)}")
     resolved = load_recipe(recipe, overrides)
     if resolved.kind != kind:
         raise InputError(f"{recipe} is a recipe for a {resolved.kind}, but a {kind} was asked for")
+    frozen = _tokenizer_folder(resolved, tokenizer)
     train = load_data(data, resolved.data.resolution, "train")
     heldout = load_data(data, resolved.data.resolution, "heldout")
-    accelerator = Accelerator(mixed_precision=resolved.run.precision, cpu=device == "cpu")
+    facts: dict[str, Any] = {"path": str(data.resolve()), "hash": train.hash, "images": len(train)}
+    if frozen is not None:
+        facts["tokenizer"] = revision(frozen)
+    accelerator = engine(resolved, device)
     folder = RunFolder(output, resolved.run.keep)
-    folder.claim(resolved, {"path": str(data.resolve()), "hash": train.hash, "images": len(train.images)})
+    folder.claim(resolved, facts)
     torch.manual_seed(order.key(resolved.run.seed, "weights"))
-    assert isinstance(resolved, TokenizerRecipe)
-    objective = TokenizerObjective(resolved, train, heldout, accelerator.device)
+    if isinstance(resolved, TokenizerRecipe):
+        objective: Objective = TokenizerObjective(resolved, train, heldout, accelerator.device)
+    else:
+        assert frozen is not None
+        parts, name = (load_tokenizer(frozen, resolved), vocabulary_of(data, train)), output.resolve().name
+        objective = VARObjective(resolved, train, heldout, *parts, accelerator.device, name)
     return Trainer(objective, resolved, folder, accelerator, progress)
+
+
+def engine(recipe: Recipe, device: str) -> Accelerator:
+    """Accelerate in the recipe's precision. Raises ``TrainingError`` if it takes another device than was asked for."""
+    wanted, _ = choose_device(device)
+    precision = "no" if recipe.run.precision == "fp32" else recipe.run.precision
+    accelerator = Accelerator(mixed_precision=precision, cpu=wanted.type == "cpu")
+    if accelerator.num_processes > 1:
+        raise TrainingError(f"{accelerator.num_processes} processes were started, but training runs in one for now")
+    if accelerator.device.type != wanted.type:
+        raise TrainingError(f"training was asked for on {wanted} but the engine took {accelerator.device}")
+    return accelerator
+
+
+def load_tokenizer(folder: Path, recipe: VARRecipe) -> Tokenizer:
+    """The frozen tokenizer in ``folder``, float32. Raises ``InputError`` if it is made for another resolution."""
+    tokenizer = load_component(folder, "tokenizer")
+    assert isinstance(tokenizer, Tokenizer)
+    side = tokenizer.schedule.grid[0] * tokenizer.stride
+    if side != recipe.data.resolution:
+        wanted = recipe.data.resolution
+        raise InputError(f"the tokenizer in {folder} is made for {side} pixels, but the recipe says {wanted}")
+    return tokenizer
+
+
+def vocabulary_of(data: Path, train: ImageData) -> ClassVocabulary:
+    """Class names of a data set, with names and keywords of the things in them where it is an emoji set."""
+    records = read_metadata(data) if (data / "dataset.json").is_file() else []
+    return ClassVocabulary.from_records(train.classes, records)
+
+
+def _tokenizer_folder(recipe: Recipe, name: str | None) -> Path | None:
+    """Where the frozen tokenizer lies; None for recipes that train one."""
+    if recipe.kind == "tokenizer":
+        if name is not None:
+            raise InputError(f"--tokenizer {name} was given, but a tokenizer recipe needs none")
+        return None
+    if name is None:
+        raise InputError("a generator needs the tokenizer whose tokens it learns; name it with --tokenizer")
+    exported = Path(name) / "export"
+    return checkpoint_folder(exported if exported.is_dir() else name)

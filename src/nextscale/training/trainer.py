@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from nextscale.errors import TrainingError
 from nextscale.training import order
@@ -104,16 +104,17 @@ class Trainer:
             self.progress(Progress("step", self.step, self.total, clock.speed, left, metrics))
             if self.step % run.log_every == 0:
                 self._log("train", metrics | {"images_per_second": round(clock.speed, 2)})
+            stop = self._asked_to_stop
             with clock.paused():
                 if self.step % run.validate_every == 0 or self.step == until:
                     held_out = self._validate()
                 if self.step % run.sample_every == 0 or self.step == until:
                     self._sample()
-                if self.step % run.save_every == 0 or self.step == until or self._asked_to_stop:
+                if self.step % run.save_every == 0 or self.step == until or stop:
                     checkpoint = self._save()
-            if self._asked_to_stop and self.step < until:
+            if stop and self.step < until:
                 raise Interrupted(self.step, checkpoint)
-        return held_out or self._validate()
+        return held_out or self._measure()
 
     def _one_step(self, step: int) -> Metrics:
         """One update; returns what there is to log."""
@@ -134,8 +135,9 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.objective.module, step)
+        mending = order.generator(seed, "codebook", step + 1)
         with self.accelerator.autocast():
-            mended = self.objective.after_step(self.optimizer, self.average.module, order.generator(seed, "codebook", step))
+            mended = self.objective.after_step(self.optimizer, self.average.module, mending)
         return {"loss": value, "lr": lr, "grad_norm": norm} | {k: float(v) for k, v in extra.items()} | mended
 
     def _set_rates(self, step: int) -> float:
@@ -148,20 +150,22 @@ class Trainer:
         return lr
 
     def _validate(self) -> Metrics:
-        with self.accelerator.autocast():
-            metrics = self.objective.validate(self.average.module.eval())
+        metrics = self._measure()
         self._log("validation", metrics)
         self.progress(Progress("validation", self.step, self.total, metrics=metrics))
         return metrics
 
-    def _sample(self) -> None:
+    def _measure(self) -> Metrics:
         with self.accelerator.autocast():
-            picture = self.objective.sample(self.average.module.eval())
+            return self.objective.validate(self.average.module.eval())
+
+    def _sample(self) -> None:
+        picture = self.objective.sample(self.average.module.eval())
         if picture is not None:
             picture.save(self.folder.path / "samples" / f"step-{self.step:06d}.png")
 
     def _log(self, kind: str, metrics: Metrics) -> None:
-        self.folder.log({"step": self.step, "kind": kind} | metrics)
+        self.folder.log({"step": self.step, "kind": kind, **metrics})
         for name, value in metrics.items():
             if self._writer is not None:
                 self._writer.add_scalar(f"{kind}/{name}", value, self.step)

@@ -1,0 +1,76 @@
+"""Strict renaming of tensors between official names and ours: every tensor must be known, present and of the right shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nextscale.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where one of our tensors comes from: its official name and shape, and our shape with as many elements."""
+
+    name: str
+    shape: tuple[int, ...]
+    ours: tuple[int, ...]
+
+
+Targets = Mapping[str, Target]
+"""Our names to where their tensors come from."""
+
+
+def to_ours(
+    state: Mapping[str, Tensor], targets: Targets, what: str, is_buffer: Callable[[str], bool]
+) -> dict[str, Tensor]:
+    """Official tensors under our names, in our shapes; values and number types stay as they are, buffers are left out.
+
+    what: the name of the format in errors. Raises ``CheckpointError`` naming the first tensor that is missing, of another shape,
+    not floating point, or left over.
+    """
+    left = {name for name in state if not is_buffer(name)} - {target.name for target in targets.values()}
+    found = {}
+    for ours, target in targets.items():
+        if target.name not in state:
+            raise CheckpointError(f"the {what} lacks the tensor {target.name}, expected with the shape {target.shape}")
+        tensor = state[target.name]
+        if tuple(tensor.shape) != target.shape:
+            raise CheckpointError(
+                f"{target.name} of the {what} has the shape {tuple(tensor.shape)}; expected {target.shape}"
+            )
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{target.name} of the {what} holds {tensor.dtype}; expected floating point numbers")
+        found[ours] = tensor.reshape(target.ours)
+    if left:
+        raise CheckpointError(f"the {what} has {len(left)} tensors that do not belong there, first {min(left)}")
+    return found
+
+
+def to_official(state: Mapping[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+    """Our tensors under their official names, in the official shapes; the inverse of :func:`to_ours` but for buffers."""
+    return {target.name: state[ours].reshape(target.shape) for ours, target in targets.items()}
+
+
+def tensor_of(state: Mapping[str, Tensor], name: str, ndim: int, what: str) -> Tensor:
+    """One tensor that a configuration is read off. Raises ``CheckpointError`` if it is missing or has another rank."""
+    if name not in state:
+        raise CheckpointError(f"this is no {what}: it lacks the tensor {name}")
+    if state[name].ndim != ndim:
+        shape = tuple(state[name].shape)
+        raise CheckpointError(f"{name} of the {what} has the shape {shape}; expected {ndim} dimensions")
+    return state[name]
+
+
+def count(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many entries of a module list the names below ``prefix`` show: the largest index plus one."""
+    rests = (name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix))
+    return max((int(index) + 1 for index in rests if index.isdecimal()), default=0)
+
+
+def zeros_like_first(state: Mapping[str, Tensor], *shape: int) -> Tensor:
+    """Float32 zeros on the device of the first tensor."""
+    return torch.zeros(shape, device=next(iter(state.values())).device)

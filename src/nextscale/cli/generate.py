@@ -1,0 +1,269 @@
+"""``nextscale generate``: draw pictures, and write them with a grid, a scale strip and the recipe that repeats them."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nextscale.cli.console import AsJson, Device, Dtype, answer, answer_json, check_writable, progress, remark
+from nextscale.errors import InputError, NextscaleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL import Image
+
+    from nextscale.generate import ScaleEvent
+    from nextscale.pipeline import GenerationResult, Pipeline
+
+BUILT_IN = "emoji"
+
+
+def generate(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="What to draw, in plain words; the class is found through them.")
+    ] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("-c", "--class", help="A class by name or number; may be given several times.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A bundled model or a checkpoint folder.")] = None,
+    num_images: Annotated[int | None, typer.Option("-n", "--num-images", min=1, help="Pictures per class.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the first picture; the others count up. Chosen if not given.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=0, help="Classifier-free guidance; 1 switches it off.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Above 0; lower draws likelier tokens.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="Draw from the k likeliest tokens; 0 is off.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Draw from the likeliest tokens of this probability; 0 is off.")
+    ] = None,
+    smooth: Annotated[bool, typer.Option("--smooth", help="Mix codes instead of drawing one per place.")] = False,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the pictures.")] = Path("out"),
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Also write strip.png: every picture, scale by scale.")
+    ] = False,
+    grid: Annotated[
+        bool | None, typer.Option(help="Write grid.png with all pictures (by default, if there are several).")
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Repeat the recipe in this PNG, instead of classes and sampling options.")
+    ] = None,
+    list_classes: Annotated[bool, typer.Option("--list-classes", help="List the model's classes and stop.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Draw new pictures of a class or of what plain words name."""
+    request = Request(
+        prompt=" ".join(words or ()),
+        classes=classes or [],
+        num_images=num_images,
+        seed=seed,
+        sampling={
+            "guidance_scale": guidance_scale,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "smooth": smooth or None,
+        },
+    )
+    if list_classes:
+        _list_classes(model or BUILT_IN, as_json)
+        return
+    recipe = None if like is None else _recipe_to_repeat(like, request)
+    if recipe is None:
+        request.check()
+    check_writable(out)
+    if recipe is not None and dtype == "auto":
+        dtype = recipe["dtype"]
+    pipe = _load(model or (recipe["model"] if recipe else BUILT_IN), device, dtype)
+    start = time.perf_counter()
+    arguments = request.arguments(pipe) if recipe is None else _repeated(recipe, pipe)
+    result, growth = _draw(pipe, arguments, strip)
+    written = _write(result, growth, out, grid)
+    seconds = time.perf_counter() - start
+    if as_json:
+        answer_json({**written, "recipe": result.recipe, "seconds": round(seconds, 3)})
+    else:
+        answer(_sentence(written, out, seconds))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for, before anything is loaded."""
+
+    prompt: str
+    classes: list[str]
+    num_images: int | None
+    seed: int | None
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises ``InputError`` unless exactly one of words and classes is given."""
+        if self.prompt and self.classes:
+            raise InputError(f"words ({self.prompt!r}) and --class were both given; expected one of them")
+        if not self.prompt and not self.classes:
+            raise InputError(
+                'nothing to draw was named; expected words, as in nextscale generate "grinning cat", or --class '
+                "(--list-classes lists the classes)"
+            )
+
+    def given(self) -> list[str]:
+        """The names of all that was asked for, as options."""
+        named = {"words": self.prompt, "class": self.classes, "num-images": self.num_images, "seed": self.seed}
+        named |= self.sampling
+        return ["--" + name.replace("_", "-") for name, value in named.items() if value not in (None, "", [])]
+
+    def arguments(self, pipe: Pipeline) -> dict[str, Any]:
+        """The pipeline's arguments; says which class plain words were taken for."""
+        if self.prompt:
+            match = pipe.vocabulary.find(self.prompt)
+            others = f"; other classes: {', '.join(match.alternatives)}" if match.alternatives else ""
+            remark(f"{self.prompt!r} is drawn as {match.class_name} (found {match.reason}{others})")
+            labels: list[int] = [match.class_id]
+        else:
+            labels = pipe.vocabulary.ids(self.classes)
+        return {"class_labels": labels, "num_images": self.num_images or 1, "seed": self.seed, **self.sampling}
+
+
+def _recipe_to_repeat(picture: Path, request: Request) -> dict[str, Any]:
+    """The checked recipe of a picture, with the lists that a grid has and a single picture has not."""
+    from nextscale.pictures import read_recipe
+
+    if request.given():
+        raise InputError(f"--like repeats a recipe as it is; leave {', '.join(request.given())} out")
+    recipe = read_recipe(picture)
+    if "class_label" in recipe:
+        recipe |= {"class_labels": [recipe["class_label"]], "seeds": [recipe.get("seed")]}
+    missing = [name for name in ("model", "dtype", "class_labels", "seeds", "plan") if name not in recipe]
+    if missing:
+        raise InputError(f"the recipe in {picture} has no {missing[0]!r}; expected one that nextscale generate wrote")
+    for name in ("model", "dtype"):
+        if not isinstance(recipe[name], str):
+            raise InputError(f"the recipe in {picture} has the {name} {recipe[name]!r}; expected a name")
+    if "not_repeatable" in recipe:
+        raise InputError(f"the recipe in {picture} cannot be repeated: {recipe['not_repeatable']}")
+    labels, seeds = recipe["class_labels"], recipe["seeds"]
+    paired = isinstance(labels, list) and isinstance(seeds, list) and len(labels) == len(seeds) > 0
+    if not paired or not all(type(seed) is int for seed in seeds):
+        raise InputError(
+            f"the recipe in {picture} has labels {labels!r} and seeds {seeds!r}; expected a whole number per label"
+        )
+    return recipe
+
+
+def _repeated(recipe: dict[str, Any], pipe: Pipeline) -> dict[str, Any]:
+    from nextscale.plan import Plan
+
+    try:
+        plan = Plan.from_dict(recipe["plan"])
+    except NextscaleError:
+        raise
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"the plan in the recipe cannot be read ({error}); expected one that nextscale wrote"
+        ) from error
+    if recipe.get("revision") != pipe.revision:
+        remark(
+            f"the picture was drawn by revision {recipe.get('revision')} of {recipe['model']}; "
+            f"this is {pipe.revision}, so the new one will differ"
+        )
+    return {
+        "class_labels": pipe.vocabulary.ids(recipe["class_labels"]),
+        "seed": recipe["seeds"],
+        "plan": plan,
+    }
+
+
+def _load(model: str, device: str, dtype: str) -> Pipeline:
+    """Load a model and say where and in which precision it computes, and why."""
+    import nextscale
+
+    pipe = nextscale.load(model, device=device, dtype=dtype)
+    number = str(pipe.dtype).removeprefix("torch.")
+    remark(f"{pipe.name} on {pipe.device} ({pipe.device_reason}) in {number} ({pipe.dtype_reason})")
+    return pipe
+
+
+def _list_classes(model: str, as_json: bool) -> None:
+    import nextscale
+
+    names = nextscale.load(model, device="cpu", dtype="float32").vocabulary.names
+    if as_json:
+        answer_json(list(names))
+    else:
+        answer("\n".join(f"{i:4}  {name}" for i, name in enumerate(names)))
+
+
+def _draw(
+    pipe: Pipeline, arguments: dict[str, Any], strip: bool
+) -> tuple[GenerationResult, list[list[Image.Image]] | None]:
+    """The result and, for a strip, what every picture looked like after each scale."""
+    growth: dict[int, list[Image.Image]] = {}
+    plan = arguments.get("plan")
+    scales = len((plan or pipe.model).schedule)
+    with progress("drawing", "scales") as step:
+        result = pipe(**arguments, callback_on_scale_end=_watcher(pipe, scales, step, growth if strip else None))
+    if not strip:
+        return result, None
+    return result, [list(row) for row in zip(*(growth[k] for k in sorted(growth)), strict=True)]
+
+
+def _watcher(
+    pipe: Pipeline, scales: int, step: Callable[[int, int], None], growth: dict[int, list[Image.Image]] | None
+) -> Callable[[ScaleEvent], None]:
+    """What happens after every scale: the bar moves, and the canvas is decoded if a strip was asked for."""
+    from nextscale.pipeline import decode, to_pil
+
+    def watch(event: ScaleEvent) -> None:
+        step(event.k + 1, scales)
+        if growth is not None:
+            growth.setdefault(event.k, []).extend(to_pil(decode(pipe.tokenizer, event.canvas)))
+
+    return watch
+
+
+def _write(
+    result: GenerationResult, growth: list[list[Image.Image]] | None, out: Path, grid: bool | None
+) -> dict[str, Any]:
+    """Save everything; returns the names of the files."""
+    from nextscale.pictures import factor_for, save_png
+    from nextscale.pictures import grid as lay_out
+    from nextscale.pictures import strip as lay_out_scales
+
+    written: dict[str, Any] = {"images": []}
+    for i, image in enumerate(result.images):
+        recipe = result.recipe_of(i)
+        path = save_png(image, out / f"{_file_name(recipe['class_label'])}-{recipe['seed']}.png", recipe)
+        written["images"].append({"file": str(path), "class": recipe["class_label"], "seed": recipe["seed"]})
+    factor = factor_for(result.images[0])
+    if grid or (grid is None and len(result.images) > 1):
+        page = lay_out(result.images, scale=factor, labels=result.recipe["class_labels"])
+        written["grid"] = str(save_png(page, out / "grid.png", result.recipe))
+    if growth is not None:
+        labels = [f"{h}x{w}" for h, w in (row.size for row in result.plan.rows)]
+        page = lay_out_scales(growth, labels, scale=factor)
+        written["strip"] = str(save_png(page, out / "strip.png", result.recipe))
+    return written
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", label).strip("-.") or "class"
+
+
+def _sentence(written: dict[str, Any], out: Path, seconds: float) -> str:
+    images = written["images"]
+    seeds = [image["seed"] for image in images]
+    if len(images) == 1:
+        parts = [f"{images[0]['file']}, seed {seeds[0]}"]
+    else:
+        parts = [f"{len(images)} pictures in {out}, seeds {min(seeds)} to {max(seeds)}"]
+    parts += [written[page] for page in ("grid", "strip") if page in written]
+    return "; ".join(parts) + f" ({seconds:.1f} s)"

@@ -1,0 +1,68 @@
+"""``nextscale info``: what a model is, without running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nextscale.cli.console import AsJson, answer, answer_json
+
+
+def info(
+    model: Annotated[str, typer.Argument(help="A bundled model or a checkpoint folder.")] = "emoji",
+    as_json: AsJson = False,
+) -> None:
+    """Say what a model is: its parts, sizes, classes, defaults and card."""
+    from nextscale.checkpoints.load import checkpoint_folder, revision
+    from nextscale.checkpoints.store import read_config
+
+    folder = checkpoint_folder(model)
+    config = read_config(folder)
+    card = folder / "README.md"
+    facts: dict[str, Any] = {
+        "name": config.get("name", folder.name),
+        "folder": str(folder),
+        "revision": revision(folder),
+        "format": config["format"],
+        "defaults": config.get("defaults", {}),
+        "components": {name: _component(folder, name, part) for name, part in config["components"].items()},
+    }
+    if as_json:
+        answer_json({**facts, "card": card.read_text(encoding="utf-8") if card.is_file() else None})
+        return
+    for name in ("name", "folder", "revision", "defaults"):
+        answer(f"{name:<10}{_plain(facts[name])}")
+    for name, part in facts["components"].items():
+        answer(
+            f"{name:<10}{part['type']}, {part['parameters'] / 1e6:.2f} million parameters, "
+            f"{part['bytes'] / 2**20:.1f} MiB"
+        )
+        for key, value in part["config"].items():
+            answer(f"{'':<10}  {key} {_plain(value)}")
+    if card.is_file():
+        answer("\n" + card.read_text(encoding="utf-8").strip())
+
+
+def _component(folder: Path, name: str, described: dict[str, Any]) -> dict[str, Any]:
+    """Type, configuration and size of one part; its weights are not read."""
+    from nextscale.checkpoints.store import build_component
+
+    module = build_component(described, f"{folder / 'config.json'}, {name}")
+    return {
+        "type": described["type"],
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "bytes": (folder / f"{name}.safetensors").stat().st_size,
+        "config": described["config"],
+    }
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items()) or "none"
+    if isinstance(value, list):
+        return (
+            " ".join(map(_plain, value)) if not any(isinstance(v, list) for v in value) else " ".join(map(str, value))
+        )
+    return str(value)

@@ -1,0 +1,96 @@
+"""``nextscale plan``: the table of a generation and what it will cost, before anything runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nextscale.cli.console import AsJson, Device, Dtype, answer, answer_json
+from nextscale.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from nextscale.plan import Plan
+    from nextscale.price import Price
+
+
+def plan(
+    model: Annotated[
+        str, typer.Argument(help="A bundled model, a checkpoint folder, or var-d12 to var-d36.")
+    ] = "emoji",
+    num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, help="Pictures drawn together.")] = 1,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=0, help="Classifier-free guidance; 1 switches it off and halves the work.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Above 0; lower draws likelier tokens.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="Draw from the k likeliest tokens; 0 is off.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Draw from the likeliest tokens of this probability; 0 is off.")
+    ] = None,
+    smooth: Annotated[bool, typer.Option("--smooth", help="Mix codes instead of drawing one per place.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Print what happens at every scale, with predicted FLOPs, memory bytes and shares; no weights are needed."""
+    from nextscale.device import choose_device, choose_dtype
+    from nextscale.plan import default_plan
+    from nextscale.price import price, table
+
+    number, _ = choose_dtype(dtype, choose_device(device)[0])
+    parts, defaults = _parts(model)
+    named = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    asked = {name: value for name, value in named.items() if value is not None}
+    rows = default_plan(parts["model"], **(defaults | asked | ({"smooth": True} if smooth else {})))
+    priced = price(rows, parts, num_images, number.itemsize)
+    told = {
+        "model": model,
+        "images": num_images,
+        "dtype": str(number).removeprefix("torch."),
+        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+    }
+    if as_json:
+        answer_json(told | _as_dict(rows, priced))
+    else:
+        answer(_heading(told, rows))
+        answer(table(rows, priced))
+
+
+def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A model's networks without weights, and its default sampling arguments."""
+    import torch
+
+    from nextscale.checkpoints.load import checkpoint_folder
+    from nextscale.checkpoints.store import build_component, read_config
+    from nextscale.models.var import VAR, VARConfig
+    from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
+
+    # Depth and pixels of the published VAR models, and the sampling they are evaluated with (cfg 1.5 is w = 2.5).
+    published = {f"var-d{depth}": (depth, 512 if depth == 36 else 256) for depth in (12, 16, 20, 24, 30, 36)}
+    if name in published:
+        config = VARConfig.published(*published[name])
+        with torch.device("meta"):
+            tokenizer = ResidualTokenizer(ResidualConfig(sizes=config.sizes))
+            return {"tokenizer": tokenizer, "model": VAR(config)}, {"guidance_scale": 2.5, "top_k": 900, "top_p": 0.96}
+    folder = checkpoint_folder(name)
+    described = read_config(folder)
+    parts = {part: build_component(entry, f"{folder}, {part}") for part, entry in described["components"].items()}
+    if "model" not in parts:
+        raise CheckpointError(f"{folder} holds {', '.join(parts) or 'nothing'} alone; expected a tokenizer and a model")
+    return parts, described.get("defaults", {})
+
+
+def _heading(told: dict[str, Any], rows: Plan) -> str:
+    sizes = ", ".join(f"{name} {count / 1e6:.1f} million" for name, count in told["parameters"].items())
+    return (
+        f"{told['model']}: {rows.schedule.tokens} tokens on {len(rows.rows)} scales, parameters: {sizes}; "
+        f"{told['images']} image{'s' if told['images'] > 1 else ''} in {told['dtype']}"
+    )
+
+
+def _as_dict(rows: Plan, priced: Price) -> dict[str, Any]:
+    lines = [
+        {"row": line.name, "flops": line.flops, "memory": line.memory, "share": line.flops / priced.flops}
+        for line in priced.lines
+    ]
+    return {"plan": rows.to_dict(), "rows": lines, "flops": priced.flops, "memory": priced.memory}

@@ -1,0 +1,105 @@
+"""How well a generator predicts the tokens of real pictures, scale by scale, with the coarser scales given.
+
+Shape letters: ``N`` images, ``B`` of one batch, ``L`` tokens of all scales, ``V`` codes, ``h w`` one token map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nextscale.errors import InputError
+from nextscale.evaluation.tokenizer import BATCH, Step, silent
+from nextscale.models.base import NextScaleModel
+from nextscale.scales import ScaleSchedule
+from nextscale.tokenizers.base import Tokenizer, inputs
+
+
+@dataclass(frozen=True)
+class Score:
+    """tokens: per image; loss: cross-entropy in nats per token; accuracy: share of tokens that were the likeliest."""
+
+    tokens: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A score over all tokens (every token weighs the same, so the last scales weigh most), and one per scale."""
+
+    total: Score
+    scales: tuple[Score, ...]
+
+    @classmethod
+    def of(cls, loss: Tensor, accuracy: Tensor, schedule: ScaleSchedule) -> Scores:
+        """From the mean loss and accuracy (L,) of every position."""
+
+        def score(part: slice) -> Score:
+            return Score(len(loss[part]), float(loss[part].mean()), float(accuracy[part].mean()))
+
+        return cls(score(slice(None)), tuple(score(schedule.slice(k)) for k in range(len(schedule))))
+
+
+def token_scores(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (B, L) in nats, and (B, L) bool: was the likeliest code the right one?
+
+    logits: (B, L, V); tokens: (B, L) int64.
+    """
+    loss = F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none")
+    return loss, logits.argmax(-1) == tokens
+
+
+# no_grad and not inference_mode: the attention mask made here is kept and may serve a training step later.
+@torch.no_grad()
+def score_generator(
+    model: NextScaleModel, tokenizer: Tokenizer, tokens: Sequence[Tensor], labels: Tensor, step: Step = silent
+) -> Scores:
+    """Scores of ``model`` (in evaluation mode) on images given as token maps; no label is dropped, nothing smoothed.
+
+    tokens: (N, h, w) int64, one per scale, as ``encode_all`` gives them; labels: (N,) int64, the model's class ids.
+    """
+    assert not model.training, "a model in training mode drops paths; call eval() first"
+    device, schedule = next(model.parameters()).device, model.schedule
+    loss = torch.zeros(schedule.tokens, dtype=torch.float64)
+    hits = torch.zeros_like(loss)
+    for start in range(0, len(labels), BATCH):
+        maps = [t[start : start + BATCH].to(device) for t in tokens]
+        with torch.autocast(device.type, enabled=False):
+            given = inputs(tokenizer, maps, schedule)
+        logits = model(given, model.condition(labels[start : start + BATCH].to(device)))
+        batch_loss, batch_hits = token_scores(logits, torch.cat([t.flatten(1) for t in maps], 1))
+        loss += batch_loss.cpu().double().sum(0)
+        hits += batch_hits.cpu().double().sum(0)
+        step(start + len(maps[0]), len(labels))
+    return Scores.of(loss / len(labels), hits / len(labels), schedule)
+
+
+def class_ids(classes: Sequence[str], known: Sequence[str]) -> Tensor:
+    """The model's id, (classes,) int64, of each of the data's ``classes``; ``known`` are the model's names in order.
+
+    Classes are matched by name; data may lack some of them. A model without names (they are "0", "1", ...) takes named
+    classes in their order if there are as many. Raises ``InputError`` naming the classes that the model does not know.
+    """
+    unknown = [name for name in classes if name not in known]
+    nameless = list(known) == [str(i) for i in range(len(known))]
+    if nameless and len(unknown) == len(classes) == len(known):
+        return torch.arange(len(known))
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        missing = [name for name in known if name not in classes]
+        lacks = f", and the data lack {', '.join(map(repr, missing[:3]))}" if missing else ""
+        raise InputError(
+            f"the model does not know the data's class {', '.join(map(repr, unknown[:3]))}{more}{lacks}; "
+            f"expected some of its {len(known)} classes"
+        )
+    return torch.tensor([list(known).index(name) for name in classes])
+
+
+def sample_rows(count: int, size: int) -> Tensor:
+    """``size`` of ``count`` rows (all if there are fewer), the same ones every time, in ascending order."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:size].sort().values

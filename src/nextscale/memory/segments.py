@@ -1,0 +1,55 @@
+"""What needs no memory: attention inside a scale, and the memories of teacher forcing, where all scales stand in one sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextscale.layers.attention import attend
+from nextscale.layers.slots import SlotSpec
+from nextscale.memory.mask import BlockCausalMask
+from nextscale.scales import ScaleSchedule
+
+
+class OwnScale:
+    """Every token sees its own scale and nothing else.
+
+    lengths: tokens of every scale in the sequence at hand, one attention call each; ``None``: the sequence is one scale.
+    """
+
+    def __init__(self, lengths: Sequence[int] | None = None) -> None:
+        self.lengths = lengths
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.lengths is None:
+            return attend(q, k, v)
+        scales = zip(*(x.split(list(self.lengths), 2) for x in (q, k, v)), strict=True)
+        return torch.cat([attend(*scale) for scale in scales], 2)
+
+
+class FromZero:
+    """The state of a scan over the whole sequence: zeros in front of it, and nobody reads what it leaves."""
+
+    @property
+    def state(self) -> None:
+        return None
+
+    @state.setter
+    def state(self, value: tuple[Tensor, ...]) -> None: ...
+
+
+class TeacherForcing:
+    """The slots of a forward pass over all scales of ``schedule`` at once; holds a mask where a mixer reads the past."""
+
+    def __init__(self, slots: Sequence[SlotSpec], schedule: ScaleSchedule, device: torch.device) -> None:
+        self.schedule = schedule
+        self._slots = slots
+        past = any(spec.reads == "past" for spec in slots)
+        mask = BlockCausalMask(schedule, device) if past else None
+        self._kinds = {"own": OwnScale(schedule.lengths), "past": mask, "state": FromZero()}
+
+    def slot(self, index: int) -> Any:
+        return self._kinds[self._slots[index].reads]

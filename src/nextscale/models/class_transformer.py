@@ -1,0 +1,128 @@
+"""What VAR and its descendants share outside their blocks: embeddings, the class condition, the head.
+
+Shape letters as in ``models/base.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nextscale.errors import InputError, PlanError
+from nextscale.layers.adaln import modulate
+from nextscale.models.base import Condition, NextScaleModel
+from nextscale.scales import ScaleSchedule, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassTransformerConfig:
+    """Sizes of a class-conditional next-scale transformer; the published ones are width = 64 depth, heads = depth.
+
+    classes: without the null class; codes, code_dim: the tokenizer's; sizes: the trained schedule; l2_norm: unit
+    queries and keys; drop_path: rate of the last block in training.
+    """
+
+    depth: int
+    width: int
+    heads: int
+    mlp_ratio: float = 4.0
+    classes: int = 1000
+    codes: int = 4096
+    code_dim: int = 32
+    sizes: tuple[Size, ...] = ScaleSchedule.preset("256").sizes
+    l2_norm: bool = True
+    norm_eps: float = 1e-6
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        ScaleSchedule(self.sizes)
+        if self.width % self.heads:
+            raise InputError(f"a width of {self.width} cannot be split into {self.heads} heads")
+
+    def drop_path_of(self, block: int) -> float:
+        """Rate of one block, growing linearly from 0."""
+        return self.drop_path * block / max(1, self.depth - 1)
+
+
+class ClassTransformer(NextScaleModel):
+    """Embeddings, condition and head. Features are class ids (B,) int64.
+
+    A subclass adds its blocks, then ``head_ada_lin`` and ``head_lin``, in this order, which is that of the parameters.
+    """
+
+    guidance = "ramp"
+    name: str
+    """What messages call the model."""
+    head_ada_lin: nn.Linear
+    head_lin: nn.Linear
+
+    def __init__(self, config: ClassTransformerConfig) -> None:
+        super().__init__()
+        c = config.width
+        self.config = config
+        self.schedule = ScaleSchedule(config.sizes)
+        self.null_class = config.classes
+        self.class_embedding = nn.Embedding(config.classes + 1, c)
+        self.pos_start = nn.Parameter(torch.zeros(self.schedule.lengths[0], c))
+        self.pos_embedding = nn.Parameter(torch.zeros(self.schedule.tokens, c))
+        self.level_embedding = nn.Parameter(torch.zeros(len(self.schedule), c))
+        self.word_embedding = nn.Linear(config.code_dim, c)
+
+    def check(self, schedule: ScaleSchedule) -> None:
+        if schedule.sizes != self.schedule.sizes[: len(schedule)]:
+            raise PlanError(
+                f"this {self.name} was trained on the scales {self.schedule} and cannot draw the scales {schedule}"
+            )
+
+    @abstractmethod
+    def modulation(self, activated: Tensor) -> tuple[Tensor, ...]:
+        """SiLU of the condition (R, C) to the modulation (R, 1, n, C) of every block."""
+
+    def condition(self, features: Tensor, branches: int = 1) -> Condition:
+        if branches not in (1, 2):
+            raise PlanError(f"{self.name} knows 1 branch (class) or 2 (class, null), not {branches}")
+        labels = features if branches == 1 else torch.cat([features, torch.full_like(features, self.null_class)])
+        vector = self.class_embedding(labels)
+        modulation = self.modulation(nn.functional.silu(vector))
+        return Condition(start=vector[:, None] + self.pos_start, vector=vector, modulation=modulation)
+
+    def embed(self, inputs: Tensor | None, k: int, condition: Condition) -> Tensor:
+        """Input of scale k: tokens (R, l, C) with their position and level."""
+        if inputs is None:
+            x = condition.start
+        else:
+            x = self.word_embedding(inputs.flatten(2).transpose(1, 2).to(self.word_embedding.weight.dtype))
+            x = x.repeat(condition.rows // x.shape[0], 1, 1)
+        return x + (self.pos_embedding[self.schedule.slice(k)] + self.level_embedding[k])
+
+    def head(self, hidden: Tensor, condition: Condition) -> Tensor:
+        scale, shift = self.head_ada_lin(nn.functional.silu(condition.vector))[:, None].chunk(2, -1)
+        return self.head_lin(modulate(hidden, scale, shift, self.config.norm_eps)).float()
+
+    def embed_flops(self, tokens: int, k: int, images: int) -> int:
+        """FLOPs of :meth:`embed` for ``tokens`` tokens of scale k."""
+        return 2 * images * tokens * self.config.code_dim * self.config.width if k else 0
+
+    def head_flops(self, tokens: int, rows: int) -> int:
+        c = self.config.width
+        return 2 * rows * (2 * c * c + tokens * c * self.config.codes)
+
+    @torch.no_grad()
+    def init_outside(self, head: float) -> None:
+        """The official initialisation of everything but what blocks add to it: every linear layer and embedding a
+        truncated normal of std sqrt(1 / 3C), the head times ``head``, its AdaLN halved, biases zero.
+        """
+        std = math.sqrt(1 / (3 * self.config.width))
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for embedding in (self.pos_start, self.pos_embedding, self.level_embedding):
+            nn.init.trunc_normal_(embedding, std=std)
+        self.head_lin.weight.mul_(head)
+        self.head_ada_lin.weight.mul_(0.5)

@@ -1,0 +1,142 @@
+"""Training a class-conditional VAR on the tokens of a frozen tokenizer.
+
+Loss: cross-entropy, the mean over all tokens of all scales. Every image is encoded once, before training.
+Shape letters: ``N`` images of the set, ``B`` batch, ``h w`` one token map, ``L`` tokens of all scales, ``V`` codes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from nextscale.conditions.classes import ClassVocabulary
+from nextscale.data.images import ImageData
+from nextscale.models.var import VAR, VARConfig
+from nextscale.pipeline import Pipeline
+from nextscale.tokenizers.base import Tokenizer, inputs
+from nextscale.training.objectives import Metrics, picture, to_signed
+from nextscale.training.recipe import VARRecipe
+
+Maps = list[Tensor]
+"""One token map (N, h, w) per scale."""
+
+ENCODED_AT_ONCE = 64
+VALIDATED_AT_ONCE = 64
+SAMPLES, SAMPLES_PER_ROW = 24, 12
+
+
+class VARObjective:
+    """See the module's docstring. ``tokenizer`` is frozen and belongs to the exported pipeline."""
+
+    def __init__(
+        self,
+        recipe: VARRecipe,
+        train: ImageData,
+        heldout: ImageData,
+        tokenizer: Tokenizer,
+        vocabulary: ClassVocabulary,
+        device: torch.device,
+        name: str = "unnamed",
+    ) -> None:
+        self.name = name
+        self.recipe, self.tokenizer, self.vocabulary, self.device = recipe, tokenizer.to(device), vocabulary, device
+        self.images = len(train)
+        model = recipe.model
+        self.module = VAR(var_config(recipe, tokenizer, len(vocabulary))).to(device)
+        self.module.init_weights(model.gamma, model.head)
+        self.plain = encode(tokenizer, train.images, device)
+        self.mirrored = encode(tokenizer, train.images.flip(-1), device) if recipe.data.flip else self.plain
+        self.labels = train.labels.to(device)
+        self.heldout, self.heldout_labels = encode(tokenizer, heldout.images, device), heldout.labels.to(device)
+
+    def begin(self, generator: torch.Generator) -> None:
+        """Nothing to prepare."""
+
+    def loss(self, model: nn.Module, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        turned = torch.rand(len(rows), generator=generator) < self.recipe.data.flip
+        dropped = torch.rand(len(rows), generator=generator) < self.recipe.loss.label_drop
+        rows, turned, dropped = rows.to(self.device), turned.to(self.device), dropped.to(self.device)
+        pairs = zip(self.plain, self.mirrored, strict=True)
+        tokens = [torch.where(turned[:, None, None], m[rows], p[rows]) for p, m in pairs]
+        labels = self.labels[rows].masked_fill(dropped, self.module.null_class)
+        logits, targets = self._logits(model, self.module, tokens, labels)
+        smoothing = self.recipe.loss.label_smoothing
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), label_smoothing=smoothing)
+        return loss, {"accuracy": (logits.detach().argmax(-1) == targets).float().mean()}
+
+    def after_step(self, optimizer: torch.optim.Optimizer, average: nn.Module, generator: torch.Generator) -> Metrics:
+        return {}
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module) -> Metrics:
+        """Cross-entropy and accuracy on the held-out images with their labels, per scale and over all tokens."""
+        assert isinstance(module, VAR)
+        losses, hits = [], []
+        for part in torch.arange(len(self.heldout_labels), device=self.device).split(VALIDATED_AT_ONCE):
+            tokens = [t[part] for t in self.heldout]
+            logits, targets = self._logits(module, module, tokens, self.heldout_labels[part])
+            losses.append(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets))
+            hits.append((logits.argmax(-1) == targets).float())
+        loss, hit = torch.cat(losses).mean(0), torch.cat(hits).mean(0)
+        metrics = {"loss": float(loss.mean()), "accuracy": float(hit.mean())}
+        for k in range(len(module.schedule)):
+            place = module.schedule.slice(k)
+            metrics |= {f"loss_{k}": float(loss[place].mean()), f"accuracy_{k}": float(hit[place].mean())}
+        return metrics
+
+    def sample(self, module: nn.Module) -> Image.Image:
+        """One image of each of up to 24 classes, spread over all of them; image i has seed i."""
+        count = min(SAMPLES, len(self.vocabulary))
+        labels = torch.linspace(0, len(self.vocabulary) - 1, count).long().tolist()
+        result = self._pipeline(module)(class_labels=labels, seed=0, output_type="pt")
+        return picture(list((result.images * 2 - 1).split(SAMPLES_PER_ROW)))
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing beside the weights."""
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        self._pipeline(module).save_pretrained(folder)
+
+    def _pipeline(self, module: nn.Module) -> Pipeline:
+        assert isinstance(module, VAR)
+        defaults = self.recipe.sampling.model_dump()
+        return Pipeline(self.tokenizer, module, self.vocabulary, name=self.name, defaults=defaults)
+
+    def _logits(self, model: nn.Module, raw: VAR, tokens: Maps, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, L, V) float32 and targets (B, L). ``model`` is ``raw`` as the engine has wrapped it."""
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            seen = inputs(self.tokenizer, tokens)
+        logits = model(seen, raw.condition(labels))
+        return logits.float(), torch.cat([t.flatten(1) for t in tokens], 1)
+
+
+def var_config(recipe: VARRecipe, tokenizer: Tokenizer, classes: int) -> VARConfig:
+    """The sizes of the recipe, completed by those of the tokenizer and the data."""
+    model = recipe.model
+    return VARConfig(
+        depth=model.depth,
+        width=model.width or 64 * model.depth,
+        heads=model.heads or model.depth,
+        mlp_ratio=model.mlp_ratio,
+        classes=classes,
+        codes=tokenizer.code_count,
+        code_dim=tokenizer.code_dim,
+        sizes=tokenizer.schedule.sizes,
+        shared_adaln=model.shared_adaln,
+        l2_norm=model.l2_norm,
+        drop_path=model.drop_path,
+    )
+
+
+@torch.no_grad()
+def encode(tokenizer: Tokenizer, images: Tensor, device: torch.device) -> Maps:
+    """Token maps of uint8 images (N, 3, H, W), in float32 whatever the precision of training."""
+    parts = [tokenizer.encode(tokenizer.latent(to_signed(part, device))) for part in images.split(ENCODED_AT_ONCE)]
+    return [torch.cat(maps) for maps in zip(*parts, strict=True)]

@@ -1,0 +1,56 @@
+"""Verify vector files of any system: read, compute with the system's own module, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+
+from nextscale.errors import NextscaleError
+from nextscale.verification.report import Checks, FileReport
+from nextscale.verification.vectors import VectorFile, read_vectors
+
+SYSTEMS = {
+    "var": "nextscale.verification.var",
+}
+"""A system's name in a file's metadata to the module whose ``KINDS`` maps a kind of file to what computes its outputs."""
+
+
+def verify_files(paths: Iterable[Path]) -> list[FileReport]:
+    """Verify every file; what cannot be read, is unknown or fails on the way becomes a report that is not ok, with the reason."""
+    return [verify_file(Path(path)) for path in paths]
+
+
+def verify_file(path: Path) -> FileReport:
+    """Verify one vector file."""
+    report = FileReport(str(path))
+    try:
+        file = read_vectors(path)
+    except NextscaleError as error:
+        report.reason = str(error)
+        return report
+    report.system, report.kind, report.case = file.system, file.kind, file.case
+    checks = Checks(file.outputs, file.tolerance)
+    report.reason = _carry_out(file, checks)
+    report.rows, report.notes = checks.rows, checks.notes
+    report.unchecked = [f"out/{name}" for name in checks.unchecked] + list(file.strays)
+    if not file.outputs and not report.reason:
+        report.reason = "the file has no outputs to check"
+    return report
+
+
+def _carry_out(file: VectorFile, checks: Checks) -> str:
+    """Compute and compare everything; returns why that was not possible, or nothing."""
+    if file.system not in SYSTEMS:
+        return f"unknown system {file.system!r}; this version knows {', '.join(SYSTEMS)}"
+    kinds = import_module(SYSTEMS[file.system]).KINDS
+    if file.kind not in kinds:
+        return f"unknown kind {file.kind!r} of {file.system}; this version knows {', '.join(kinds)}"
+    try:
+        kinds[file.kind](file, checks)
+    except NextscaleError as error:
+        return str(error)
+    except Exception as error:  # A damaged file can break any computation, and the files after it are still to be verified.
+        text = " ".join(str(error).split())
+        return f"the computation broke off: {type(error).__name__}: {text[:300]}"
+    return ""

@@ -1,0 +1,57 @@
+"""A tiny model with random weights in a checkpoint folder, and the command line called in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nextscale.cli.main import main
+from nextscale.conditions.classes import ClassVocabulary, Thing
+from tests.makers import tiny_pipeline
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command ended: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def nextscale(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Runs ``nextscale WORDS...`` through ``main`` in a fresh folder, as a shell would."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NEXTSCALE_DEBUG", raising=False)
+
+    def run(*words: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["nextscale", *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        code = stop.value.code
+        return Answer(code if isinstance(code, int) else 0, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with random weights that draws 16x16 pictures of five classes on four scales."""
+    pipe = tiny_pipeline()
+    things = (Thing("grinning cat", 0, ("smile",)), Thing("red apple", 2, ("fruit",)))
+    pipe.vocabulary = ClassVocabulary(("cat-face", "animal-bird", "food-fruit", "flag", "tool"), things)
+    pipe.card = "# tiny\n\nA model for tests."
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    pipe.save_pretrained(folder)
+    return folder

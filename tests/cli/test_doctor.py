@@ -1,0 +1,69 @@
+"""``nextscale doctor`` finds what is broken, in a process with a really broken environment, and names the repair."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def doctor(*words: str, **environment: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "nextscale", "doctor", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+def examine(**environment: str) -> tuple[int, dict[str, Any]]:
+    code, out = doctor("--json", **environment)
+    return code, json.loads(out)
+
+
+def test_the_environment_is_told(tmp_path: Path) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("")
+    code, out = doctor(NEXTSCALE_CACHE=str(tmp_path), PYTHONPATH=str(tmp_path))
+    assert code == (1 if "broken:" in out else 0)
+    for words in (torch.__version__, sys.executable, "threads", "auto dtype", f"{tmp_path} (writable)", "(not needed)"):
+        assert words in out
+    # What is broken and what repairs it come in pairs; where the bundled model is there, this environment is sound.
+    assert out.count("broken:") == out.count("repair:")
+    assert "broken: torchvision" not in out  # one that can be imported is left in peace
+
+
+def test_a_broken_torchvision_is_found_and_can_be_repaired(tmp_path: Path) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    code, told = examine(PYTHONPATH=str(tmp_path))
+    assert code == 1
+    (problem,) = [problem for problem in told["problems"] if "torchvision" in problem["what"]]
+    assert "operator torchvision::nms does not exist" in problem["what"]
+    assert problem["repair"] == f"{sys.executable} -m pip uninstall -y torchvision"
+
+
+def test_a_package_of_the_wrong_version_and_a_broken_cache_are_found(tmp_path: Path) -> None:
+    # A second PyYAML, earlier on the path, that says it is of another version.
+    (tmp_path / "pyyaml-1.0.dist-info").mkdir()
+    (tmp_path / "pyyaml-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: PyYAML\nVersion: 1.0\n")
+    (tmp_path / "cache").write_text("a file, not a folder")
+    code, told = examine(PYTHONPATH=str(tmp_path), NEXTSCALE_CACHE=str(tmp_path / "cache"))
+    assert code == 1
+    assert told["packages"]["pyyaml"] == "1.0"
+    what = {problem["what"]: problem["repair"] for problem in told["problems"]}
+    assert what["pyyaml is 1.0; expected >=6.0"].endswith('-m pip install "pyyaml>=6.0"')
+    assert [repair for text, repair in what.items() if "cache folder" in text] == [
+        "export NEXTSCALE_CACHE=$HOME/nextscale-cache"
+    ]

@@ -1,0 +1,105 @@
+"""``nextscale evaluate`` on a tiny model and real files: its answer, its JSON, and its one sentence when it cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nextscale.checkpoints.store import save_checkpoint
+from tests.cli.conftest import Command
+from tests.evaluation.conftest import draw_folder
+from tests.makers import tiny_tokenizer
+
+CLASSES = ("cat-face", "animal-bird", "food-fruit", "flag", "tool")  # those of ``tiny_model``
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("pictures"), CLASSES)
+
+
+def test_the_answer_has_tables_bars_and_settings(nextscale: Command, tiny_model: Path, pictures: Path) -> None:
+    done = nextscale("evaluate", tiny_model, "--data", pictures, "--device", "cpu", "--dtype", "float32")
+    assert done.code == 0, done.err
+    for words in (
+        "Reconstruction",
+        "Codebook: 48 codes",
+        "Generator",
+        "heldout: 10 images",
+        "train: 15 images",
+        "miss",
+    ):
+        assert words in done.out
+    assert done.err == "tiny on cpu (as asked) in float32 (as asked)\n"
+
+
+def test_json_has_the_same(nextscale: Command, tiny_model: Path, pictures: Path) -> None:
+    words = ("evaluate", tiny_model, "--data", pictures, "--device", "cpu", "--dtype", "bfloat16", "--json")
+    told = json.loads(nextscale(*words).out)
+    assert told["settings"]["dtype"] == "bfloat16"
+    assert len(told["settings"]["revision"]) == 12
+    assert told["tokenizer"]["source"]["images"] == told["generator"]["train_source"]["images"] == 10
+    assert [score["tokens"] for score in told["generator"]["scores"]["scales"]] == [1, 4, 9, 16]
+    again = json.loads(nextscale(*words).out)
+    for part in ("psnr_by_scale", "use"):
+        assert again["tokenizer"][part] == told["tokenizer"][part]
+    assert again["generator"]["scores"] == told["generator"]["scores"]
+
+
+def test_a_checkpoint_of_a_tokenizer_alone(nextscale: Command, pictures: Path, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "export", {"tokenizer": tiny_tokenizer()})
+    done = nextscale("evaluate", "export", "--data", pictures, "--split", "train", "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert told["generator"] is None
+    assert told["tokenizer"]["source"]["images"] == 15
+    assert "a tokenizer alone" in done.err
+
+
+def test_damaged_images_are_mentioned(nextscale: Command, tiny_model: Path, tmp_path: Path) -> None:
+    folder = draw_folder(tmp_path / "data", CLASSES)
+    (folder / "val" / "flag" / "0.png").write_bytes(b"no picture")
+    done = nextscale("evaluate", tiny_model, "--data", folder, "--json")
+    assert done.code == 0, done.err
+    assert "1 of 10 images cannot be read" in done.err
+    assert json.loads(done.out)["settings"]["unreadable"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--data", "none"), "the data folder none does not exist"),
+        (("--split", "test"), "there is no split 'test'; expected one of train, heldout, all"),
+        (("--device", "gpu"), "there is no device 'gpu'"),
+        (("--dtype", "int8"), "there is no dtype 'int8'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(
+    nextscale: Command, tiny_model: Path, pictures: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    done = nextscale("evaluate", tiny_model, "--data", pictures, *words)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"nextscale: {sentence}")
+    assert done.err.count("\n") == 1
+
+
+def test_what_does_not_fit_the_model_is_refused(
+    nextscale: Command, tiny_model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    draw_folder(tmp_path / "planets", ("cat-face", "planet"))
+    draw_folder(tmp_path / "small", CLASSES, side=8)
+    for data, sentence in (("planets", "does not know the data's class 'planet'"), ("small", "smaller than 16 pixels")):
+        done = nextscale("evaluate", tiny_model, "--data", data)
+        assert (done.code, done.out) == (2, "")
+        assert sentence in done.err
+    done = nextscale("evaluate", "nonsense", "--data", pictures)
+    assert (done.code, done.out) == (2, "")
+    assert "no model 'nonsense'" in done.err
+
+
+def test_data_must_be_named(nextscale: Command, tiny_model: Path) -> None:
+    done = nextscale("evaluate", tiny_model)
+    assert done.code == 2
+    assert "--data" in done.err

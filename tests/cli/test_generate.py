@@ -1,0 +1,192 @@
+"""``nextscale generate`` writes what it says, repeats what a recipe says, and refuses the rest in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nextscale.pictures import open_picture, read_recipe, save_png
+from tests.cli.conftest import Answer, Command
+
+
+def pixels(path: Path | str) -> bytes:
+    return open_picture(path).tobytes()
+
+
+def refused(answer: Answer, *expected: str) -> None:
+    """Exit code 2, one sentence on standard error that says what is expected, nothing on standard output."""
+    assert answer.code == 2, answer
+    assert answer.out == ""
+    sentence = [line for line in answer.err.splitlines() if line.startswith("nextscale: ")]
+    assert len(sentence) == 1, answer.err
+    for words in expected:
+        assert words in sentence[0], sentence[0]
+
+
+def test_pictures_grid_and_strip_are_written(nextscale: Command, tiny_model: Path) -> None:
+    done = nextscale(
+        "generate", "-c", "cat-face", "-c", 2, "-n", 2, "--seed", 5, "--model", tiny_model, "--strip", "-o", "a/b"
+    )
+    assert done.code == 0, done.err
+    names = sorted(path.name for path in Path("a/b").iterdir())
+    pictures = ["cat-face-5.png", "cat-face-6.png", "food-fruit-7.png", "food-fruit-8.png"]
+    assert names == sorted([*pictures, "grid.png", "strip.png"])
+    assert {open_picture(f"a/b/{name}").size for name in pictures} == {(16, 16)}
+    assert len({pixels(f"a/b/{name}") for name in pictures}) == 4
+    strip = open_picture("a/b/strip.png")
+    assert strip.width > 4 * 64  # four scales, four rows, enlarged four times
+    assert strip.height > 4 * 64
+    assert "4 pictures in a/b, seeds 5 to 8; a/b/grid.png; a/b/strip.png" in done.out
+    assert "tiny on cpu" in done.err
+
+
+def test_the_last_column_of_a_strip_is_the_picture(nextscale: Command, tiny_model: Path) -> None:
+    nextscale("generate", "-c", 0, "--seed", 1, "--model", tiny_model, "--strip", "--dtype", "float32")
+    strip, picture = open_picture("out/strip.png"), open_picture("out/cat-face-1.png")
+    last = picture.resize((64, 64), Image.Resampling.LANCZOS)
+    left = strip.width - 64 - 8
+    assert strip.crop((left, 8, left + 64, 72)).tobytes() == last.tobytes()
+    assert strip.crop((8, 8, 72, 72)).tobytes() != last.tobytes()
+
+
+def test_one_picture_has_no_grid_unless_asked(nextscale: Command, tiny_model: Path) -> None:
+    nextscale("generate", "-c", 0, "--seed", 1, "--model", tiny_model)
+    assert [path.name for path in Path("out").iterdir()] == ["cat-face-1.png"]
+    nextscale("generate", "-c", 0, "--seed", 1, "--model", tiny_model, "--grid")
+    assert Path("out/grid.png").is_file()
+
+
+def test_plain_words_find_their_class_and_say_so(nextscale: Command, tiny_model: Path) -> None:
+    done = nextscale("generate", "grinning", "cat", "--model", tiny_model)
+    assert done.code == 0
+    assert "'grinning cat' is drawn as cat-face" in done.err
+    assert [path.name.rpartition("-")[0] for path in Path("out").iterdir()] == ["cat-face"]
+
+
+def test_json_names_the_files_and_the_recipe(nextscale: Command, tiny_model: Path) -> None:
+    done = nextscale("generate", "-c", 1, "-n", 2, "--seed", 3, "--model", tiny_model, "--top-k", 4, "--json")
+    told = json.loads(done.out)
+    assert [(image["class"], image["seed"]) for image in told["images"]] == [("animal-bird", 3), ("animal-bird", 4)]
+    assert all(Path(image["file"]).is_file() for image in told["images"])
+    assert Path(told["grid"]).is_file()
+    assert told["recipe"]["plan"]["rows"][0]["top_k"] == 4
+
+
+def test_a_picture_is_repeated_from_its_recipe(nextscale: Command, tiny_model: Path) -> None:
+    wanted = ["-c", 0, "-n", 3, "--seed", 2, "--model", tiny_model, "--dtype", "float32", "--temperature", 1.3]
+    nextscale("generate", *wanted, "--guidance-scale", 2, "--top-p", 0.9, "-o", "first")
+    done = nextscale("generate", "--like", "first/cat-face-4.png", "--model", tiny_model, "-o", "second")
+    assert done.code == 0, done.err
+    assert "will differ" not in done.err
+    assert [path.name for path in Path("second").iterdir()] == ["cat-face-4.png"]
+    assert pixels("second/cat-face-4.png") == pixels("first/cat-face-4.png")
+    assert read_recipe("second/cat-face-4.png") == read_recipe("first/cat-face-4.png")
+
+
+def test_a_grid_is_repeated_from_its_recipe(nextscale: Command, tiny_model: Path) -> None:
+    nextscale("generate", "-c", 0, "-c", 2, "-n", 2, "--seed", 2, "--model", tiny_model, "-o", "first")
+    nextscale("generate", "--like", "first/grid.png", "--model", tiny_model, "-o", "second")
+    for name in ("grid.png", "cat-face-2.png", "food-fruit-5.png"):
+        assert pixels(f"second/{name}") == pixels(f"first/{name}")
+
+
+def test_another_seed_draws_another_picture(nextscale: Command, tiny_model: Path) -> None:
+    for seed in (1, 2):
+        nextscale("generate", "-c", 0, "--seed", seed, "--model", tiny_model)
+    assert pixels("out/cat-face-1.png") != pixels("out/cat-face-2.png")
+
+
+def test_a_recipe_of_another_revision_is_repeated_with_a_warning(nextscale: Command, tiny_model: Path) -> None:
+    nextscale("generate", "-c", 0, "--seed", 1, "--model", tiny_model)
+    recipe = read_recipe("out/cat-face-1.png") | {"revision": "0123"}
+    save_png(open_picture("out/cat-face-1.png"), "old.png", recipe)
+    done = nextscale("generate", "--like", "old.png", "--model", tiny_model)
+    assert done.code == 0
+    assert "drawn by revision 0123" in done.err
+
+
+def test_classes_are_listed(nextscale: Command, tiny_model: Path) -> None:
+    done = nextscale("generate", "--list-classes", "--model", tiny_model)
+    assert [line.split() for line in done.out.splitlines()][:2] == [["0", "cat-face"], ["1", "animal-bird"]]
+    assert json.loads(nextscale("generate", "--list-classes", "--model", tiny_model, "--json").out)[2] == "food-fruit"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["-c", "cat-fase"], ["'cat-fase'", "did you mean 'cat-face'"]),
+        (["-c", "7"], ["class id 7", "0 to 4"]),
+        (["-c", "-1"], ["class id -1"]),
+        (["qwertz"], ["'qwertz'"]),
+        ([], ["nothing to draw", "--class"]),
+        (["cat", "-c", "cat-face"], ["both given"]),
+        (["-c", "0", "--temperature", "0"], ["temperature is 0", "top_k=1"]),
+        (["-c", "0", "--device", "gpu"], ["no device 'gpu'"]),
+        (["-c", "0", "--device", "cuda:99"], ["CUDA devices"]),
+        (["-c", "0", "--dtype", "int8"], ["no dtype 'int8'"]),
+        (["--like", "none.png"], ["there is no file none.png"]),
+        (["-c", "0", "--like", "none.png"], ["leave --class out"]),
+        (["-c", "0", "--seed", str(2**63)], ["seed"]),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(
+    nextscale: Command, tiny_model: Path, words: list[str], expected: list[str]
+) -> None:
+    refused(nextscale("generate", *words, "--model", tiny_model, "-o", "new"), *expected)
+    assert not Path("new").exists()
+
+
+@pytest.mark.parametrize(
+    "option", [["-n", "0"], ["--top-k", "-1"], ["--top-p", "1.5"], ["--seed", "x"], ["--nonsense"]]
+)
+def test_options_out_of_range_are_refused_before_anything_is_loaded(nextscale: Command, option: list[str]) -> None:
+    done = nextscale("generate", "-c", "0", *option)
+    assert done.code == 2
+    assert option[0].lstrip("-") in done.err or "num-images" in done.err
+
+
+def test_an_unknown_model_is_refused(nextscale: Command) -> None:
+    refused(nextscale("generate", "cat", "--model", "nonsense"), "no model 'nonsense'")
+
+
+def test_an_output_folder_that_is_a_file_is_refused(nextscale: Command, tiny_model: Path) -> None:
+    Path("taken").write_text("")
+    for out in ("taken", "taken/below"):
+        refused(nextscale("generate", "-c", 0, "--model", tiny_model, "-o", out), "taken is a file")
+
+
+def recipes() -> list[tuple[dict[str, object], str]]:
+    good: dict[str, object] = {
+        "model": "tiny",
+        "dtype": "float32",
+        "class_label": "cat-face",
+        "seed": 1,
+        "plan": {"rows": [{"size": [1, 1]}]},
+    }
+    return [
+        ({name: value for name, value in good.items() if name != "plan"}, "no 'plan'"),
+        (good | {"plan": {"rows": [{"size": [1, 1], "nonsense": 1}]}}, "columns"),
+        (good | {"plan": {"rows": [{"size": [3, 3]}]}}, "3"),
+        (good | {"plan": {"rows": [{"size": "x"}]}}, "plan"),
+        (good | {"plan": {"rows": ["x"]}}, "plan"),
+        (good | {"plan": {"rows": [{"size": [1, 1], "temperature": "hot"}]}}, "plan"),
+        (good | {"plan": "x"}, "plan"),
+        (good | {"class_label": "dog"}, "'dog'"),
+        (good | {"seed": "x"}, "seed"),
+        (good | {"seed": None}, "seed"),
+        (good | {"dtype": 3}, "dtype 3"),
+        (good | {"model": []}, "model []"),
+        (good | {"not_repeatable": "a part without a name"}, "a part without a name"),
+    ]
+
+
+@pytest.mark.parametrize(("recipe", "expected"), recipes(), ids=lambda case: case if isinstance(case, str) else "")
+def test_a_recipe_that_was_tampered_with_is_refused(
+    nextscale: Command, tiny_model: Path, recipe: dict[str, object], expected: str
+) -> None:
+    save_png(Image.new("RGB", (16, 16)), "odd.png", recipe)
+    refused(nextscale("generate", "--like", "odd.png", "--model", tiny_model), expected)
+    assert not Path("out").exists()

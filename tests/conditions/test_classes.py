@@ -1,0 +1,170 @@
+"""Words find the class a person means, ids and names are checked, and a vocabulary survives being saved."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nextscale.conditions.classes import ClassVocabulary, Thing
+from nextscale.errors import CheckpointError, InputError
+
+NAMES = (
+    "face-smiling",
+    "cat-face",
+    "animal-mammal",
+    "food-fruit",
+    "plant-flower",
+    "dishware",
+    "person-role",
+    "transport",
+)
+RECORDS: list[dict[str, Any]] = [
+    {"name": "grinning face", "class": "face-smiling", "keywords": ["happy", "smile"], "tones": []},
+    {"name": "grinning cat", "class": "cat-face", "keywords": ["animal", "cat", "smile"], "tones": []},
+    {"name": "cat", "class": "animal-mammal", "keywords": ["animal", "pet"], "tones": []},
+    {"name": "mouse", "class": "animal-mammal", "keywords": ["animal"], "tones": []},
+    {"name": "red apple", "class": "food-fruit", "keywords": ["fruit", "red"], "tones": []},
+    {"name": "rose", "class": "plant-flower", "keywords": ["flower", "red"], "tones": []},
+    {"name": "teacup", "class": "dishware", "keywords": ["cup", "drink"], "tones": []},
+    {"name": "knife", "class": "dishware", "keywords": [], "tones": []},
+    {"name": "health worker", "class": "person-role", "keywords": ["doctor"], "tones": [], "gender": None},
+    {"name": "woman health worker", "class": "person-role", "keywords": ["doctor"], "tones": [], "gender": "female"},
+    {"name": "woman health worker: dark", "class": "person-role", "keywords": ["doctor"], "tones": [5]},
+    {"name": "grinning cat", "class": "cat-face", "keywords": ["another style"], "tones": []},
+    {"name": "railway car", "class": "transport", "keywords": ["fast"], "tones": []},
+    {"name": "sprinter", "class": "person-role", "keywords": ["fast"], "tones": []},
+    {"name": "piñata", "class": "food-fruit", "keywords": [], "tones": []},
+]
+
+
+@pytest.fixture
+def vocabulary() -> ClassVocabulary:
+    return ClassVocabulary.from_records(NAMES, RECORDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "class_name", "because"),
+    [
+        ("cat-face", "cat-face", "the class"),
+        ("Cat Face", "cat-face", "the class"),
+        ("grinning cat", "cat-face", "the name 'grinning cat'"),
+        ("Grinning Cats", "cat-face", "the name 'grinning cat'"),
+        ("cat", "animal-mammal", "the name 'cat'"),
+        ("mice", "animal-mammal", "the name 'mouse'"),
+        ("roses", "plant-flower", "the name 'rose'"),
+        ("knives", "dishware", "the name 'knife'"),
+        ("pinata", "food-fruit", "the name 'piñata'"),
+        ("a smiling cat", "animal-mammal", "'cat' in the name 'cat'"),
+        ("mammals", "animal-mammal", "in the class 'animal-mammal'"),
+        ("female doctor", "person-role", "the keywords of 'woman health worker'"),
+        ("a fast car", "transport", "'car' in the name 'railway car', 'fast' in its keywords"),
+        ("an apple for the doctor", "food-fruit", "'apple' in the name 'red apple'"),
+        ("apple, zzz", "food-fruit", "'apple'"),
+    ],
+)
+def test_words_find_a_class(vocabulary: ClassVocabulary, words: str, class_name: str, because: str) -> None:
+    match = vocabulary.find(words)
+    assert match.class_name == class_name
+    assert vocabulary.names[match.class_id] == class_name
+    assert because in match.reason
+
+
+def test_a_tie_goes_to_the_first_and_the_rest_are_alternatives(vocabulary: ClassVocabulary) -> None:
+    match = vocabulary.find("red")
+    assert match.class_name == "food-fruit"  # in the name, where the rose has it among its keywords
+    assert match.alternatives == ("plant-flower",)
+    match = vocabulary.find("smile")
+    assert match.class_name == "face-smiling"
+    assert match.alternatives == ("cat-face",)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("teecup", "no class is known for 'teecup'; did you mean 'teacup'?"),
+        ("zzzzz", "no class is known for 'zzzzz'; try another word, or one of the 8 class names"),
+        ("  ", "holds no word; expected a class name or plain words"),
+    ],
+)
+def test_words_that_find_nothing(vocabulary: ClassVocabulary, words: str, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        vocabulary.find(words)
+    assert sentence in str(caught.value)
+
+
+def test_labels_are_names_or_ids(vocabulary: ClassVocabulary) -> None:
+    assert vocabulary.ids(["cat-face", 0, "7", "animal-mammal"]) == [1, 0, 7, 2]
+    assert vocabulary.ids([]) == []
+
+
+@pytest.mark.parametrize(
+    ("label", "sentence"),
+    [
+        ("animal-mamal", "there is no class 'animal-mamal'; did you mean 'animal-mammal'?"),
+        ("?", "there is no class '?'; expected one of 8 names such as 'face-smiling'"),
+        (8, "class id 8 is out of range; expected 0 to 7"),
+        (-1, "class id -1 is out of range; expected 0 to 7"),
+        ("-1", "class id -1 is out of range; expected 0 to 7"),
+        (True, "a class label is True; expected a name or an id from 0 to 7"),
+        (1.0, "a class label is 1.0; expected a name or an id from 0 to 7"),
+    ],
+)
+def test_labels_that_are_none(vocabulary: ClassVocabulary, label: Any, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        vocabulary.ids([0, label])
+    assert str(caught.value) == sentence
+
+
+def test_variants_and_repeated_names_are_left_out(vocabulary: ClassVocabulary) -> None:
+    assert len(vocabulary.things) == len(RECORDS) - 2
+
+
+def test_a_saved_vocabulary_is_the_same(vocabulary: ClassVocabulary) -> None:
+    saved = json.loads(json.dumps(vocabulary.to_dict()))
+    assert ClassVocabulary.from_dict(saved) == vocabulary
+    assert ClassVocabulary.from_dict({"names": ["a"]}) == ClassVocabulary(("a",))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        [],
+        {"names": ["a"], "extra": 1},
+        {"names": ["a", "a"]},
+        {"names": []},
+        {"names": 3},
+        {"names": ["a"], "things": [["x", 1, ""]]},
+        {"names": ["a"], "things": [["x", 0]]},
+        {"names": ["a"], "things": [["x", 0, 5]]},
+    ],
+)
+def test_damaged_vocabularies(data: Any) -> None:
+    with pytest.raises(CheckpointError, match="vocabulary"):
+        ClassVocabulary.from_dict(data)
+
+
+def answer(vocabulary: ClassVocabulary, text: str) -> str:
+    try:
+        return vocabulary.find(text).reason
+    except InputError as error:
+        return str(error)
+
+
+WHOLE = ClassVocabulary.from_records(NAMES, RECORDS)
+
+
+@given(st.text(max_size=40))
+def test_any_text_gets_a_reason_or_a_sentence_of_one_line(text: str) -> None:
+    assert len(answer(WHOLE, text).splitlines()) == 1
+
+
+def test_every_thing_is_found_by_its_own_name() -> None:
+    names = ("a", "b")
+    things = (Thing("houses", 0), Thing("house", 1), Thing("bus", 0), Thing("bus stop", 1))
+    vocabulary = ClassVocabulary(names, things)
+    assert [vocabulary.find(thing.name).class_id for thing in things] == [0, 1, 0, 1]

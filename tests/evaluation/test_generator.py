@@ -1,0 +1,138 @@
+"""Losses and accuracies obey their closed forms, add up, and are those of the model's own forward pass."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nextscale.errors import InputError
+from nextscale.evaluation.generator import Scores, class_ids, sample_rows, score_generator, token_scores
+from nextscale.evaluation.tokenizer import BATCH
+from nextscale.scales import ScaleSchedule
+from nextscale.tokenizers.base import inputs
+from tests.makers import CLASSES, CODES, SIZES, tiny_tokenizer, tiny_var
+
+LENGTHS = [h * w for h, w in SIZES]
+
+
+def some_tokens(count: int) -> tuple[list[Tensor], Tensor]:
+    """Random token maps and labels."""
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randint(CODES, (count, h, w), generator=generator) for h, w in SIZES]
+    return maps, torch.randint(CLASSES, (count,), generator=generator)
+
+
+@given(st.integers(2, 200), st.floats(-50, 50))
+def test_uniform_logits_have_the_loss_ln_v(codes: int, level: float) -> None:
+    tokens = torch.arange(6).view(2, 3) % codes
+    loss, _ = token_scores(torch.full((2, 3, codes), level), tokens)
+    assert loss.flatten().tolist() == pytest.approx([math.log(codes)] * 6, rel=1e-4)
+
+
+def test_a_sure_prediction_scores_by_whether_it_is_right() -> None:
+    tokens = torch.tensor([[3, 1, 0]])
+    loss, right = token_scores(1000.0 * F.one_hot(torch.tensor([[3, 1, 2]]), 4), tokens)
+    assert loss.tolist() == [[0, 0, 1000]]
+    assert right.tolist() == [[True, True, False]]
+
+
+@given(st.lists(st.floats(0, 20), min_size=14, max_size=14), st.lists(st.floats(0, 1), min_size=14, max_size=14))
+def test_scales_weighted_by_their_tokens_average_to_the_total(loss: list[float], accuracy: list[float]) -> None:
+    schedule = ScaleSchedule.of([1, 2, 3])
+    scores = Scores.of(torch.tensor(loss).double(), torch.tensor(accuracy).double(), schedule)
+    assert [score.tokens for score in scores.scales] == [1, 4, 9]
+    assert scores.total.tokens == 14
+    for name in ("loss", "accuracy"):
+        weighted = sum(score.tokens * getattr(score, name) for score in scores.scales) / 14
+        assert getattr(scores.total, name) == pytest.approx(weighted)
+
+
+def test_scores_are_those_of_one_forward_pass_over_all_images() -> None:
+    """More images than a batch holds, and a number that is no multiple of it: the mean is still over all tokens."""
+    model, tokenizer, (maps, labels) = tiny_var(), tiny_tokenizer(), some_tokens(BATCH + 5)
+    logits = model(inputs(tokenizer, maps), model.condition(labels))
+    targets = torch.cat([t.flatten(1) for t in maps], 1)
+    scores = score_generator(model, tokenizer, maps, labels)
+    assert scores.total.loss == pytest.approx(float(F.cross_entropy(logits.flatten(0, 1), targets.flatten())), rel=1e-4)
+    assert scores.total.accuracy == pytest.approx(float((logits.argmax(-1) == targets).double().mean()), abs=1e-3)
+    for k, score in enumerate(scores.scales):
+        place = model.schedule.slice(k)
+        expected = F.cross_entropy(logits[:, place].flatten(0, 1), targets[:, place].flatten())
+        assert score.tokens == LENGTHS[k]
+        assert score.loss == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_model_that_knows_nothing_has_the_loss_ln_v_at_every_scale() -> None:
+    model, (maps, labels) = tiny_var(), some_tokens(3)
+    model.head_lin.weight.zero_()
+    model.head_lin.bias.zero_()
+    scores = score_generator(model, tiny_tokenizer(), maps, labels)
+    assert [s.loss for s in (*scores.scales, scores.total)] == pytest.approx([math.log(CODES)] * 5, rel=1e-5)
+
+
+def test_tokens_and_labels_both_matter() -> None:
+    model, tokenizer, (maps, labels) = tiny_var(), tiny_tokenizer(), some_tokens(4)
+    scores = score_generator(model, tokenizer, maps, labels)
+    assert score_generator(model, tokenizer, maps, (labels + 1) % CLASSES) != scores
+    coarse = [(maps[0] + 1) % CODES, *maps[1:]]
+    changed = score_generator(model, tokenizer, coarse, labels)
+    assert changed.scales[3].loss != scores.scales[3].loss  # fine scales see coarse ones
+    fine = [*maps[:3], (maps[3] + 1) % CODES]
+    assert score_generator(model, tokenizer, fine, labels).scales[:3] == scores.scales[:3]  # and never the reverse
+
+
+def test_a_model_in_training_mode_is_our_own_mistake() -> None:
+    maps, labels = some_tokens(2)
+    with pytest.raises(AssertionError, match="eval"):
+        score_generator(tiny_var().train(), tiny_tokenizer(), maps, labels)
+
+
+def test_scoring_leaves_training_possible() -> None:
+    """What scoring keeps (the attention mask) must not be an inference tensor."""
+    model, tokenizer, (maps, labels) = tiny_var(), tiny_tokenizer(), some_tokens(2)
+    score_generator(model, tokenizer, maps, labels)
+    model.train().requires_grad_(True)
+    model(inputs(tokenizer, maps), model.condition(labels)).sum().backward()
+    assert model.head_lin.weight.grad is not None
+
+
+@given(st.permutations(["animal", "face", "flag"]))
+def test_classes_are_matched_by_name_whatever_their_order(known: list[str]) -> None:
+    ids = class_ids(["animal", "face"], known)
+    assert [known[i] for i in ids] == ["animal", "face"]
+
+
+def test_a_model_without_names_takes_the_classes_in_order() -> None:
+    assert class_ids(["n01", "n02", "n03"], ["0", "1", "2"]).tolist() == [0, 1, 2]
+
+
+def test_names_that_are_numbers_are_names() -> None:
+    known = [str(i) for i in range(11)]
+    assert class_ids(sorted(known), known).tolist() == [0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("classes", "known", "named"),
+    [
+        (["animal", "bird"], ["animal", "fish"], r"'bird', and the data lack 'fish'; expected some of its 2"),
+        (list("abcde"), ["a"], r"'b', 'c', 'd' and 1 more; expected some of its 1 "),
+        (["n01", "n02"], ["0", "1", "2"], r"'n01', 'n02', and the data lack '0', '1', '2'"),
+    ],
+)
+def test_unknown_classes_are_named(classes: list[str], known: list[str], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        class_ids(classes, known)
+
+
+@given(st.integers(1, 100), st.integers(1, 100))
+def test_a_sample_is_repeatable_and_names_no_row_twice(count: int, size: int) -> None:
+    rows = sample_rows(count, size).tolist()
+    assert rows == sorted(set(rows)) == sample_rows(count, size).tolist()
+    assert len(rows) == min(count, size)
+    assert 0 <= rows[0] <= rows[-1] < count

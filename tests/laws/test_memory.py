@@ -1,0 +1,93 @@
+"""Laws of every memory, over every model: what it holds, what it costs, and going back in time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from nextscale.memory.base import Memory
+from nextscale.memory.make import memory_bytes
+from nextscale.models.base import Condition, NextScaleModel
+from tests.laws.test_models import LABELS, new_memory
+from tests.makers import MODELS, some_inputs
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> NextScaleModel:
+    return MODELS[request.param]()
+
+
+def run_scale(model: NextScaleModel, k: int, inputs: list[Tensor], condition: Condition, memory: Memory) -> Tensor:
+    memory.begin_scale(k)
+    hidden = model.step(None if k == 0 else inputs[k - 1], k, condition, memory)
+    memory.end_scale(k)
+    return hidden
+
+
+def test_live_bytes_are_what_the_plan_predicts_and_what_is_there(model: NextScaleModel) -> None:
+    inputs, condition = some_inputs(model), model.condition(LABELS, 2)
+    memory, name = new_memory(model, 4), getattr(model, "memory", "full")
+    allocated = memory.allocated_bytes
+    for k in range(len(model.schedule)):
+        run_scale(model, k, inputs, condition, memory)
+        assert memory.live_bytes == memory_bytes(name, model.slots, model.schedule, k, 4, 4)
+        assert memory.live_bytes <= memory.allocated_bytes == allocated
+
+
+def test_a_second_pass_overwrites_the_first(model: NextScaleModel) -> None:
+    inputs, condition = some_inputs(model), model.condition(LABELS)
+    once, twice = new_memory(model, 2), new_memory(model, 2)
+    for k in range(3):
+        run_scale(model, k, inputs, condition, once)
+        twice.begin_scale(k)
+        model.step(None if k == 0 else inputs[k - 1] + 3, k, condition, twice)
+        run_scale(model, k, inputs, condition, twice)
+    expected = run_scale(model, 3, inputs, condition, once)
+    torch.testing.assert_close(run_scale(model, 3, inputs, condition, twice), expected, atol=0, rtol=0)
+
+
+def test_restore_goes_back_bit_for_bit_as_often_as_wanted(model: NextScaleModel) -> None:
+    inputs, condition = some_inputs(model), model.condition(LABELS)
+    memory = new_memory(model, 2)
+    for k in range(2):
+        run_scale(model, k, inputs, condition, memory)
+    snapshot = memory.snapshot()
+    expected = [run_scale(model, k, inputs, condition, memory) for k in (2, 3)]
+    strange = [x + 1 for x in inputs]
+    for _ in range(2):
+        memory.restore(snapshot)
+        for k in (2, 3):
+            run_scale(model, k, strange, condition, memory)
+        memory.restore(snapshot)
+        again = [run_scale(model, k, inputs, condition, memory) for k in (2, 3)]
+        for found, wanted in zip(again, expected, strict=True):
+            torch.testing.assert_close(found, wanted, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [[1, 0], [1], [0, 1, 1], [1, 1, 0, 0, 1]])
+def test_select_follows_the_rows(model: NextScaleModel, rows: list[int]) -> None:
+    inputs, chosen = some_inputs(model), torch.tensor(rows)
+    memory, condition = new_memory(model, 2), model.condition(LABELS)
+    for k in range(2):
+        run_scale(model, k, inputs, condition, memory)
+    memory.select(chosen)
+    moved = [x[chosen] for x in inputs]
+    found = [run_scale(model, k, moved, condition.select(chosen), memory) for k in (2, 3)]
+    direct, fresh = model.condition(LABELS[chosen]), new_memory(model, len(rows))
+    wanted = [run_scale(model, k, moved, direct, fresh) for k in range(4)][2:]
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_free_gives_everything_back(model: NextScaleModel) -> None:
+    memory = new_memory(model, 2)
+    assert memory.allocated_bytes > 0
+    memory.free()
+    assert memory.allocated_bytes == memory.live_bytes == 0
+
+
+def test_scales_out_of_order_are_caught(model: NextScaleModel) -> None:
+    memory = new_memory(model, 2)
+    with pytest.raises(AssertionError):
+        memory.begin_scale(1)

@@ -1,0 +1,120 @@
+"""Laws of every next-scale model: teacher forcing and stepping agree, and no scale sees a finer one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from nextscale.memory.base import Memory
+from nextscale.memory.make import make_memory
+from nextscale.models.base import NextScaleModel
+from nextscale.scales import ScaleSchedule
+from tests.makers import CLASSES, MODELS, some_inputs
+
+LABELS = torch.tensor([1, 3])
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> NextScaleModel:
+    return MODELS[request.param]()
+
+
+def new_memory(model: NextScaleModel, rows: int) -> Memory:
+    name = getattr(model, "memory", "full")
+    return make_memory(name, model.slots, model.schedule, rows, torch.float32, torch.device("cpu"))
+
+
+def stepwise(
+    model: NextScaleModel, inputs: Sequence[Tensor], branches: int, remembered: Sequence[Tensor] | None = None
+) -> Tensor:
+    """Logits (R, L, V) of all scales one after the other; the memory may be fed ``remembered`` instead of
+    ``inputs``.
+    """
+    condition = model.condition(LABELS, branches)
+    memory, logits = new_memory(model, condition.rows), []
+    for k, inputs_k in enumerate([None, *inputs]):
+        before = memory.snapshot()
+        memory.begin_scale(k)
+        logits.append(model.head(model.step(inputs_k, k, condition, memory), condition))
+        if remembered is not None and k:
+            memory.restore(before)
+            memory.begin_scale(k)
+            model.step(remembered[k - 1], k, condition, memory)
+        memory.end_scale(k)
+    return torch.cat(logits, 1)
+
+
+def teacher_forced(model: NextScaleModel, inputs: Sequence[Tensor], branches: int = 1) -> Tensor:
+    return model([x.repeat(branches, 1, 1, 1) for x in inputs], model.condition(LABELS, branches))
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+def test_stepping_equals_teacher_forcing(model: NextScaleModel, branches: int) -> None:
+    inputs = some_inputs(model)
+    torch.testing.assert_close(
+        stepwise(model, inputs, branches), teacher_forced(model, inputs, branches), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_a_memory_of_something_else_shows(model: NextScaleModel) -> None:
+    inputs = some_inputs(model)
+    remembered = [x * 0 for x in inputs]
+    whole, confused = teacher_forced(model, inputs), stepwise(model, inputs, 1, remembered)
+    second = model.schedule.offsets[2]
+    torch.testing.assert_close(confused[:, :second], whole[:, :second], atol=1e-4, rtol=1e-4)
+    assert (confused[:, second:] - whole[:, second:]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("changed", [1, 2, 3])
+def test_no_scale_sees_a_finer_one(model: NextScaleModel, changed: int) -> None:
+    inputs = some_inputs(model)
+    other = [x + (1.0 if k + 1 == changed else 0.0) for k, x in enumerate(inputs)]
+    difference = (teacher_forced(model, other) - teacher_forced(model, inputs)).abs().amax((0, 2))
+    start = model.schedule.offsets[changed]
+    assert difference[:start].max() == 0
+    assert difference[start : model.schedule.offsets[changed + 1]].min() > 1e-4
+    assert changed == 3 or difference[model.schedule.offsets[changed + 1] :].min() > 1e-5
+
+
+def test_a_token_sees_all_of_its_own_scale(model: NextScaleModel) -> None:
+    inputs = some_inputs(model)
+    changed = [x.clone() for x in inputs]
+    changed[1][:, :, -1, -1] += 1.0
+    difference = (teacher_forced(model, changed) - teacher_forced(model, inputs)).abs().amax((0, 2))
+    assert difference[model.schedule.slice(2)].min() > 1e-5
+
+
+def test_branches_are_independent_rows(model: NextScaleModel) -> None:
+    inputs = some_inputs(model)
+    both = teacher_forced(model, inputs, 2)
+    null = model(inputs, model.condition(torch.full_like(LABELS, CLASSES)))
+    torch.testing.assert_close(both[:2], teacher_forced(model, inputs), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both[2:], null, atol=1e-5, rtol=1e-5)
+    assert (both[:2] - both[2:]).abs().max() > 1e-2
+
+
+def test_batch_equals_single(model: NextScaleModel) -> None:
+    inputs = some_inputs(model)
+    single = model([x[1:] for x in inputs], model.condition(LABELS[1:]))
+    torch.testing.assert_close(teacher_forced(model, inputs)[1:], single, atol=1e-5, rtol=1e-5)
+
+
+def test_training_mode_changes_nothing_without_drop_path(model: NextScaleModel) -> None:
+    inputs = some_inputs(model)
+    evaluated = teacher_forced(model, inputs)
+    torch.testing.assert_close(teacher_forced(model.train(), inputs), evaluated, atol=0, rtol=0)
+
+
+def test_gradients_reach_every_parameter(model: NextScaleModel) -> None:
+    model.requires_grad_(True)
+    teacher_forced(model, some_inputs(model), 2).square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_a_foreign_schedule_is_refused_with_both_schedules(model: NextScaleModel) -> None:
+    model.check(model.schedule)
+    with pytest.raises(ValueError, match="1 2 3 4 and cannot draw the scales 1 2 4"):
+        model.check(ScaleSchedule.of([1, 2, 4]))

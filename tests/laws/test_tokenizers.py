@@ -1,0 +1,103 @@
+"""Laws of every tokenizer: what is encoded is what is drawn, and nothing is changed in place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nextscale.errors import InputError
+from nextscale.scales import ScaleSchedule
+from nextscale.tokenizers.base import Tokenizer, draw, inputs
+from tests.makers import tiny_tokenizer
+
+TOKENIZERS = {
+    "four phi": lambda: tiny_tokenizer(),
+    "one phi": lambda: tiny_tokenizer(phi=1),
+    "a phi per scale": lambda: tiny_tokenizer(phi=0),
+    "rectangular": lambda: tiny_tokenizer(sizes=((1, 1), (1, 2), (2, 4))),
+}
+
+
+@pytest.fixture(params=TOKENIZERS)
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return TOKENIZERS[request.param]()
+
+
+def images_for(tokenizer: Tokenizer, batch: int = 2) -> torch.Tensor:
+    h, w = tokenizer.schedule.grid
+    return torch.rand((batch, 3, h * tokenizer.stride, w * tokenizer.stride)) * 2 - 1
+
+
+def test_token_maps_have_the_sizes_of_the_schedule(tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer)))
+    assert [tuple(t.shape) for t in tokens] == [(2, h, w) for h, w in tokenizer.schedule]
+    assert all(0 <= int(t.min()) and int(t.max()) < tokenizer.code_count for t in tokens)
+
+
+def test_each_scale_brings_the_canvas_to_what_the_next_scale_was_encoded_against(tokenizer: Tokenizer) -> None:
+    latent = tokenizer.latent(images_for(tokenizer))
+    seen = []
+
+    def hook(k: int, tokens: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        seen.append(codes)
+        return codes
+
+    tokens = tokenizer.encode(latent, hook=hook)
+    for codes, tokens_k in zip(seen, tokens, strict=True):
+        torch.testing.assert_close(tokenizer.codes(tokens_k), codes, atol=0, rtol=0)
+
+
+def test_a_hook_changes_what_later_scales_see(tokenizer: Tokenizer) -> None:
+    latent = tokenizer.latent(images_for(tokenizer))
+    plain = tokenizer.encode(latent)
+    hooked = tokenizer.encode(latent, hook=lambda k, tokens, codes: codes * -3 if k == 0 else codes)
+    assert torch.equal(plain[0], hooked[0])
+    assert any(not torch.equal(a, b) for a, b in zip(plain[1:], hooked[1:], strict=True))
+
+
+def test_accumulate_leaves_its_argument_alone(tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer)))
+    canvas = draw(tokenizer, tokens[:1])
+    before = canvas.latent.clone()
+    after = tokenizer.accumulate(canvas, tokenizer.codes(tokens[1]), 1)
+    assert torch.equal(canvas.latent, before)
+    assert canvas.done == 1
+    assert after.done == 2
+    assert not torch.equal(after.latent, before)
+
+
+def test_weights_on_one_code_are_that_code(tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer)))[1]
+    one_hot = torch.nn.functional.one_hot(tokens, tokenizer.code_count).float()
+    torch.testing.assert_close(tokenizer.codes(one_hot), tokenizer.codes(tokens), atol=1e-6, rtol=1e-6)
+
+
+def test_teacher_forcing_inputs_are_what_generation_sees(tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer)))
+    for k, found in enumerate(inputs(tokenizer, tokens), start=1):
+        wanted = tokenizer.next_input(draw(tokenizer, tokens[:k]), k)
+        torch.testing.assert_close(found, wanted, atol=0, rtol=0)
+        assert tuple(found.shape[-2:]) == tokenizer.schedule[k]
+
+
+def test_decoding_gives_images_of_the_right_size_in_range(tokenizer: Tokenizer) -> None:
+    images = images_for(tokenizer)
+    decoded = tokenizer.decode(draw(tokenizer, tokenizer.encode(tokenizer.latent(images))))
+    assert decoded.shape == images.shape
+    assert decoded.abs().max() <= 1
+
+
+def test_rows_of_a_canvas_can_be_selected(tokenizer: Tokenizer) -> None:
+    canvas = draw(tokenizer, tokenizer.encode(tokenizer.latent(images_for(tokenizer))))
+    assert torch.equal(canvas.select(torch.tensor([1, 1, 0])).latent, canvas.latent[[1, 1, 0]])
+
+
+def test_images_that_do_not_fit_the_stride_are_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match="17x16 pixels cannot be encoded; both sides must be multiples of 4"):
+        tokenizer.latent(torch.zeros((1, 3, 17, 16)))
+
+
+def test_a_schedule_that_does_not_end_at_the_latent_is_refused(tokenizer: Tokenizer) -> None:
+    latent = tokenizer.latent(images_for(tokenizer))
+    with pytest.raises(InputError, match="but the schedule ends at"):
+        tokenizer.encode(latent, ScaleSchedule.of([1, 2, 7]))

@@ -1,0 +1,81 @@
+"""Tiny real models for the tests, with every parameter randomised.
+
+Default initialisation makes blocks near-identity (gates of 0.001, biases of 0) and so hides errors; ``randomise``
+does not.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nextscale.conditions.classes import ClassVocabulary
+from nextscale.models.base import NextScaleModel
+from nextscale.models.var import VAR, VARConfig
+from nextscale.pipeline import Pipeline
+from nextscale.tokenizers.autoencoder import AutoencoderConfig
+from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
+
+SIZES = ((1, 1), (2, 2), (3, 3), (4, 4))
+CLASSES, CODES, CODE_DIM = 5, 48, 8
+
+
+def randomise(module: nn.Module, seed: int = 0, std: float = 0.3) -> None:
+    """Draw every parameter anew: matrices with ``std`` shrunk by fan-in, everything else around its usual value."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in module.named_parameters():
+        noise = torch.randn(p.shape, generator=generator)
+        with torch.no_grad():
+            if p.ndim >= 2 and "embedding" not in name and "scale_mul" not in name and "ada_gss" not in name:
+                p.copy_(noise * 2 * std / p[0].numel() ** 0.5 * 1.5)
+            elif "scale_mul" in name:
+                p.copy_(1.4 + 0.3 * noise)
+            elif "norm" in name and name.endswith("weight"):
+                p.copy_(1 + 0.1 * noise)
+            else:
+                p.copy_(std * noise)
+
+
+def tiny_tokenizer(sizes: tuple[tuple[int, int], ...] = SIZES, phi: int = 4) -> ResidualTokenizer:
+    """16x16 pixels (for the default sizes), stride 4."""
+    autoencoder = AutoencoderConfig(ch=8, mult=(1, 2, 2), z=CODE_DIM, res_blocks=1, groups=4)
+    config = ResidualConfig(codes=CODES, code_dim=CODE_DIM, sizes=sizes, phi=phi, autoencoder=autoencoder)
+    tokenizer = ResidualTokenizer(config)
+    randomise(tokenizer)
+    return tokenizer.eval().requires_grad_(False)
+
+
+def tiny_var(shared_adaln: bool = False, l2_norm: bool = True, seed: int = 0) -> VAR:
+    config = VARConfig(
+        depth=3,
+        width=32,
+        heads=4,
+        classes=CLASSES,
+        codes=CODES,
+        code_dim=CODE_DIM,
+        sizes=SIZES,
+        shared_adaln=shared_adaln,
+        l2_norm=l2_norm,
+    )
+    model = VAR(config)
+    randomise(model, seed, 0.8)
+    return model.eval().requires_grad_(False)
+
+
+MODELS = {
+    "var": lambda: tiny_var(),
+    "var-plain-attention": lambda: tiny_var(l2_norm=False),
+    "var-shared-adaln": lambda: tiny_var(shared_adaln=True),
+}
+"""Every model the laws are run over: name -> maker."""
+
+
+def tiny_pipeline(model: NextScaleModel | None = None, **defaults: object) -> Pipeline:
+    vocabulary = ClassVocabulary(("animal", "face", "flag", "food", "tool"))
+    return Pipeline(tiny_tokenizer(), model or tiny_var(), vocabulary, name="tiny", defaults=defaults)
+
+
+def some_inputs(model: NextScaleModel, images: int = 2, seed: int = 1) -> list[Tensor]:
+    """Random inputs (B, c, h_k, w_k) of all scales after the first."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn((images, CODE_DIM, h, w), generator=generator) for h, w in model.schedule.sizes[1:]]

@@ -1,0 +1,189 @@
+"""The loop: noise, populations, given tokens, changing the model mid-way, and what it refuses before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from nextscale.errors import InputError, PlanError
+from nextscale.generate import GivenTokens, ScaleEvent, State, generate
+from nextscale.models.base import NextScaleModel
+from nextscale.plan import Plan, default_plan
+from nextscale.sampling import IndependentNoise, OfficialNoise
+from nextscale.tokenizers.base import Canvas, draw
+from tests.makers import CLASSES, MODELS, tiny_tokenizer, tiny_var
+
+TOKENIZER = tiny_tokenizer()
+LABELS = torch.tensor([0, 3, 2])
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> NextScaleModel:
+    return MODELS[request.param]()
+
+
+def run(
+    plan: Plan, model: Any, labels: torch.Tensor = LABELS, seeds: list[int] | None = None, **more: Any
+) -> list[ScaleEvent]:
+    noise = more.pop("noise", None) or IndependentNoise(seeds or [int(x) + 10 for x in range(len(labels))])
+    callback = more.pop("callback", None)
+    parts = {"tokenizer": TOKENIZER, "model": model} | more
+    return list(generate(plan, parts, labels, len(labels), noise, callback))
+
+
+def same_tokens(a: list[ScaleEvent], b: list[ScaleEvent], rows: slice = slice(None)) -> bool:
+    return all(torch.equal(x.tokens[rows], y.tokens) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_an_image_does_not_depend_on_its_batch(model: NextScaleModel, smooth: bool) -> None:
+    plan = default_plan(model, guidance_scale=2.0, top_k=20, smooth=smooth)
+    together = run(plan, model)
+    alone = run(plan, model, LABELS[1:2], [11])
+    assert same_tokens(together, alone, slice(1, 2))
+    torch.testing.assert_close(together[-1].canvas.latent[1:2], alone[-1].canvas.latent, atol=1e-4, rtol=1e-4)
+
+
+def test_seeds_change_the_picture_and_greedy_sampling_ignores_them(model: NextScaleModel) -> None:
+    plan, greedy = default_plan(model), default_plan(model, top_k=1)
+    assert not same_tokens(run(plan, model, seeds=[1, 2, 3]), run(plan, model, seeds=[4, 5, 6]))
+    assert same_tokens(run(greedy, model, seeds=[1, 2, 3]), run(greedy, model, seeds=[4, 5, 6]))
+
+
+def test_guidance_does_not_touch_the_first_scale_and_is_irrelevant_for_the_null_class(model: NextScaleModel) -> None:
+    weak, strong = default_plan(model, guidance_scale=1.5), default_plan(model, guidance_scale=6.0)
+    assert torch.equal(run(weak, model)[0].tokens, run(strong, model)[0].tokens)
+    assert not same_tokens(run(weak, model), run(strong, model))
+    null = torch.full((3,), CLASSES)
+    assert same_tokens(run(weak, model, null), run(strong, model, null))
+
+
+def test_one_branch_equals_two_with_guidance_off(model: NextScaleModel) -> None:
+    one = default_plan(model)
+    assert same_tokens(run(one, model), run(one.with_column(guidance=(1.0, 0.0)), model))
+
+
+def test_smooth_sampling_with_one_token_left_is_hard_sampling(model: NextScaleModel) -> None:
+    hard, smooth = default_plan(model, top_k=1), default_plan(model, top_k=1, smooth=True)
+    a, b = run(hard, model), run(smooth, model)
+    assert same_tokens(a, b)
+    torch.testing.assert_close(a[-1].canvas.latent, b[-1].canvas.latent, atol=1e-5, rtol=1e-5)
+
+
+def test_official_noise_is_one_stream_for_the_batch(model: NextScaleModel) -> None:
+    plan = default_plan(model)
+    first = run(plan, model, noise=OfficialNoise(torch.Generator().manual_seed(5)))
+    again = run(plan, model, noise=OfficialNoise(torch.Generator().manual_seed(5)))
+    assert same_tokens(first, again)
+
+
+def test_a_model_that_takes_over_from_itself_changes_nothing(model: NextScaleModel) -> None:
+    plan = default_plan(model, guidance_scale=2.0)
+    for k in range(1, 4):
+        rows = tuple(replace(row, model="refiner") if j >= k else row for j, row in enumerate(plan.rows))
+        handed_over = run(replace(plan, rows=rows), model, refiner=model)
+        assert same_tokens(run(plan, model), handed_over)
+
+
+def test_another_model_takes_over_with_the_first_ones_tokens() -> None:
+    plan, first, second = default_plan(tiny_var()), tiny_var(), tiny_var(seed=9)
+    rows = tuple(replace(row, model="refiner") if j >= 2 else row for j, row in enumerate(plan.rows))
+    mixed = run(replace(plan, rows=rows), first, refiner=second)
+    only_first, only_second = run(plan, first), run(plan, second)
+    assert same_tokens(mixed[:2], only_first[:2])
+    assert not same_tokens(mixed[2:], only_first[2:])
+    assert not same_tokens(mixed[2:], only_second[2:])
+
+
+def given_tokens(keep: bool) -> GivenTokens:
+    torch.manual_seed(4)
+    tokens = TOKENIZER.encode(TOKENIZER.latent(torch.rand(3, 3, 16, 16)))
+    return GivenTokens(tokens, [torch.full(size, keep) for size in TOKENIZER.schedule])
+
+
+def test_keeping_every_token_is_reconstruction(model: NextScaleModel) -> None:
+    given = given_tokens(True)
+    events = run(default_plan(model, smooth=True).with_column(keep="source"), model, source=given)
+    assert all(torch.equal(e.tokens, t) for e, t in zip(events, given.tokens, strict=True))
+    torch.testing.assert_close(events[-1].canvas.latent, draw(TOKENIZER, given.tokens).latent, atol=1e-6, rtol=1e-6)
+
+
+def test_keeping_no_token_is_plain_generation(model: NextScaleModel) -> None:
+    plan = default_plan(model)
+    assert same_tokens(run(plan, model), run(plan.with_column(keep="source"), model, source=given_tokens(False)))
+
+
+def test_kept_tokens_consume_their_noise(model: NextScaleModel) -> None:
+    """Keeping the first scale as it was drawn changes nothing later, even with one stream of noise."""
+    plan = default_plan(model)
+    plain = run(plan, model, noise=OfficialNoise(torch.Generator().manual_seed(5)))
+    given = GivenTokens([plain[0].tokens], [torch.ones(1, 1, dtype=torch.bool)])
+    rows = (replace(plan.rows[0], keep="source"), *plan.rows[1:])
+    kept = run(Plan(rows), model, source=given, noise=OfficialNoise(torch.Generator().manual_seed(5)))
+    assert same_tokens(plain, kept)
+
+
+def test_a_prefix_draws_the_same_first_scales_on_the_full_grid(model: NextScaleModel) -> None:
+    plan = default_plan(model, guidance_scale=2.0)
+    events = run(plan.prefix(2), model)
+    assert len(events) == 2
+    assert events[-1].canvas.latent.shape[-2:] == (4, 4)
+    assert same_tokens(run(plan, model)[:2], events)
+
+
+def test_blocks_choose_the_depth() -> None:
+    model = tiny_var()
+    plan = default_plan(model)
+    assert same_tokens(run(plan, model), run(plan.with_column(blocks=(0, 1, 2)), model))
+    assert not same_tokens(run(plan, model), run(plan.with_column(blocks=(0, 2)), model))
+
+
+def test_a_callback_may_stop(model: NextScaleModel) -> None:
+    assert len(run(default_plan(model), model, callback=lambda event: event.k < 1)) == 2
+
+
+def test_a_callback_may_change_the_canvas(model: NextScaleModel) -> None:
+    def blank(event: ScaleEvent) -> Canvas | None:
+        return replace(event.canvas, latent=event.canvas.latent * 0) if event.k == 0 else None
+
+    plan = default_plan(model, top_k=1)
+    plain, changed = run(plan, model), run(plan, model, callback=blank)
+    assert torch.equal(plain[0].tokens, changed[0].tokens)
+    assert not torch.equal(plain[-1].canvas.latent, changed[-1].canvas.latent)
+
+
+def test_a_state_can_be_selected_between_scales(model: NextScaleModel) -> None:
+    """Dropping, repeating and reordering images mid-way gives what drawing those images alone would give."""
+    from nextscale.generate import _begin, _draw
+
+    plan, rows = default_plan(model, guidance_scale=2.0, top_k=1), torch.tensor([2, 0, 0])
+    noise = IndependentNoise([1, 2, 3])
+    state = State(TOKENIZER.start(3, plan.schedule), *_begin(plan, plan.rows[0], model, LABELS, 3), noise, [])
+    for k, row in enumerate(plan.rows):
+        if k == 2:
+            state.select(rows, plan.branches)
+        inputs = None if k == 0 else TOKENIZER.next_input(state.canvas, k)
+        state.memory.begin_scale(k)
+        logits = model.head(model.step(inputs, k, state.condition, state.memory), state.condition)
+        state.memory.end_scale(k)
+        _draw(k, row, TOKENIZER, state, logits, {})
+    direct = run(plan, model, LABELS[rows], [3, 1, 1])
+    assert all(torch.equal(a, e.tokens) for a, e in zip(state.tokens, direct, strict=True))
+
+
+def test_what_cannot_be_done_is_refused_before_it_starts() -> None:
+    model = tiny_var()
+    plan = default_plan(model)
+    with pytest.raises(InputError, match="0 images were asked for"):
+        list(generate(plan, {"tokenizer": TOKENIZER, "model": model}, LABELS[:0], 0, IndependentNoise([])))
+    with pytest.raises(PlanError, match="a part named 'refiner', but the parts are model, tokenizer"):
+        run(plan.with_column(model="refiner"), model)
+    with pytest.raises(PlanError, match="runs block 7, but 'model' has blocks 0 to 2"):
+        run(plan.with_column(blocks=(0, 7)), model)
+    with pytest.raises(PlanError, match=r"shape \(3, 1, 1\); expected \(2, 1, 1\)"):
+        run(plan.with_column(keep="source"), model, LABELS[:2], source=given_tokens(True))
+    with pytest.raises(PlanError, match="1 branch .class. or 2 .class, null., not 3"):
+        run(plan.with_column(guidance=(2.0, -0.5, -0.5)), model)
