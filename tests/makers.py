@@ -6,11 +6,15 @@ does not.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from nextscale.conditions.classes import ClassVocabulary
+from nextscale.layers.mamba2 import Mamba2
 from nextscale.models.base import NextScaleModel
+from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.models.var import VAR, VARConfig
 from nextscale.pipeline import Pipeline
 from nextscale.tokenizers.autoencoder import AutoencoderConfig
@@ -62,10 +66,36 @@ def tiny_var(shared_adaln: bool = False, l2_norm: bool = True, seed: int = 0) ->
     return model.eval().requires_grad_(False)
 
 
+def tiny_m_var(mixer: Literal["mamba2", "attention"] = "mamba2", l2_norm: bool = True, seed: int = 0) -> MVAR:
+    """Decays stay as Mamba-2 starts with them: with random ones the state would die within a token or two."""
+    config = MVARConfig(
+        depth=2,
+        width=32,
+        heads=4,
+        classes=CLASSES,
+        codes=CODES,
+        code_dim=CODE_DIM,
+        sizes=SIZES,
+        l2_norm=l2_norm,
+        mixer=mixer,
+        state=16,
+        head_dim=16,
+    )
+    model = MVAR(config)
+    randomise(model, seed, 0.8)
+    for module in model.modules():
+        if isinstance(module, Mamba2):
+            module.init_decay()
+    return model.eval().requires_grad_(False)
+
+
 MODELS = {
     "var": lambda: tiny_var(),
     "var-plain-attention": lambda: tiny_var(l2_norm=False),
     "var-shared-adaln": lambda: tiny_var(shared_adaln=True),
+    "m-var": lambda: tiny_m_var(),
+    "m-var-plain-attention": lambda: tiny_m_var(l2_norm=False),
+    "m-var-attention-between-scales": lambda: tiny_m_var("attention"),
 }
 """Every model the laws are run over: name -> maker."""
 

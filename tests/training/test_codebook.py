@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from nextscale.tokenizers.residual import ResidualConfig, ResidualQuantizer, codebook_use
-from nextscale.training.codebook import CodeUse, draw_codebook, residual_vectors
+from nextscale.training.codebook import MEMORY, CodeUse, draw_codebook, residual_vectors
 from tests.makers import CODE_DIM, SIZES, tiny_tokenizer
 
 
@@ -53,10 +53,22 @@ def test_rare_codes_are_found_and_moved_onto_the_data() -> None:
 
 def test_shares_are_of_even_use() -> None:
     codes = CodeUse(4, torch.device("cpu"))
-    for _ in range(1000):
+    for _ in range(600):
         codes.count([torch.tensor([0, 0, 0, 1])])
     torch.testing.assert_close(codes.share, torch.tensor([3.0, 1.0, 0.0, 0.0]), atol=1e-5, rtol=1e-5)
     assert codes.rare(0).tolist() == []
+
+
+def test_moving_rare_codes_evens_out_their_use() -> None:
+    q, z = quantizer(), latent(scale=0.3)  # smaller than the codes: most of them lie outside
+    codes, generator = CodeUse(len(q.codebook.weight), z.device), torch.Generator().manual_seed(0)
+    before = codebook_use(q.encode(z, q.schedule)[0], len(q.codebook.weight))[1]
+    for _ in range(3):
+        for _ in range(3 * MEMORY):
+            codes.count(q.encode(z, q.schedule)[0])
+        codes.restart(q, codes.rare(0.25), z, generator)
+    after = codebook_use(q.encode(z, q.schedule)[0], len(q.codebook.weight))[1]
+    assert after > 1.5 * before
 
 
 def test_more_codes_than_vectors() -> None:

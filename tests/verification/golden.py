@@ -23,16 +23,19 @@ def all_files() -> list[Path]:
     """Every vector file of a system that we know; one that is in both places counts once."""
     folders = [GOLDEN, *([Path(os.environ["NEXTSCALE_GOLDEN"])] if os.environ.get("NEXTSCALE_GOLDEN") else [])]
     found = {path.relative_to(folder): path for folder in reversed(folders) for path in folder.rglob("*.safetensors")}
-    return [found[name] for name in sorted(found) if system_of(found[name]) in SYSTEMS]
+    return [found[name] for name in sorted(found) if metadata_of(found[name]).get("system") in SYSTEMS]
 
 
-def system_of(path: Path) -> str:
+def metadata_of(path: Path) -> dict[str, str]:
     with safe_open(path, framework="pt") as file:
-        return str((file.metadata() or {}).get("system"))
+        return dict(file.metadata() or {})
 
 
 def rewrite(
-    source: Path, target: Path, changed: Mapping[str, Tensor | None] | None = None, metadata: Mapping[str, str] | None = None
+    source: Path,
+    target: Path,
+    changed: Mapping[str, Tensor | None] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """A copy of a vector file with some tensors replaced, added or (None) left out, and some metadata replaced."""
     with safe_open(source, framework="pt") as file:

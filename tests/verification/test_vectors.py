@@ -13,7 +13,14 @@ from nextscale.errors import InputError
 from nextscale.verification.vectors import draw, read_vectors
 from tests.verification.golden import golden
 
-METADATA = {"format": "1", "system": "var", "kind": "sampling", "case": "x", "config": "{}", "tolerance_float": "0.0001"}
+METADATA = {
+    "format": "1",
+    "system": "var",
+    "kind": "sampling",
+    "case": "x",
+    "config": "{}",
+    "tolerance_float": "0.0001",
+}
 
 
 def test_drawn_numbers_are_the_documented_ones() -> None:
@@ -24,7 +31,12 @@ def test_drawn_numbers_are_the_documented_ones() -> None:
 
 def test_stored_tensors_go_before_drawn_ones(tmp_path: Path) -> None:
     recipe = {"state_recipe": json.dumps({"a": [[2], 0, 1], "m/b": [[2, 2], 0, 1]}), "models": json.dumps(["m"])}
-    stored = {"state/a": torch.ones(2, dtype=torch.float16), "in/x": torch.ones(1), "out/r/y": torch.ones(1), "odd": torch.ones(1)}
+    stored = {
+        "state/a": torch.ones(2, dtype=torch.float16),
+        "in/x": torch.ones(1),
+        "out/r/y": torch.ones(1),
+        "odd": torch.ones(1),
+    }
     save_file(stored, tmp_path / "x.safetensors", metadata=METADATA | recipe)
     file = read_vectors(tmp_path / "x.safetensors")
     assert file.state["a"].tolist() == [1, 1]

@@ -14,7 +14,7 @@ def text(report: Report) -> str:
     head = (
         f"{s['model']}, revision {s['revision']}, {s['dtype']} on {s['device']}, "
         f"nextscale {s['nextscale']}, torch {s['torch']}\n"
-        f"{s['data']}: {s['pixels']} pixels on {s['background']}, {s['classes']} classes"
+        f"{s['data']}: {s['pixels']} pixels on {s['background']}, classes: {s['classes']}"
     )
     parts = [head, _reconstruction(report), _codes(report), _bars(report)]
     if report.generator is not None:
@@ -26,7 +26,7 @@ def _reconstruction(report: Report) -> str:
     t = report.tokenizer
     rows = [("drawn from", "PSNR, dB", "std", "5th percentile")]
     for k, (size, spread) in enumerate(zip(report.scales, t.psnr_by_scale, strict=True)):
-        name = size if k == 0 else f"1 to {size}" if k < len(report.scales) - 1 else "all"
+        name = size if k == 0 else f"up to {size}" if k < len(report.scales) - 1 else "all"
         rows.append((name, f"{spread.mean:.2f}", f"{spread.std:.2f}", f"{spread.p5:.2f}"))
     title = f"Reconstruction: mean over the images of each image's PSNR, pixels in [0, 1]\n{_on(report, t.source)}"
     return f"{title}, {t.images_per_second:.1f} images/s with every scale decoded\n{_aligned(rows)}"

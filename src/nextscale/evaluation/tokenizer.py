@@ -1,7 +1,7 @@
 """How faithfully a tokenizer keeps pictures, and how well it uses its codebook.
 
-Training validates with these functions and ``nextscale evaluate`` reports with them, so the two cannot disagree. They
-run under whatever autocast is on around them; what a tokenizer promises in float32 (quantising, accumulating) stays so.
+The same functions serve ``nextscale evaluate`` and validation while training, so that the two cannot disagree. They run
+under whatever autocast is on around them; what a tokenizer promises in float32 (quantising, accumulating) stays so.
 
 Shape letters: ``N`` images, ``B`` of one batch, ``h w`` one token map, ``H W`` pixels.
 """

@@ -1,7 +1,7 @@
 """Painting: in-painting, out-painting and class editing by keeping some of a given image's tokens.
 
-VAR's zero-shot editing (arXiv 2404.02905, section 5.2, official demo): the tokens to keep are drawn like all others, consuming
-their noise, and then replaced by those of the given image before they are accumulated.
+VAR's zero-shot editing (arXiv 2404.02905, section 5.2, official demo): the tokens to keep are drawn like all others,
+consuming their noise, and then replaced by those of the given image before they are accumulated.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def given_tokens(
 def edit_mask(grid: Size, box: Box, inpainting: bool = True) -> Tensor:
     """A mask (h, w) bool on the latent grid, True where the given image is kept.
 
-    In-painting keeps what lies outside ``box``, out-painting what lies inside. The borders are rounded to whole positions, halves
-    to even. Raises ``InputError`` for a box that does not lie in the image.
+    In-painting keeps what lies outside ``box``, out-painting what lies inside. The borders are rounded to whole
+    positions, halves to even. Raises ``InputError`` for a box that does not lie in the image.
     """
     y0, x0, y1, x1 = box
     if not (0 <= y0 <= y1 <= 1 and 0 <= x0 <= x1 <= 1):
@@ -58,8 +58,8 @@ def edit_mask(grid: Size, box: Box, inpainting: bool = True) -> Tensor:
 def keep_masks(mask: Tensor, schedule: ScaleSchedule) -> list[Tensor]:
     """The mask of every scale, bool, from one (h, w) or (B, h, w) on any grid, bool or 0 to 1, where 1 is keep.
 
-    A position is kept where the mask, resized bilinearly to the scale, passes one half; scales of at most three tokens are kept
-    whole, since they carry the layout of the image.
+    A position is kept where the mask, resized bilinearly to the scale, passes one half; scales of at most three tokens
+    are kept whole, since they carry the layout of the image.
     """
     if mask.ndim not in (2, 3):
         raise InputError(f"the mask has the shape {tuple(mask.shape)}; expected (h, w) or (B, h, w)")

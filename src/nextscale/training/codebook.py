@@ -13,7 +13,6 @@ from nextscale.tokenizers.autoencoder import interpolate
 from nextscale.tokenizers.base import Canvas
 from nextscale.tokenizers.residual import ResidualQuantizer
 
-
 MEMORY = 50
 """Steps the running mean of the codes' use looks back."""
 

@@ -51,15 +51,18 @@ class VARObjective:
         self.plain = encode(tokenizer, train.images, device)
         self.mirrored = encode(tokenizer, train.images.flip(-1), device) if recipe.data.flip else self.plain
         self.labels = train.labels.to(device)
+        mirrors = [recipe.data.flip * (name not in recipe.data.unmirrored) for name in vocabulary.names]
+        self.flip = torch.tensor(mirrors, device=device)
         self.heldout, self.heldout_labels = encode(tokenizer, heldout.images, device), heldout.labels.to(device)
 
     def begin(self, generator: torch.Generator) -> None:
         """Nothing to prepare."""
 
     def loss(self, model: nn.Module, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        turned = torch.rand(len(rows), generator=generator) < self.recipe.data.flip
-        dropped = torch.rand(len(rows), generator=generator) < self.recipe.loss.label_drop
-        rows, turned, dropped = rows.to(self.device), turned.to(self.device), dropped.to(self.device)
+        chance = torch.rand(len(rows), generator=generator).to(self.device)
+        dropped = (torch.rand(len(rows), generator=generator) < self.recipe.loss.label_drop).to(self.device)
+        rows = rows.to(self.device)
+        turned = chance < self.flip[self.labels[rows]]
         pairs = zip(self.plain, self.mirrored, strict=True)
         tokens = [torch.where(turned[:, None, None], m[rows], p[rows]) for p, m in pairs]
         labels = self.labels[rows].masked_fill(dropped, self.module.null_class)

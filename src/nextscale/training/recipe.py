@@ -30,15 +30,27 @@ class Section(BaseModel):
 
 
 class DataSection(Section):
-    """resolution: side of the square images in pixels; flip: share of training images that are mirrored; shift: largest
-    displacement in pixels, white coming in behind; recolour: share whose red, green and blue are exchanged at random
-    (both for tokenizers only).
-    """
+    """resolution: side of the square images in pixels; flip: share of training images that are mirrored."""
 
     resolution: int = Field(default=256, ge=8)
     flip: Share = 0.0
+
+
+class TokenizerDataSection(DataSection):
+    """shift: largest displacement of training images in pixels, white coming in behind; recolour: share of them whose red,
+    green and blue are exchanged at random.
+    """
+
     shift: int = Field(default=0, ge=0)
     recolour: Share = 0.0
+
+
+class GeneratorDataSection(DataSection):
+    """unmirrored: names of classes whose images are never mirrored, such as letters and arrows; names that the data do
+    not have are passed over.
+    """
+
+    unmirrored: tuple[str, ...] = ()
 
 
 class OptimSection(Section):
@@ -118,7 +130,7 @@ class TokenizerRecipe(Section):
     """How to train a tokenizer."""
 
     kind: Literal["tokenizer"]
-    data: DataSection = DataSection()
+    data: TokenizerDataSection = TokenizerDataSection()
     model: ResidualConfig
     loss: TokenizerLoss = TokenizerLoss()
     codebook: CodebookSection = CodebookSection()
@@ -180,7 +192,7 @@ class VARRecipe(Section):
     """How to train a class-conditional VAR on the tokens of a frozen tokenizer."""
 
     kind: Literal["var"]
-    data: DataSection = DataSection()
+    data: GeneratorDataSection = GeneratorDataSection()
     model: VARSection
     loss: GeneratorLoss = GeneratorLoss()
     sampling: SamplingSection = SamplingSection()

@@ -1,12 +1,12 @@
 """Outputs of whole generators: teacher forcing, one training step, and generation and editing through the real loop.
 
-Nothing here computes what the library computes: plans are rows of ``Plan``, the loop is ``generate()``, and the stored noise or an
-official generator is its noise source.
+Nothing here computes what the library computes: plans are rows of ``Plan``, the loop is ``generate()``, and the stored
+noise or an official generator is its noise source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from nextscale.verification.residual import check_encode, check_inputs
 from nextscale.verification.vectors import VectorFile
 
 Run = Mapping[str, Any]
+Watch = Callable[[Checks, str, ScaleEvent], None]
 
 GENERATOR = " (generator)"
 """Label of rows computed with the official generator's own noise, where the stored noise was checked first."""
@@ -47,9 +48,15 @@ def check_teacher_forcing(
 
 
 def check_training_step(
-    file: VectorFile, checks: Checks, model: NextScaleModel, maps: Sequence[Tensor], inputs: Sequence[Tensor], names: Sequence[str]
+    file: VectorFile,
+    checks: Checks,
+    model: NextScaleModel,
+    maps: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    names: Sequence[str],
 ) -> None:
-    """Loss and gradient norms of one step on (in/image, in/label_B). names: our parameters in the order of the norms."""
+    """Loss and gradient norms of one step on (in/image, in/label_B). names: our parameters in the order of the
+    norms."""
     parameters = dict(model.named_parameters())
     for p in parameters.values():
         p.requires_grad_()
@@ -58,15 +65,25 @@ def check_training_step(
     smoothing = float(file.section("train").get("label_smooth", 0.0)) if "train" in file.config else 0.0
     loss = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), label_smoothing=smoothing)
     checks.check("train/loss", loss)
-    gradients = torch.autograd.grad(loss, [parameters[name] for name in names], allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(
+        loss, [parameters[name] for name in names], allow_unused=True, materialize_grads=True
+    )
     checks.check("train/grad_norms", torch.stack([g.norm() for g in gradients]))
     model.requires_grad_(False)
 
 
 def check_run(
-    file: VectorFile, checks: Checks, name: str, tokenizer: ResidualTokenizer, model: NextScaleModel, maps: list[Tensor]
+    file: VectorFile,
+    checks: Checks,
+    name: str,
+    tokenizer: ResidualTokenizer,
+    model: NextScaleModel,
+    maps: list[Tensor],
+    watch: Watch | None = None,
 ) -> None:
-    """One run of ``config.sampling``, generation or editing. maps: the tokens of in/image."""
+    """One run of ``config.sampling``, generation or editing. maps: the tokens of in/image; watch: checks what a system
+    has to show after a scale beside the outputs that all systems have.
+    """
     run = file.section("sampling")[name]
     if run.get("kind") not in ("generate", "edit"):
         checks.notes.append(f"run {name}: unknown kind {run.get('kind')!r}; its outputs were not computed")
@@ -79,12 +96,14 @@ def check_run(
         given = GivenTokens([m[:images] for m in maps], _edit_masks(checks, name, run, plan, images))
         plan, parts = paint(plan, "given"), parts | {"given": given}
     stored = _stored_noise(file, name, run, plan)
-    canvas = _follow(checks, name, plan, parts, labels, stored or IndependentNoise([0] * images))
+    canvas = _follow(checks, name, plan, parts, labels, stored or IndependentNoise([0] * images), watch)
     checks.check(f"{name}/image", decode(tokenizer, canvas))
     if generator is None or run.get("noise") != "official":
         return
     if not _same_stream(file, name, plan, _copy(generator), images, tokenizer.code_count):
-        checks.notes.append(f"run {name}: this PyTorch's generator yields other noise than the stored one; only that was checked")
+        checks.notes.append(
+            f"run {name}: this PyTorch's generator yields other noise than the stored one; only that was checked"
+        )
         return
     _repeat(checks, name, plan, parts, labels, OfficialNoise(generator))
 
@@ -116,7 +135,8 @@ def _generator(name: str, run: Run) -> torch.Generator | None:
 def _labels(
     file: VectorFile, checks: Checks, name: str, run: Run, model: NextScaleModel, generator: torch.Generator | None
 ) -> Tensor:
-    """Class ids (B,): given, one for all (negative: the null class), or drawn, the first thing the generator is used for."""
+    """Class ids (B,): given, one for all (negative: the null class), or drawn, the first thing the generator is used
+    for."""
     wanted, images = run.get("labels", run.get("label_B")), int(run["B"])
     if wanted is None:
         assert generator is not None
@@ -150,7 +170,13 @@ def _stored_noise(file: VectorFile, name: str, run: Run, plan: Plan) -> GivenNoi
 
 
 def _follow(
-    checks: Checks, name: str, plan: Plan, parts: Mapping[str, Any], labels: Tensor, noise: Noise
+    checks: Checks,
+    name: str,
+    plan: Plan,
+    parts: Mapping[str, Any],
+    labels: Tensor,
+    noise: Noise,
+    watch: Watch | None,
 ) -> Canvas:
     """Carry a run out, comparing after every scale and going on with the stored canvas where ours differs."""
     canvases: list[Canvas] = []
@@ -169,6 +195,8 @@ def _follow(
         canvas = replace(event.canvas, latent=checks.check(f"{name}/f_hat_{k}", event.canvas.latent))
         if k + 1 < len(plan.rows):
             checks.check(f"{name}/next_input_{k + 1}", parts["tokenizer"].next_input(canvas, k + 1))
+        if watch is not None:
+            watch(checks, name, event)
         canvases.append(canvas)
         return canvas
 
@@ -192,10 +220,9 @@ def _copy(generator: torch.Generator) -> torch.Generator:
     return torch.Generator().set_state(generator.get_state())
 
 
-def _same_stream(
-    file: VectorFile, name: str, plan: Plan, generator: torch.Generator, images: int, codes: int
-) -> bool:
-    """Whether the generator yields the stored noise, to the last bit or two; its float stream depends on PyTorch's build."""
+def _same_stream(file: VectorFile, name: str, plan: Plan, generator: torch.Generator, images: int, codes: int) -> bool:
+    """Whether the generator yields the stored noise, to the last bit or two; its float stream depends on PyTorch's
+    build."""
     for k, row in enumerate(plan.rows):
         names = ["exp"] if row.smooth is None else ["exp", "gumbel"]
         for kind in names:

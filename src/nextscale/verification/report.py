@@ -16,9 +16,9 @@ Kind = Literal["float", "int", "bool"]
 class Row:
     """One output, compared.
 
-    max_error: largest absolute difference of finite entries, infinite where the comparison is impossible; differing: entries out
-    of tolerance (int and bool: unequal), of ``entries``; tolerance: t in |a - b| <= t + t |b|, 0 for int and bool; note: what else is to
-    be said, e.g. shapes that differ.
+    max_error: largest absolute difference of finite entries, infinite where the comparison is impossible; differing:
+    entries out of tolerance (int and bool: unequal), of ``entries``; tolerance: t in |a - b| <= t + t |b|, 0 for int
+    and bool; note: what else is to be said, e.g. shapes that differ.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Row:
 class FileReport:
     """One vector file, verified.
 
-    unchecked: names of outputs that nothing was computed for; reason: why the file could not be read or carried through, empty
-    if it could; notes: remarks that change nothing.
+    unchecked: names of outputs that nothing was computed for; reason: why the file could not be read or carried
+    through, empty if it could; notes: remarks that change nothing.
     """
 
     path: str
@@ -71,8 +71,9 @@ class Checks:
         self._checked: set[str] = set()
 
     def check(self, name: str, ours: Tensor, label: str = "") -> Tensor:
-        """Compare ``ours`` with the output ``name`` and return the tensor to go on with: ours where it agrees (or the file has no such
-        output), else the stored one, so that later rows stay meaningful. ``label`` sets apart a second row of one output."""
+        """Compare ``ours`` with the output ``name`` and return the tensor to go on with: ours where it agrees (or the
+        file has no such output), else the stored one, so that later rows stay meaningful. ``label`` sets apart a second
+        row of one output."""
         if name not in self.outputs:
             return ours
         stored = self.outputs[name]

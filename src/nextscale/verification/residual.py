@@ -40,7 +40,9 @@ def check_encode(
     return maps
 
 
-def check_decode(checks: Checks, prefix: str, tokenizer: ResidualTokenizer, maps: Sequence[Tensor], images: bool) -> Canvas:
+def check_decode(
+    checks: Checks, prefix: str, tokenizer: ResidualTokenizer, maps: Sequence[Tensor], images: bool
+) -> Canvas:
     """Canvases rebuilt from tokens alone, the images of all of them where asked for, and the final canvas."""
     canvas = tokenizer.start(maps[0].shape[0])
     for k, tokens in enumerate(maps):
@@ -55,7 +57,8 @@ def check_decode(checks: Checks, prefix: str, tokenizer: ResidualTokenizer, maps
 def check_inputs(
     checks: Checks, prefix: str, tokenizer: ResidualTokenizer, maps: list[Tensor], schedule: ScaleSchedule | None = None
 ) -> list[Tensor]:
-    """``var_input``, the teacher-forcing inputs of all scales but the first; returns those to go on with, one per scale."""
+    """``var_input``, the teacher-forcing inputs of all scales but the first; returns those to go on with, one per
+    scale."""
     schedule = schedule or tokenizer.schedule
     ours = inputs(tokenizer, maps, schedule)
     empty = maps[0].new_zeros((maps[0].shape[0], 0, tokenizer.code_dim), dtype=torch.float32)
@@ -72,8 +75,8 @@ def check_training(
 ) -> None:
     """Loss, straight-through canvas and gradients of one quantiser pass with f as the leaf.
 
-    The scalar is the VQ loss plus the sum of the canvas times ``cotangent``. names: the quantiser's parameters to their names in
-    the file.
+    The scalar is the VQ loss plus the sum of the canvas times ``cotangent``. names: the quantiser's parameters to their
+    names in the file.
     """
     parameters = dict(tokenizer.quantizer.named_parameters())
     leaf = f.detach().clone().requires_grad_()

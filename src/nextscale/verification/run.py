@@ -12,12 +12,15 @@ from nextscale.verification.vectors import VectorFile, read_vectors
 
 SYSTEMS = {
     "var": "nextscale.verification.var",
+    "m-var": "nextscale.verification.m_var",
 }
-"""A system's name in a file's metadata to the module whose ``KINDS`` maps a kind of file to what computes its outputs."""
+"""A system's name in a file's metadata to the module whose ``KINDS`` maps a kind of file to what computes its
+outputs."""
 
 
 def verify_files(paths: Iterable[Path]) -> list[FileReport]:
-    """Verify every file; what cannot be read, is unknown or fails on the way becomes a report that is not ok, with the reason."""
+    """Verify every file; what cannot be read, is unknown or fails on the way becomes a report that is not ok, with the
+    reason."""
     return [verify_file(Path(path)) for path in paths]
 
 
@@ -50,7 +53,9 @@ def _carry_out(file: VectorFile, checks: Checks) -> str:
         kinds[file.kind](file, checks)
     except NextscaleError as error:
         return str(error)
-    except Exception as error:  # A damaged file can break any computation, and the files after it are still to be verified.
+    except (
+        Exception
+    ) as error:  # A damaged file can break any computation, and the files after it are still to be verified.
         text = " ".join(str(error).split())
         return f"the computation broke off: {type(error).__name__}: {text[:300]}"
     return ""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nextscale.checkpoints.convert import var as convert
+from nextscale.checkpoints.convert.renaming import Targets
 from nextscale.errors import CheckpointError, InputError
 from nextscale.models.var import VAR
 from nextscale.sampling import GivenNoise, filter_logits, smooth_settings, smooth_weights
@@ -77,7 +78,7 @@ def check_var(file: VectorFile, checks: Checks) -> None:
     model = model_of(file.section("var"), file.model_state("var"))
     check_phi(file, checks, tokenizer)
     maps, inputs = check_teacher_forcing(file, checks, tokenizer, model)
-    check_training_step(file, checks, model, maps, inputs, _norm_order(file, model))
+    check_training_step(file, checks, model, maps, inputs, norm_order(file, convert.model_targets(model.config)))
     for name in file.section("sampling"):
         check_run(file, checks, name, tokenizer, model, maps)
 
@@ -92,7 +93,8 @@ KINDS: dict[str, Callable[[VectorFile, Checks], None]] = {
 
 
 def tokenizer_of(settings: Settings, state: Mapping[str, Tensor]) -> ResidualTokenizer:
-    """The tokenizer of official weights, through our converter; what the file says of it must be what its tensors show."""
+    """The tokenizer of official weights, through our converter; what the file says of it must be what its tensors
+    show."""
     config = convert.tokenizer_config(
         state,
         settings["v_patch_nums"],
@@ -109,7 +111,7 @@ def tokenizer_of(settings: Settings, state: Mapping[str, Tensor]) -> ResidualTok
         "ch_mult": list(autoencoder.mult),
         "num_res_blocks": autoencoder.res_blocks,
     }
-    _agree({**settings, **layout}, found)
+    agree({**settings, **layout}, found)
     tokenizer = ResidualTokenizer(config)
     tokenizer.load_state_dict(convert.tokenizer_from_official(state, config))
     return tokenizer.eval().requires_grad_(False)
@@ -126,7 +128,8 @@ def quantizer_of(settings: Settings, state: Mapping[str, Tensor]) -> ResidualTok
 
 
 def model_of(settings: Settings, state: Mapping[str, Tensor]) -> VAR:
-    """The transformer of official weights, through our converter; what the file says of it must be what its tensors show."""
+    """The transformer of official weights, through our converter; what the file says of it must be what its tensors
+    show."""
     config = convert.model_config(
         state, settings["patch_nums"], heads=settings.get("num_heads"), norm_eps=settings.get("norm_eps", 1e-6)
     )
@@ -138,13 +141,14 @@ def model_of(settings: Settings, state: Mapping[str, Tensor]) -> VAR:
         "shared_aln": config.shared_adaln,
         "attn_l2_norm": config.l2_norm,
     }
-    _agree(settings, found)
+    agree(settings, found)
     model = VAR(config)
     model.load_state_dict(convert.model_from_official(state, config))
     return model.eval().requires_grad_(False)
 
 
-def _agree(settings: Settings, found: Mapping[str, Any]) -> None:
+def agree(settings: Settings, found: Mapping[str, Any]) -> None:
+    """Raises ``CheckpointError`` where a file's settings and what its tensors show differ."""
     for name, value in found.items():
         if name in settings and settings[name] != value:
             raise CheckpointError(f"the file's config says {name} {settings[name]}, but its tensors show {value}")
@@ -163,12 +167,16 @@ def _gradient_names(config: ResidualConfig, settings: Settings) -> dict[str, str
     """The quantiser's parameters to what the file calls their gradients."""
     targets = convert.tokenizer_targets(config, settings.get("share_quant_resi") == 0)
     inside = {ours.removeprefix("quantizer."): t.name for ours, t in targets.items() if ours.startswith("quantizer.")}
-    return {ours: "codebook" if ours == "codebook.weight" else name.removeprefix("quantize.") for ours, name in inside.items()}
+    return {
+        ours: "codebook" if ours == "codebook.weight" else name.removeprefix("quantize.")
+        for ours, name in inside.items()
+    }
 
 
-def _norm_order(file: VectorFile, model: VAR) -> list[str]:
-    """Our parameters in the order of the file's gradient norms: ascending official names, unless the file lists them."""
-    ours = {target.name: name for name, target in convert.model_targets(model.config).items()}
+def norm_order(file: VectorFile, targets: Targets) -> list[str]:
+    """Our parameters in the order of the file's gradient norms: ascending official names, unless the file lists
+    them."""
+    ours = {target.name: name for name, target in targets.items()}
     listed = file.metadata.get("param_names") or sorted(ours)
     if sorted(listed) != sorted(ours):
         odd = sorted(set(listed) ^ set(ours))[0]

@@ -26,9 +26,9 @@ FORMAT = "1"
 class VectorFile:
     """The content of a vector file.
 
-    config: what the official constructors were given, and the settings of every run; tolerance: t in |a - b| <= t + t |b|;
-    metadata: all of it, by name, JSON parsed; inputs, outputs, state: tensors by their name below ``in/``, ``out/`` and ``state/``, the
-    state in float32, drawn where the file says how; strays: names below none of these.
+    config: what the official constructors were given, and the settings of every run; tolerance: t in |a - b| <= t + t
+    |b|; metadata: all of it, by name, JSON parsed; inputs, outputs, state: tensors by their name below ``in/``,
+    ``out/`` and ``state/``, the state in float32, drawn where the file says how; strays: names below none of these.
     """
 
     path: Path
@@ -106,8 +106,8 @@ def read_vectors(path: Path) -> VectorFile:
 
 
 def draw(name: str, shape: list[int], mean: float, std: float, salt: str) -> Tensor:
-    """The tensor that a ``state_recipe`` entry stands for: normal numbers of a Philox generator keyed by salt and name, rounded
-    to float16, as float32.
+    """The tensor that a ``state_recipe`` entry stands for: normal numbers of a Philox generator keyed by salt and name,
+    rounded to float16, as float32.
 
     >>> draw("x", [3], 0, 1, "").tolist()
     [2.43359375, 1.640625, 0.5771484375]

@@ -1,43 +1,45 @@
 """Official weight files to one checkpoint folder, and a component of a folder back to an official file.
 
-What a file is, and its configuration, are read off the names and shapes of its tensors; nothing is unpickled unsafely, and
-nothing is written before everything fits.
+What a file is, and its configuration, are read off the names and shapes of its tensors; nothing is unpickled unsafely,
+and nothing is written before everything fits.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nextscale.checkpoints.convert import var
+from nextscale.checkpoints.convert import m_var, var
 from nextscale.checkpoints.convert.read import read_states
 from nextscale.checkpoints.store import build_component, check_state, read_config, read_weights, save_checkpoint
 from nextscale.errors import CheckpointError
-from nextscale.models.var import VAR, VARConfig
+from nextscale.models.class_transformer import ClassTransformerConfig
+from nextscale.models.m_var import MVAR
+from nextscale.models.var import VAR
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 
 DEFAULTS = {"guidance_scale": 2.5, "top_k": 900, "top_p": 0.96}
 """Sampling of VAR's published evaluation (cfg 1.5, which is w = 2.5)."""
 
-NOT_YET = {"blocks.0.mamba.": "an M-VAR transformer"}
-"""Official formats that are known by a tensor name's beginning, but have no converter yet."""
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class ConversionReport:
     """What was read and written.
 
-    files: what every file turned out to be; components: name and type; parameters: their number per component; settings: the
-    configuration read off each component's tensors.
+    files: what every file turned out to be; components: name and type; parameters: their number per component;
+    settings: the configuration read off each component's tensors.
     """
 
     out: str
@@ -66,9 +68,9 @@ def convert_files(
 ) -> ConversionReport:
     """Read official files (a tokenizer, a transformer, or both, in any order) and write the checkpoint folder ``out``.
 
-    dtype: cast the weights to it, by default they keep theirs; sizes: the scale schedule, needed only where the transformer's
-    file does not show it. A tokenizer takes its schedule from the transformer that is converted with it. Raises
-    ``CheckpointError`` for files that are damaged, unknown or do not fit each other; then nothing is written.
+    dtype: cast the weights to it, by default they keep theirs; sizes: the scale schedule, needed only where the
+    transformer's file does not show it. A tokenizer takes its schedule from the transformer that is converted with it.
+    Raises ``CheckpointError`` for files that are damaged, unknown or do not fit each other; then nothing is written.
     """
     if not paths:
         raise CheckpointError("no file was given; expected a VAR tokenizer, a VAR transformer, or both")
@@ -82,14 +84,14 @@ def convert_files(
     if transformer is not None:
         path, state = transformer
         with _named(path):
-            config = var.model_config(state, sizes)
-            components["model"] = _build(VAR, config, var.model_from_official(state, config))
-            sizes = config.sizes
+            components["model"] = model = _model(state, sizes)
+            sizes = model.config.sizes
     if tokenizer is not None:
         path, state = tokenizer
         with _named(path):
             config_t = var.tokenizer_config(state) if sizes is None else var.tokenizer_config(state, sizes)
-            components["tokenizer"] = _build(ResidualTokenizer, config_t, var.tokenizer_from_official(state, config_t))
+            weights = var.tokenizer_from_official(state, config_t)
+            components["tokenizer"] = _build(lambda: ResidualTokenizer(config_t), weights)
     if len(components) == 2:
         _check_fit(components["tokenizer"], components["model"])
     extras = {"name": out.name} | ({"defaults": DEFAULTS} if "model" in components else {})
@@ -109,6 +111,9 @@ def export_official(folder: Path, component: str) -> dict[str, Tensor]:
     weights = folder / f"{component}.safetensors"
     state = read_weights(weights)
     check_state(module, state, str(weights))
+    if isinstance(module, MVAR):
+        _check_model_exports(module.config)
+        return m_var.model_to_official(state, module.config)
     if isinstance(module, VAR):
         _check_model_exports(module.config)
         return var.model_to_official(state, module.config)
@@ -119,7 +124,8 @@ def export_official(folder: Path, component: str) -> dict[str, Tensor]:
 
 
 def export_file(folder: Path, component: str, path: Path) -> None:
-    """Write :func:`export_official` as a safetensors file. Raises ``CheckpointError`` for an unknown component or suffix."""
+    """Write :func:`export_official` as a safetensors file. Raises ``CheckpointError`` for an unknown component or
+    suffix."""
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path} does not end in .safetensors, which is what is written")
     state = export_official(folder, component)
@@ -133,14 +139,12 @@ def export_file(folder: Path, component: str, path: Path) -> None:
 
 
 def _recognise(path: Path) -> dict[str, dict[str, Tensor]]:
-    """The state dicts of a file that we know, by role. Raises ``CheckpointError`` if there is none, or two of one role."""
+    """The state dicts of a file that we know, by role. Raises ``CheckpointError`` if there is none, or two of one
+    role."""
     roles: dict[str, dict[str, Tensor]] = {}
     places: dict[str, str] = {}
     states = read_states(path)
     for where, state in states.items():
-        for prefix, what in NOT_YET.items():
-            if any(name.startswith(prefix) for name in state):
-                raise CheckpointError(f"{path} is {what}; a converter for that is not there yet")
         role = "transformer" if var.is_transformer(state) else "tokenizer" if var.is_tokenizer(state) else ""
         if role in roles:
             raise CheckpointError(f"{path} holds two {role}s ({places[role]} and {where}); expected one")
@@ -149,8 +153,8 @@ def _recognise(path: Path) -> dict[str, dict[str, Tensor]]:
     if not roles:
         largest = max(states.values(), key=len)
         raise CheckpointError(
-            f"{path} is neither a VAR tokenizer (quantize.embedding.weight, encoder.down.*) nor a VAR transformer (pos_1LC, "
-            f"word_embed.weight); it holds {len(largest)} tensors, first {next(iter(largest))}"
+            f"{path} is neither a VAR tokenizer (quantize.embedding.weight, encoder.down.*) nor a VAR transformer "
+            f"(pos_1LC, word_embed.weight); it holds {len(largest)} tensors, first {next(iter(largest))}"
         )
     return roles
 
@@ -165,12 +169,19 @@ def _only(found: Mapping[Path, Mapping[str, dict[str, Tensor]]], role: str) -> t
     return (chosen[0], found[chosen[0]][role]) if chosen else None
 
 
-def _build(
-    cls: type[VAR] | type[ResidualTokenizer], config: VARConfig | ResidualConfig, state: dict[str, Tensor]
-) -> nn.Module:
+def _model(state: dict[str, Tensor], sizes: Iterable[int | Iterable[int]] | None) -> VAR | MVAR:
+    """The transformer whose names these are."""
+    if m_var.is_transformer(state):
+        config = m_var.model_config(state, sizes)
+        return _build(lambda: MVAR(config), m_var.model_from_official(state, config))
+    config_v = var.model_config(state, sizes)
+    return _build(lambda: VAR(config_v), var.model_from_official(state, config_v))
+
+
+def _build(make: Callable[[], Module], state: dict[str, Tensor]) -> Module:
     """A module that holds the tensors of ``state``, which are not copied."""
     with torch.device("meta"):
-        module = cls(config)  # type: ignore[arg-type]
+        module = make()
     module.load_state_dict(state, assign=True)
     return module.eval().requires_grad_(False)
 
@@ -200,31 +211,41 @@ def _check_tokenizer_exports(config: ResidualConfig) -> None:
         ("phi_ratio", config.phi_ratio, (0.0, 0.5)),
     ):
         if ours not in official:
-            raise CheckpointError(f"the tokenizer has {name} {ours}; an official file cannot say so and means {official[-1]}")
+            raise CheckpointError(
+                f"the tokenizer has {name} {ours}; an official file cannot say so and means {official[-1]}"
+            )
 
 
-def _check_model_exports(config: VARConfig) -> None:
+def _check_model_exports(config: ClassTransformerConfig) -> None:
     if config.norm_eps != 1e-6:
-        raise CheckpointError(f"the model has norm_eps {config.norm_eps}; an official file cannot say so and means 1e-06")
+        raise CheckpointError(
+            f"the model has norm_eps {config.norm_eps}; an official file cannot say so and means 1e-06"
+        )
     if not config.l2_norm and config.heads * 64 != config.width:
         raise CheckpointError(
-            f"the model has {config.heads} heads at a width of {config.width} without L2 normalisation; an official file cannot "
-            f"say so and means {config.width / 64:g}"
+            f"the model has {config.heads} heads at a width of {config.width} without L2 normalisation; an official file "
+            f"cannot say so and means {config.width / 64:g}"
         )
     if any(h != w for h, w in config.sizes):
-        raise CheckpointError(f"the model draws the scales {ScaleSchedule(config.sizes)}; the official class has square ones only")
+        raise CheckpointError(
+            f"the model draws the scales {ScaleSchedule(config.sizes)}; the official class has square ones only"
+        )
 
 
 def _report(
-    out: Path, found: Mapping[Path, Mapping[str, object]], components: Mapping[str, nn.Module]
+    out: Path, found: Mapping[Path, Mapping[str, dict[str, Tensor]]], components: Mapping[str, nn.Module]
 ) -> ConversionReport:
     return ConversionReport(
         out=str(out),
-        files={str(path): " and ".join(f"VAR {role}" for role in roles) for path, roles in found.items()},
+        files={str(path): " and ".join(_described(*role) for role in roles.items()) for path, roles in found.items()},
         components={name: type(module).__name__ for name, module in components.items()},
         parameters={name: sum(p.numel() for p in module.parameters()) for name, module in components.items()},
         settings={name: asdict(module.config) for name, module in components.items()},  # type: ignore[call-overload]
     )
+
+
+def _described(role: str, state: Mapping[str, Tensor]) -> str:
+    return f"{'M-VAR' if m_var.is_transformer(state) else 'VAR'} {role}"
 
 
 def _short(name: str, value: Any) -> str:

@@ -46,7 +46,9 @@ def model_config(
         what = "a VAR transformer" if var.is_transformer(state) else "something else"
         raise CheckpointError(f"this is {what}: it has no tensor {MAMBA}*; expected an {TRANSFORMER}")
     if "shared_ada_lin.1.weight" in state:
-        raise CheckpointError(f"the {TRANSFORMER} has a shared AdaLN, which the official code cannot run; expected none")
+        raise CheckpointError(
+            f"the {TRANSFORMER} has a shared AdaLN, which the official code cannot run; expected none"
+        )
     inner = tensor_of(state, f"{MAMBA}norm.weight", 1, TRANSFORMER).shape[0]
     mixed = tensor_of(state, f"{MAMBA}conv1d.weight", 3, TRANSFORMER).shape[0]
     mamba_heads = tensor_of(state, f"{MAMBA}dt_bias", 1, TRANSFORMER).shape[0]
@@ -80,7 +82,9 @@ def model_to_official(state: State, config: MVARConfig) -> dict[str, Tensor]:
     ``CheckpointError`` for another mixer than Mamba-2.
     """
     if config.mixer != "mamba2":
-        raise CheckpointError(f"the inter-scale mixer is {config.mixer!r}; the official class has 'mamba2' and no other")
+        raise CheckpointError(
+            f"the inter-scale mixer is {config.mixer!r}; the official class has 'mamba2' and no other"
+        )
     official, lengths = to_official(state, model_targets(config)), torch.tensor(ScaleSchedule(config.sizes).lengths)
     device = next(iter(official.values())).device
     levels = torch.repeat_interleave(torch.arange(len(lengths)), lengths)

@@ -22,7 +22,8 @@ DEEPEST = 4
 def read_states(path: Path) -> dict[str, dict[str, Tensor]]:
     """All state dicts of a ``.safetensors`` or PyTorch file, by where they stand in it ("" for the file itself).
 
-    Raises ``CheckpointError`` if the file is missing, truncated, not a weight file, or holds more than tensors and plain data.
+    Raises ``CheckpointError`` if the file is missing, truncated, not a weight file, or holds more than tensors and
+    plain data.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; expected a weight file")
@@ -53,7 +54,8 @@ def _read_torch(path: Path) -> Any:
         if foreign or "Unsupported" in str(error):
             named = f" ({foreign[1]})" if foreign else ""
             raise CheckpointError(
-                f"{path} holds Python objects{named} that would run code when read; expected tensors only, nothing was run"
+                f"{path} holds Python objects{named}, which could run code when read; expected tensors only, and "
+                "nothing was run"
             ) from None
         raise CheckpointError(f"{path} is not a PyTorch weight file; its pickle cannot be read") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError):

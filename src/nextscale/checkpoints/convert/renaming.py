@@ -1,4 +1,5 @@
-"""Strict renaming of tensors between official names and ours: every tensor must be known, present and of the right shape."""
+"""Strict renaming of tensors between official names and ours: every tensor must be known, present and of the right
+shape."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ def to_ours(
 ) -> dict[str, Tensor]:
     """Official tensors under our names, in our shapes; values and number types stay as they are, buffers are left out.
 
-    what: the name of the format in errors. Raises ``CheckpointError`` naming the first tensor that is missing, of another shape,
-    not floating point, or left over.
+    what: the name of the format in errors. Raises ``CheckpointError`` naming the first tensor that is missing, of
+    another shape, not floating point, or left over.
     """
     left = {name for name in state if not is_buffer(name)} - {target.name for target in targets.values()}
     found = {}
@@ -51,7 +52,8 @@ def to_ours(
 
 
 def to_official(state: Mapping[str, Tensor], targets: Targets) -> dict[str, Tensor]:
-    """Our tensors under their official names, in the official shapes; the inverse of :func:`to_ours` but for buffers."""
+    """Our tensors under their official names, in the official shapes; the inverse of :func:`to_ours` but for
+    buffers."""
     return {target.name: state[ours].reshape(target.shape) for ours, target in targets.items()}
 
 

@@ -1,7 +1,7 @@
 """VAR's official names and ours, both ways (FoundationVision/VAR: ``models/var.py``, ``vqvae.py``, ``quant.py``).
 
-Configurations are read off names and shapes. Buffers (masks, level indices, zero biases, usage counters) are dropped on the way
-in, whatever their size, and computed anew on the way out; every parameter keeps its bits both ways.
+Configurations are read off names and shapes. Buffers (masks, level indices, zero biases, usage counters) are dropped on
+the way in, whatever their size, and computed anew on the way out; every parameter keeps its bits both ways.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def tokenizer_config(
 ) -> ResidualConfig:
     """The configuration of an official tokenizer, read off its tensors; the arguments are what no tensor shows.
 
-    sizes: the schedule, which depends on the transformer, not on this file; the other defaults are the official ones. Raises
-    ``CheckpointError`` where the tensors show no VAR tokenizer.
+    sizes: the schedule, which depends on the transformer, not on this file; the other defaults are the official ones.
+    Raises ``CheckpointError`` where the tensors show no VAR tokenizer.
     """
     schedule = ScaleSchedule.of(sizes)
     codes, code_dim = tensor_of(state, "quantize.embedding.weight", 2, TOKENIZER).shape
@@ -133,11 +133,12 @@ def _phi(state: State) -> tuple[int, bool]:
 def tokenizer_targets(config: ResidualConfig, separate: bool | None = None) -> Targets:
     """Our tensor names of a tokenizer with this configuration to the official ones.
 
-    separate: whether the phi convolutions carry the names of ``share_quant_resi=0``; by default where there is one per scale.
+    separate: whether the phi convolutions carry the names of ``share_quant_resi=0``; by default where there is one per
+    scale.
     """
     if config.autoencoder.groups != GROUPS:
         raise CheckpointError(
-            f"the tokenizer's norms have {config.autoencoder.groups} groups; the official class has {GROUPS} and no other"
+            f"the tokenizer's norms have {config.autoencoder.groups} groups; the official class has {GROUPS}, always"
         )
     with torch.device("meta"):
         state = ResidualTokenizer(config).state_dict()
@@ -170,7 +171,8 @@ def _tokenizer_name(ours: str, last: int) -> str:
 
 
 def tokenizer_from_official(state: State, config: ResidualConfig) -> dict[str, Tensor]:
-    """The official tokenizer's parameters under our names. Raises ``CheckpointError`` where one does not fit ``config``."""
+    """The official tokenizer's parameters under our names. Raises ``CheckpointError`` where one does not fit
+    ``config``."""
     targets = tokenizer_targets(config, _phi(state)[1])
     return to_ours(state, targets, TOKENIZER, lambda name: name == "quantize.ema_vocab_hit_SV")
 
@@ -178,7 +180,8 @@ def tokenizer_from_official(state: State, config: ResidualConfig) -> dict[str, T
 def tokenizer_to_official(state: State, config: ResidualConfig, separate: bool | None = None) -> dict[str, Tensor]:
     """Our tokenizer's parameters under the official names, and the usage counter as it starts: all zeros.
 
-    separate: see :func:`tokenizer_targets`. Raises ``CheckpointError`` for norm groups that the official class does not have.
+    separate: see :func:`tokenizer_targets`. Raises ``CheckpointError`` for norm groups that the official class does not
+    have.
     """
     official = to_official(state, tokenizer_targets(config, separate))
     return official | {"quantize.ema_vocab_hit_SV": zeros_like_first(official, len(config.sizes), config.codes)}
@@ -194,12 +197,15 @@ def model_config(
 ) -> VARConfig:
     """The configuration of an official transformer, read off its tensors; the arguments are what no tensor shows.
 
-    sizes: the schedule; if absent it is read off the level indices or the mask, or else is the published one with as many tokens
-    and scales. heads: only needed without L2-normalised attention, by default the official width / 64. Raises ``CheckpointError``
-    where the tensors show no VAR transformer (an M-VAR one is named), or leave the schedule open.
+    sizes: the schedule; if absent it is read off the level indices or the mask, or else is the published one with as
+    many tokens and scales. heads: only needed without L2-normalised attention, by default the official width / 64.
+    Raises ``CheckpointError`` where the tensors show no VAR transformer (an M-VAR one is named), or leave the schedule
+    open.
     """
     if any(name.startswith("blocks.0.mamba.") for name in state):
-        raise CheckpointError(f"this is an M-VAR transformer: it has tensors blocks.0.mamba.*; expected a {TRANSFORMER}")
+        raise CheckpointError(
+            f"this is an M-VAR transformer: it has tensors blocks.0.mamba.*; expected a {TRANSFORMER}"
+        )
     return transformer_config(state, sizes, heads=heads, norm_eps=norm_eps, drop_path=drop_path)
 
 
@@ -254,7 +260,8 @@ def _sizes(state: State) -> tuple[Size, ...]:
         if (len(preset), preset.tokens, preset.lengths[0]) == (scales, tokens, first):
             return preset.sizes
     raise CheckpointError(
-        f"the {TRANSFORMER} has {tokens} tokens in {scales} scales and does not say which; no published schedule has, so give it"
+        f"the {TRANSFORMER} has {tokens} tokens in {scales} scales and does not say which; "
+        "no published schedule has, so give it"
     )
 
 
@@ -301,7 +308,8 @@ def is_model_buffer(name: str) -> bool:
 
 
 def model_from_official(state: State, config: VARConfig) -> dict[str, Tensor]:
-    """The official transformer's parameters under our names. Raises ``CheckpointError`` where one does not fit ``config``."""
+    """The official transformer's parameters under our names. Raises ``CheckpointError`` where one does not fit
+    ``config``."""
     return to_ours(state, model_targets(config), TRANSFORMER, is_model_buffer)
 
 

@@ -1,0 +1,169 @@
+"""The object users meet: its arguments, its outputs, its recipe, and saving and loading."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nextscale.errors import CheckpointError, InputError, PlanError
+from nextscale.pipeline import Pipeline, fit, load
+from nextscale.plan import Plan
+from tests.makers import MODELS, tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Pipeline:
+    return tiny_pipeline(guidance_scale=2.0, top_k=20)
+
+
+def test_images_per_label_and_seeds_that_count_up(pipe: Pipeline) -> None:
+    result = pipe(["face", 3], num_images=2, seed=5)
+    assert [image.size for image in result.images] == [(16, 16)] * 4
+    assert result.recipe["class_labels"] == ["face", "face", "food", "food"]
+    assert result.recipe["seeds"] == [5, 6, 7, 8]
+    assert [tuple(t.shape) for t in result.tokens] == [(4, k, k) for k in (1, 2, 3, 4)]
+
+
+def test_an_image_is_its_label_and_seed_alone(pipe: Pipeline) -> None:
+    together = pipe(["face", "food", "tool"], seed=[9, 4, 1])
+    alone = pipe("food", seed=4)
+    assert all(torch.equal(a[1:2], b) for a, b in zip(together.tokens, alone.tokens, strict=True))
+    assert np.abs(np.asarray(together.images[1], float) - np.asarray(alone.images[0], float)).max() <= 1
+
+
+def test_a_recipe_repeats_the_picture(pipe: Pipeline) -> None:
+    first = pipe(["face", "tool"], seed=3, temperature=0.9, smooth=True)
+    recipe = json.loads(json.dumps(first.recipe_of(1)))
+    again = pipe([recipe["class_label"]], seed=[recipe["seed"]], plan=Plan.from_dict(recipe["plan"]))
+    assert all(torch.equal(a[1:], b) for a, b in zip(first.tokens, again.tokens, strict=True))
+
+
+def test_without_a_seed_every_call_differs_and_says_its_seed(pipe: Pipeline) -> None:
+    a, b = pipe("face"), pipe("face")
+    assert a.recipe["seeds"] != b.recipe["seeds"]
+
+
+def test_official_noise_is_not_repeatable_by_recipe(pipe: Pipeline) -> None:
+    result = pipe(["face", "food"], generator=torch.Generator().manual_seed(1))
+    again = pipe(["face", "food"], generator=torch.Generator().manual_seed(1))
+    assert "not_repeatable" in result.recipe
+    assert all(torch.equal(a, b) for a, b in zip(result.tokens, again.tokens, strict=True))
+
+
+@pytest.mark.parametrize("output_type", ["pt", "np", "latent"])
+def test_output_types_agree(pipe: Pipeline, output_type: str) -> None:
+    images = pipe("face", seed=1).images
+    other = pipe("face", seed=1, output_type=output_type).images  # type: ignore[arg-type]
+    if output_type == "latent":
+        assert tuple(other.shape) == (1, 8, 4, 4)
+        return
+    array = other[0].permute(1, 2, 0).numpy() if output_type == "pt" else other[0]
+    assert 0 <= array.min() <= array.max() <= 1
+    assert np.array_equal(np.asarray(images[0]), np.round(array * 255).astype(np.uint8))
+
+
+def test_a_stream_ends_where_a_call_ends(pipe: Pipeline) -> None:
+    events = list(pipe.stream(["face"], seed=7))
+    assert [event.k for event in events] == [0, 1, 2, 3]
+    assert events[0].scales == 4
+    assert np.array_equal(np.asarray(events[-1].images()[0]), np.asarray(pipe("face", seed=7).images[0]))
+
+
+def test_a_callback_sees_every_scale_and_may_stop(pipe: Pipeline) -> None:
+    seen: list[int] = []
+
+    def watch(event: object) -> bool:
+        seen.append(event.k)  # type: ignore[attr-defined]
+        return event.k < 2  # type: ignore[attr-defined]
+
+    result = pipe("face", seed=1, callback_on_scale_end=watch)
+    assert seen == [0, 1, 2]
+    assert len(result.tokens) == 3
+    assert len(result.images) == 1
+
+
+def test_many_images_are_drawn_in_turns(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pipe("face", num_images=5, seed=2)
+    monkeypatch.setattr("nextscale.pipeline.BATCH", 2)
+    turns = pipe("face", num_images=5, seed=2)
+    assert all(torch.equal(a, b) for a, b in zip(whole.tokens, turns.tokens, strict=True))
+
+
+def test_words_find_a_class(pipe: Pipeline) -> None:
+    assert pipe(prompt="a face", seed=1).recipe["class_labels"] == ["face"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_saving_and_loading_changes_nothing(name: str, tmp_path: Path) -> None:
+    pipe = tiny_pipeline(MODELS[name](), top_k=7)
+    pipe.save_pretrained(tmp_path / "saved")
+    again = load(tmp_path / "saved", device="cpu", dtype="float32")
+    assert again.defaults == {"top_k": 7}
+    assert again.vocabulary == pipe.vocabulary
+    assert again.name == "tiny"
+    assert len(again.revision) == 12
+    a, b = pipe(["face", 2], seed=1), again(["face", 2], seed=1)
+    assert all(torch.equal(x, y) for x, y in zip(a.tokens, b.tokens, strict=True))
+
+
+def test_bfloat16_weights_are_half_as_large_and_still_draw(tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    pipe.save_pretrained(tmp_path / "full")
+    pipe.save_pretrained(tmp_path / "half", torch.bfloat16)
+    sizes = [(tmp_path / f / "model.safetensors").stat().st_size for f in ("full", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    half = load(tmp_path / "half", device="cpu", dtype="bfloat16")
+    assert half.dtype == torch.bfloat16
+    assert half("face", seed=1).images[0].size == (16, 16)
+
+
+def test_reconstruction_shows_one_picture_per_scale(pipe: Pipeline) -> None:
+    pictures = pipe.reconstruct(Image.new("RGB", (40, 30), "red"))
+    assert [p.size for p in pictures] == [(16, 16)] * 4
+
+
+def test_a_transparent_wide_picture_is_put_on_white_and_cropped() -> None:
+    picture = Image.new("RGBA", (30, 10), (255, 0, 0, 0))
+    assert np.unique(np.asarray(fit(picture, (10, 10)))).tolist() == [255]
+    stripes = Image.new("RGB", (30, 10), "blue")
+    stripes.paste((255, 0, 0), (10, 0, 20, 10))
+    assert (np.asarray(fit(stripes, (10, 10))) == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "sentence"),
+    [
+        ({}, InputError, "either class_labels or prompt"),
+        ({"class_labels": "face", "prompt": "face"}, InputError, "either class_labels or prompt"),
+        ({"class_labels": []}, InputError, "class_labels is empty"),
+        ({"class_labels": "fase"}, InputError, "no class 'fase'.*face"),
+        ({"class_labels": 5}, InputError, "5.*0 to 4"),
+        ({"class_labels": "face", "num_images": 0}, InputError, "num_images is 0; it must be at least 1"),
+        ({"class_labels": "face", "seed": [1, 2]}, InputError, "2 seeds were given for 1 images"),
+        ({"class_labels": "face", "seed": -4}, InputError, "seed of -4 is out of range"),
+        ({"class_labels": "face", "seed": 1, "generator": torch.Generator()}, InputError, "seed and generator"),
+        ({"class_labels": "face", "output_type": "jpg"}, InputError, "output_type is 'jpg'"),
+        ({"class_labels": "face", "temperature": 0.0}, PlanError, "temperature is 0.0.*top_k=1"),
+        ({"class_labels": "face", "top_p": 3.0}, PlanError, "top_p is 3.0"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(pipe: Pipeline, arguments: dict, error: type, sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        pipe(**arguments)
+
+
+def test_a_plan_and_a_sampling_argument_contradict_each_other(pipe: Pipeline) -> None:
+    with pytest.raises(PlanError, match="a plan was given together with top_k"):
+        pipe("face", plan=pipe.plan(), top_k=3)
+
+
+def test_an_unknown_model_names_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no model 'nothing'"):
+        load("nothing")
+    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+        load(tmp_path)

@@ -1,0 +1,30 @@
+"""Every shipped recipe runs: two steps at tiny width, validated, sampled, saved and loaded again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import nextscale
+from nextscale.checkpoints.store import load_component
+from nextscale.training.recipe import load_recipe, shipped_recipes
+from nextscale.training.start import start
+from tests.training.tiny import TINY_TOKENIZER, TINY_VAR
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_two_steps(name: str, images: Path, tokenizer: Path, tmp_path: Path) -> None:
+    kind, output = load_recipe(name).kind, tmp_path / "run"
+    overrides, frozen = (TINY_TOKENIZER, None) if kind == "tokenizer" else (TINY_VAR, str(tokenizer))
+    trainer = start(kind, name, images, output, frozen, overrides, "cpu")
+    metrics = trainer.run(max_steps=2)
+    assert trainer.step == 2 < trainer.total
+    assert ("psnr" if kind == "tokenizer" else "accuracy") in metrics
+    assert (output / "samples" / "step-000002.png").is_file()
+    if kind == "tokenizer":
+        load_component(output / "export", "tokenizer")
+    else:
+        pipe = nextscale.load(output / "export", device="cpu", dtype="float32")
+        assert pipe.vocabulary.names == ("cold", "warm")
+        assert pipe(class_labels="warm", seed=1).images[0].size == (16, 16)
