@@ -22,7 +22,7 @@ pip := $(VENV)/bin/python -m pip --disable-pip-version-check
 .PHONY: demo test lint type format clean
 .DELETE_ON_ERROR:
 
-# Sixteen pictures of eight classes with seeds 1 and 2, then one picture scale by scale; none is picked.
+# Sixteen pictures, two of each of eight classes, with the seeds 1 to 16; then one picture scale by scale. None is picked.
 demo: $(VENV)/run.stamp
 	$(VENV)/bin/nextscale generate --num-images 2 --seed 1 --out $(DEMO) \
 	  -c face-smiling -c cat-face -c heart -c animal-mammal -c food-fruit -c plant-flower -c transport-ground -c time

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from nextscale.evaluation.report import Subject
 from tests.makers import tiny_pipeline
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine may take longer than 200 ms over one example
+settings.load_profile("unhurried")
 
 CLASSES = ("animal", "face", "flag", "food", "tool")  # those of the tiny pipeline
 TRAIN, HELDOUT = 15, 10

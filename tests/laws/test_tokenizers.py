@@ -47,6 +47,16 @@ def test_each_scale_brings_the_canvas_to_what_the_next_scale_was_encoded_against
         torch.testing.assert_close(tokenizer.codes(tokens_k), codes, atol=0, rtol=0)
 
 
+def test_autocast_changes_no_token(tokenizer: Tokenizer) -> None:
+    latent = tokenizer.latent(images_for(tokenizer))
+    plain = tokenizer.encode(latent)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = tokenizer.encode(latent)
+        canvas = draw(tokenizer, cast)
+    assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
+    torch.testing.assert_close(canvas.latent, draw(tokenizer, plain).latent, atol=0, rtol=0)
+
+
 def test_a_hook_changes_what_later_scales_see(tokenizer: Tokenizer) -> None:
     latent = tokenizer.latent(images_for(tokenizer))
     plain = tokenizer.encode(latent)

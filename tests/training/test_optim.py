@@ -18,7 +18,9 @@ FORMS = st.sampled_from(["lin0", "cosine"])
 
 
 @given(FORMS, st.integers(20, 5000), st.floats(0, 0.5), st.floats(0, 0.9))
-def test_the_rate_peaks_when_the_warm_up_ends_and_ends_at_end(form: Form, total: int, warmup: float, end: float) -> None:
+def test_the_rate_peaks_when_the_warm_up_ends_and_ends_at_end(
+    form: Form, total: int, warmup: float, end: float
+) -> None:
     warm = round(warmup * total)
     assert lr_factor(form, warm, total, warmup, end=end) == pytest.approx(1)
     assert lr_factor(form, total - 1, total, warmup, end=end) == pytest.approx(end)

@@ -202,7 +202,9 @@ def test_what_a_generator_run_logs(images: Path, tokenizer: Path, tmp_path: Path
         ("var", "var-emoji", "nowhere", "nowhere"),
     ],
 )
-def test_what_cannot_be_trained(kind: str, recipe: str, frozen: str | None, message: str, images: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_trained(
+    kind: str, recipe: str, frozen: str | None, message: str, images: Path, tmp_path: Path
+) -> None:
     with pytest.raises((InputError, CheckpointError), match=message):
         start(kind, recipe, images, tmp_path / "run", frozen, [], "cpu")
     assert not (tmp_path / "run").exists()

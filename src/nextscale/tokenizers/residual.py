@@ -126,7 +126,7 @@ class ResidualQuantizer(nn.Module):
 
         The loss is the mean over scales of beta * MSE(sg F_k, f) + MSE(F_k, sg f) with F_k the canvas after scale k.
         """
-        with torch.autocast(latent.device.type, enabled=False):
+        with _float32(latent):
             latent = latent.float()
             target = latent.detach()
             tokens, canvases = self.encode(latent, self._fit(latent))
@@ -156,23 +156,28 @@ class ResidualQuantizer(nn.Module):
 
     def nearest(self, z: Tensor) -> Tensor:
         """Index (B, h, w) of the code nearest to each vector of (B, c, h, w); the lowest index wins a tie."""
-        vectors = z.detach().float().permute(0, 2, 3, 1)
-        codebook = self.codebook.weight.detach().float()
-        if self.cosine:
-            return (F.normalize(vectors, dim=-1) @ F.normalize(codebook, dim=-1).T).argmax(-1)
-        distance = codebook.square().sum(1) - 2 * (vectors @ codebook.T)
-        return distance.argmin(-1)
+        with _float32(z):
+            vectors = z.detach().float().permute(0, 2, 3, 1)
+            codebook = self.codebook.weight.detach().float()
+            if self.cosine:
+                return (F.normalize(vectors, dim=-1) @ F.normalize(codebook, dim=-1).T).argmax(-1)
+            distance = codebook.square().sum(1) - 2 * (vectors @ codebook.T)
+            return distance.argmin(-1)
 
     def codes(self, tokens: Tensor) -> Tensor:
-        codebook = self.codebook.weight.float()
-        vectors = tokens.float() @ codebook if tokens.is_floating_point() else F.embedding(tokens, codebook)
-        return vectors.permute(0, 3, 1, 2)
+        """See :meth:`Tokenizer.codes`."""
+        with _float32(tokens):
+            codebook = self.codebook.weight.float()
+            vectors = tokens.float() @ codebook if tokens.is_floating_point() else F.embedding(tokens, codebook)
+            return vectors.permute(0, 3, 1, 2)
 
     def accumulate(self, canvas: Canvas, codes: Tensor, k: int) -> Canvas:
-        h = interpolate(codes, canvas.schedule.grid, "bicubic")
-        if len(self.phi):
-            h = self.phi[phi_index(len(self.phi), canvas.schedule.progress(k))](h)
-        return replace(canvas, latent=canvas.latent + h, done=k + 1)
+        """See :meth:`Tokenizer.accumulate`."""
+        with _float32(codes):
+            h = interpolate(codes, canvas.schedule.grid, "bicubic")
+            if len(self.phi):
+                h = self.phi[phi_index(len(self.phi), canvas.schedule.progress(k))](h)
+            return replace(canvas, latent=canvas.latent + h, done=k + 1)
 
 
 class Phi(nn.Module):
@@ -186,6 +191,11 @@ class Phi(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         smoothed = F.conv2d(h, self.conv.weight.float(), self.conv.bias.float(), padding=1)  # type: ignore[union-attr]
         return (1 - self.ratio) * h + self.ratio * smoothed
+
+
+def _float32(x: Tensor) -> torch.autocast:
+    """Quantising is exact or it is nothing: autocast stays out of it."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def phi_index(count: int, progress: float) -> int:

@@ -37,8 +37,8 @@ class DataSection(Section):
 
 
 class TokenizerDataSection(DataSection):
-    """shift: largest displacement of training images in pixels, white coming in behind; recolour: share of them whose red,
-    green and blue are exchanged at random.
+    """shift: largest displacement of training images in pixels, white coming in behind; recolour: share of them whose
+    red, green and blue are exchanged at random.
     """
 
     shift: int = Field(default=0, ge=0)

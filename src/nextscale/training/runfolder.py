@@ -44,11 +44,16 @@ class RunFolder:
         for left_over in [*(path / "checkpoints").glob("tmp-*"), *path.glob(".export.*")]:
             shutil.rmtree(left_over)
 
-    def claim(self, recipe: Recipe, facts: dict[str, Any]) -> None:
-        """Save the recipe with ``facts`` (data hash, ...), or check that the run in the folder has the same."""
+    def claim(self, recipe: Recipe, facts: dict[str, Any], source: str) -> None:
+        """Save the recipe with ``facts`` about the data (hash, ...), or check that the run in the folder has the same.
+
+        source: where the data lay, noted but not compared.
+        """
         file, wanted = self.path / "recipe.yaml", {"recipe": recipe.model_dump(mode="json"), "data": facts}
         if file.is_file() and self.checkpoints():
-            changed = differences({k: v for k, v in _read_yaml(file).items() if k in wanted}, wanted)
+            found = _read_yaml(file)
+            known = {key: (found.get("data") or {}).get(key) for key in facts}
+            changed = differences({"recipe": found.get("recipe") or {}, "data": known}, wanted)
             if changed:
                 raise TrainingError(
                     f"{self.path} holds a run with another recipe ({changed[0]}); "
@@ -56,11 +61,11 @@ class RunFolder:
                 )
             return
         version = {"nextscale": nextscale.__version__, "torch": str(torch.__version__), "commit": code_commit()}
-        write_text(file, yaml.safe_dump(wanted | {"version": version}, sort_keys=False))
+        write_text(file, yaml.safe_dump(wanted | {"source": source, "version": version}, sort_keys=False))
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted((self.path / "checkpoints").glob("step-*"))
+        return sorted((self.path / "checkpoints").glob("step-*"), key=_step)
 
     def save(self, step: int, tensors: dict[str, dict[str, Tensor]]) -> Path:
         """Write ``tensors`` (one safetensors file per key) as the checkpoint of ``step``; then remove the oldest."""
@@ -94,7 +99,7 @@ class RunFolder:
             raise CheckpointError(
                 f"the checkpoint {found[-1]} is damaged ({error}); remove it to use an older one"
             ) from None
-        return int(found[-1].name.removeprefix("step-")), tensors
+        return _step(found[-1]), tensors
 
     def log(self, entry: Log) -> None:
         """Append one line to the log."""
@@ -105,7 +110,7 @@ class RunFolder:
         """Drop what was logged after ``step``: a resumed run says it again."""
         file = self.path / "log.jsonl"
         if file.is_file():
-            kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+            kept = [line for line in file.read_text().splitlines() if _line_step(line) <= step]
             write_text(file, "".join(line + "\n" for line in kept))
 
 
@@ -152,7 +157,11 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return found
 
 
-def _step_of(line: str) -> int:
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _line_step(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

@@ -21,7 +21,7 @@ from nextscale.tokenizers.base import Tokenizer
 from nextscale.training import order
 from nextscale.training.generator import VARObjective
 from nextscale.training.objectives import Objective
-from nextscale.training.recipe import KINDS, Recipe, TokenizerRecipe, VARRecipe, load_recipe
+from nextscale.training.recipe import KINDS, Recipe, TokenizerRecipe, load_recipe
 from nextscale.training.runfolder import RunFolder
 from nextscale.training.tokenizer import TokenizerObjective
 from nextscale.training.trainer import Progress, Trainer
@@ -48,22 +48,20 @@ def start(
     resolved = load_recipe(recipe, overrides)
     if resolved.kind != kind:
         raise InputError(f"{recipe} is a recipe for a {resolved.kind}, but a {kind} was asked for")
-    frozen = _tokenizer_folder(resolved, tokenizer)
+    frozen = _frozen(resolved, tokenizer)
+    accelerator = engine(resolved, device)
     train = load_data(data, resolved.data.resolution, "train")
     heldout = load_data(data, resolved.data.resolution, "heldout")
-    facts: dict[str, Any] = {"path": str(data.resolve()), "hash": train.hash, "images": len(train)}
-    if frozen is not None:
-        facts["tokenizer"] = revision(frozen)
-    accelerator = engine(resolved, device)
     folder = RunFolder(output, resolved.run.keep)
-    folder.claim(resolved, facts)
+    facts: dict[str, Any] = {"hash": train.hash, "images": len(train)}
+    folder.claim(resolved, facts if frozen is None else facts | {"tokenizer": frozen[1]}, str(data.resolve()))
     torch.manual_seed(order.key(resolved.run.seed, "weights"))
     if isinstance(resolved, TokenizerRecipe):
         objective: Objective = TokenizerObjective(resolved, train, heldout, accelerator.device)
     else:
         assert frozen is not None
-        parts, name = (load_tokenizer(frozen, resolved), vocabulary_of(data, train)), output.resolve().name
-        objective = VARObjective(resolved, train, heldout, *parts, accelerator.device, name)
+        vocabulary, name = vocabulary_of(data, train), output.resolve().name
+        objective = VARObjective(resolved, train, heldout, frozen[0], vocabulary, accelerator.device, name)
     return Trainer(objective, resolved, folder, accelerator, progress)
 
 
@@ -79,25 +77,14 @@ def engine(recipe: Recipe, device: str) -> Accelerator:
     return accelerator
 
 
-def load_tokenizer(folder: Path, recipe: VARRecipe) -> Tokenizer:
-    """The frozen tokenizer in ``folder``, float32. Raises ``InputError`` if it is made for another resolution."""
-    tokenizer = load_component(folder, "tokenizer")
-    assert isinstance(tokenizer, Tokenizer)
-    side = tokenizer.schedule.grid[0] * tokenizer.stride
-    if side != recipe.data.resolution:
-        wanted = recipe.data.resolution
-        raise InputError(f"the tokenizer in {folder} is made for {side} pixels, but the recipe says {wanted}")
-    return tokenizer
-
-
 def vocabulary_of(data: Path, train: ImageData) -> ClassVocabulary:
     """Class names of a data set, with names and keywords of the things in them where it is an emoji set."""
     records = read_metadata(data) if (data / "dataset.json").is_file() else []
     return ClassVocabulary.from_records(train.classes, records)
 
 
-def _tokenizer_folder(recipe: Recipe, name: str | None) -> Path | None:
-    """Where the frozen tokenizer lies; None for recipes that train one."""
+def _frozen(recipe: Recipe, name: str | None) -> tuple[Tokenizer, str] | None:
+    """The frozen tokenizer of a generator, float32, and its revision; None for recipes that train a tokenizer."""
     if recipe.kind == "tokenizer":
         if name is not None:
             raise InputError(f"--tokenizer {name} was given, but a tokenizer recipe needs none")
@@ -105,4 +92,10 @@ def _tokenizer_folder(recipe: Recipe, name: str | None) -> Path | None:
     if name is None:
         raise InputError("a generator needs the tokenizer whose tokens it learns; name it with --tokenizer")
     exported = Path(name) / "export"
-    return checkpoint_folder(exported if exported.is_dir() else name)
+    folder = checkpoint_folder(exported if exported.is_dir() else name)
+    tokenizer = load_component(folder, "tokenizer")
+    assert isinstance(tokenizer, Tokenizer)
+    side, wanted = tokenizer.schedule.grid[0] * tokenizer.stride, recipe.data.resolution
+    if side != wanted:
+        raise InputError(f"the tokenizer in {folder} is made for {side} pixels, but the recipe says {wanted}")
+    return tokenizer, revision(folder)

@@ -88,7 +88,8 @@ def check_run(
     if run.get("kind") not in ("generate", "edit"):
         checks.notes.append(f"run {name}: unknown kind {run.get('kind')!r}; its outputs were not computed")
         return
-    images, parts = int(run["B"]), {"tokenizer": tokenizer, "model": model}
+    images = int(run["B"])
+    parts: dict[str, Any] = {"tokenizer": tokenizer, "model": model}
     generator = _generator(name, run)
     labels = _labels(file, checks, name, run, model, generator)
     plan = plan_of(run, model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> Any:
     """The content of a ``.pth`` file; the unpickler knows tensors and plain data and refuses to build anything else."""
     with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
+        start = file.read(4)
+    zipped = start == b"PK\x03\x04"
+    if not zipped and start[:1] != b"\x80":  # neither an archive nor a pickle: a web page, say
+        raise CheckpointError(
+            f"{path} begins with {start!r} and is not a PyTorch weight file; expected .pth or .safetensors"
+        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the unpickler remarks on newer pickle protocols before it refuses them
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         if foreign or "Unsupported" in str(error):

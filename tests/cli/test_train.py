@@ -1,0 +1,62 @@
+"""``nextscale train`` end to end: train, stop, resume, use the result; and what it refuses, in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.training.tiny import TINY_TOKENIZER, TINY_VAR, write_images
+
+
+def settings(overrides: list[str]) -> list[str]:
+    return [word for override in overrides for word in ("--set", override)]
+
+
+def test_tokenizer_then_generator_then_pictures(nextscale: Command, tmp_path: Path) -> None:
+    data = write_images(tmp_path / "images")
+    words = ["train", "tokenizer", "--recipe", "tokenizer-emoji", "--data", data, "-o", "tok", "--device", "cpu"]
+    first = nextscale(*words, "--max-steps", 3, *settings(TINY_TOKENIZER))
+    assert (first.code, "3 of 8 steps done" in first.out) == (0, True)
+    again = nextscale(*words, *settings(TINY_TOKENIZER))
+    assert (again.code, "8 of 8 steps done" in again.out) == (0, True)
+    assert "resuming after step 3" in again.err
+
+    words = [
+        "train",
+        "var",
+        "--recipe",
+        "var-emoji",
+        "--data",
+        data,
+        "--tokenizer",
+        "tok",
+        "-o",
+        "var",
+        "--device",
+        "cpu",
+    ]
+    trained = nextscale(*words, "--max-steps", 2, *settings(TINY_VAR))
+    assert (trained.code, "accuracy" in trained.out) == (0, True)
+    drawn = nextscale("generate", "--model", "var/export", "--class", "warm", "--seed", 1, "-o", "out")
+    assert drawn.code == 0, drawn.err
+    assert list((tmp_path / "out").glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["painter", "--recipe", "tokenizer-emoji"], "nothing to train called 'painter'"),
+        (["tokenizer", "--recipe", "tokenizer-emojy"], "did you mean 'tokenizer-emoji'?"),
+        (["tokenizer", "--recipe", "tokenizer-emoji", "--set", "optim.lrr=1"], "did you mean 'optim.lr'?"),
+        (["tokenizer", "--recipe", "tokenizer-emoji"], "nowhere"),
+        (["var", "--recipe", "var-emoji"], "--tokenizer"),
+        (["tokenizer", "--recipe", "tokenizer-emoji", "--device", "abacus"], "no device 'abacus'"),
+    ],
+)
+def test_what_is_refused(nextscale: Command, words: list[str], message: str, tmp_path: Path) -> None:
+    done = nextscale("train", *words, "--data", "nowhere", "-o", "run")
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert not (tmp_path / "run").exists()
