@@ -83,9 +83,11 @@ def tiny_m_var(mixer: Literal["mamba2", "attention"] = "mamba2", l2_norm: bool =
     )
     model = MVAR(config)
     randomise(model, seed, 0.8)
-    for module in model.modules():
-        if isinstance(module, Mamba2):
-            module.init_decay()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in model.modules():
+            if isinstance(module, Mamba2):
+                module.init_decay()
     return model.eval().requires_grad_(False)
 
 

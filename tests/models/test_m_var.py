@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nextscale.errors import InputError
 from nextscale.layers.mamba2 import Mamba2
-from nextscale.models.m_var import MVAR, MVARConfig
+from nextscale.models.m_var import MVAR, Block, MVARConfig
 from nextscale.models.var import VAR, VARConfig
 from nextscale.scales import ScaleSchedule
 from tests.makers import some_inputs, tiny_m_var
@@ -28,6 +28,15 @@ def change(model: MVAR, scale: int, position: tuple[int, int] = (-1, -1)) -> Ten
     return (logits(model, other) - logits(model, inputs)).abs().amax((0, 2))
 
 
+def blocks_of(model: MVAR) -> list[Block]:
+    return [block for block in model.blocks if isinstance(block, Block)]
+
+
+def mamba_of(block: Block) -> Mamba2:
+    assert isinstance(block.mixer, Mamba2)
+    return block.mixer
+
+
 def silence(part: nn.Linear) -> None:
     part.weight.zero_()
     if part.bias is not None:
@@ -44,8 +53,8 @@ def test_one_input_moves_its_own_scale_and_the_finer_ones(scale: int) -> None:
 
 def test_without_the_mixer_a_scale_sees_itself_only() -> None:
     model = tiny_m_var()
-    for block in model.blocks:
-        silence(block.mixer.out_proj)
+    for block in blocks_of(model):
+        silence(mamba_of(block).out_proj)
     moved, own = change(model, 2), model.schedule.slice(2)
     assert moved[own].min() > 1e-5
     assert moved[: own.start].max() == moved[own.stop :].max() == 0
@@ -53,7 +62,7 @@ def test_without_the_mixer_a_scale_sees_itself_only() -> None:
 
 def test_without_attention_tokens_are_strictly_causal() -> None:
     model = tiny_m_var()
-    for block in model.blocks:
+    for block in blocks_of(model):
         silence(block.attention.proj)
     moved, place = change(model, 2, (1, 1)), model.schedule.offsets[2] + 4
     assert moved[:place].max() == 0
@@ -73,7 +82,7 @@ def test_drop_path_is_all_that_training_changes() -> None:
     model, inputs = tiny_m_var(), some_inputs(tiny_m_var())
     expected = logits(model, inputs)
     assert torch.equal(logits(model.train(), inputs), expected)
-    for block in model.blocks:
+    for block in blocks_of(model):
         block.drop_path.rate = 0.5
     assert not torch.equal(logits(model, inputs), expected)
     assert torch.equal(logits(model.eval(), inputs), expected)
@@ -89,7 +98,9 @@ def test_published_sizes_have_the_counted_parameters(depth: int, millions: float
 
 
 def test_four_blocks_cost_what_six_of_var_cost() -> None:
-    """27 C^2 parameters per block against 18 C^2, and linear layers of as many FLOPs (Mamba-2's beside attention's)."""
+    """27 C^2 parameters per block against 18 C^2, and linear layers of as many FLOPs (Mamba-2's beside
+    attention's).
+    """
     width, sizes = 256, ScaleSchedule.of([1, 2, 3, 4]).sizes
     with torch.device("meta"):
         m_var = MVAR(MVARConfig(depth=4, width=width, heads=4, sizes=sizes))
@@ -97,7 +108,7 @@ def test_four_blocks_cost_what_six_of_var_cost() -> None:
     parameters = [sum(p.numel() for p in model.blocks.parameters()) for model in (m_var, var)]
     assert parameters[0] / parameters[1] == pytest.approx(1, abs=0.04)
     macs = [
-        sum(m.weight.numel() for name, m in model.blocks.named_modules() if isinstance(m, nn.Linear) and "ada" not in name)
+        sum(p.numel() for name, p in model.blocks.named_parameters() if p.ndim == 2 and "ada" not in name)
         for model in (m_var, var)
     ]
     assert macs[0] / macs[1] == pytest.approx(1, abs=0.04)
@@ -115,29 +126,30 @@ def test_initialisation(official: bool, gates: int) -> None:
     config = MVARConfig(depth=2, width=256, heads=4, classes=3, codes=16, code_dim=4, sizes=((1, 1), (2, 2)))
     model, std = MVAR(config), (1 / (3 * 256)) ** 0.5
     model.init_weights(gamma=1e-3, official=official)
-    block = model.blocks[1]
+    block = blocks_of(model)[1]
+    mamba = mamba_of(block)
     stds = [float(chunk.std()) / std for chunk in block.ada_lin.weight.chunk(9)]
     assert stds[:gates] == pytest.approx([1e-3] * gates, rel=0.1)
     assert stds[gates:] == pytest.approx([0.5] * (9 - gates), rel=0.1)
-    assert float(block.mixer.in_proj.weight.std()) == pytest.approx(std, rel=0.05)
-    assert float(block.mixer.out_proj.weight.std()) == pytest.approx(std, rel=0.05)
+    assert float(mamba.in_proj.weight.std()) == pytest.approx(std, rel=0.05)
+    assert float(mamba.out_proj.weight.std()) == pytest.approx(std, rel=0.05)
     assert float(block.attention.proj.weight.std()) == pytest.approx(std / 2, rel=0.05)
     assert float(block.ffn.fc2.weight.std()) == pytest.approx(std / 2, rel=0.05)
-    assert float(block.mixer.conv1d.weight.std()) == pytest.approx(0.02, rel=0.1)
-    assert float(block.mixer.conv1d.bias.abs().max()) == 0
+    assert float(mamba.conv1d.weight.std()) == pytest.approx(0.02, rel=0.1)
+    assert mamba.conv1d.bias is not None
+    assert float(mamba.conv1d.bias.abs().max()) == 0
 
 
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(InputError, match="no inter-scale mixer 'rwkv'; expected 'mamba2' or 'attention'"):
         MVARConfig(depth=1, width=64, heads=1, mixer="rwkv")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="width of 192 cannot be split into heads of 64|inner width of 96"):
+    with pytest.raises(InputError, match="inner width of 96 cannot be split into heads of 64"):
         MVARConfig(depth=1, width=48, heads=1)
     with pytest.raises(InputError, match="cannot be split into 5 heads"):
         MVARConfig(depth=1, width=64, heads=5)
 
 
 def test_the_mixer_is_one_module_of_the_block() -> None:
-    assert isinstance(tiny_m_var().blocks[0].mixer, Mamba2)
     assert {name.split(".")[2] for name, _ in tiny_m_var().blocks.named_parameters(prefix="blocks")} == {
         "attention",
         "mixer",

@@ -1,10 +1,12 @@
-"""Mamba-2 (Dao and Gu, arXiv 2405.21060) in plain PyTorch: a linear-cost causal mixer with a state that can be carried on.
+"""Mamba-2 (Dao and Gu, arXiv 2405.21060) in plain PyTorch: a linear-cost causal mixer with a state that can
+be carried on.
 
-The scan is computed in chunks (the paper's SSD form), all chunks at once: inside a chunk as a small masked attention, between
-chunks through the state. It runs in float32 (float64 where the layer does) whatever the precision of the weights.
+The scan is computed in chunks (the paper's SSD form), all chunks at once: inside a chunk as a small masked
+attention, between chunks through the state. It runs in float32 (float64 where the layer does) whatever the
+precision of the weights.
 
-Shape letters: ``R`` rows, ``l`` tokens of this call, ``C`` width, ``D`` = 2C inner width, ``H`` heads of ``P`` channels
-(D = H P), ``N`` states; ``n`` chunks of ``Q`` tokens; ``t`` and ``s`` tokens of one chunk.
+Shape letters: ``R`` rows, ``l`` tokens of this call, ``C`` width, ``D`` = 2C inner width, ``H`` heads of
+``P`` channels (D = H P), ``N`` states; ``n`` chunks of ``Q`` tokens; ``t`` and ``s`` tokens of one chunk.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ TAPS = 4
 class Mamba2(nn.Module):
     """One Mamba-2 layer; parameter names and shapes are those of the published implementations.
 
-    Its state is (conv_tail (R, 3, D + 2N), the last three rows of x|B|C *before* the convolution, oldest first; ssm (R, H, P, N)).
+    Its state is (conv_tail (R, 3, D + 2N), the last three rows of x|B|C *before* the convolution, oldest
+    first; ssm (R, H, P, N)).
     """
 
     def __init__(self, width: int, states: int = 64, head_width: int = 64, expand: int = 2, eps: float = 1e-5) -> None:
@@ -45,7 +48,9 @@ class Mamba2(nn.Module):
 
     @torch.no_grad()
     def init_decay(self) -> None:
-        """The published start: step sizes log-uniform in [1e-3, 0.1], A = -U(1, 16), so that the state lives for many tokens."""
+        """The published start: step sizes log-uniform in [1e-3, 0.1], A = -U(1, 16), so that the state lives
+        for many tokens.
+        """
         delta = torch.exp(torch.rand(self.heads) * math.log(100) + math.log(1e-3))
         self.dt_bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # the inverse of softplus
         self.A_log.copy_(torch.empty(self.heads).uniform_(1, 16).log())
@@ -65,7 +70,7 @@ class Mamba2(nn.Module):
         seen = torch.cat([tail, xbc], 1)
         weight, bias = self.conv1d.weight.to(precise), self.conv1d.bias
         assert bias is not None
-        convolved = F.silu(F.conv1d(seen.transpose(1, 2), weight, bias.to(precise), groups=mixed)).transpose(1, 2)
+        convolved = F.silu(causal_conv(seen, weight, bias.to(precise)))
         x, b, c = convolved.split([self.inner, self.states, self.states], -1)
         delta = F.softplus(dt.to(precise) + self.dt_bias)
         y, ssm = scan(x.unflatten(-1, (self.heads, -1)), delta, -self.A_log.to(precise).exp(), b, c, self.D, ssm)
@@ -79,6 +84,17 @@ class Mamba2(nn.Module):
         linear = self.in_proj.out_features * width + inner * width + TAPS * (inner + 2 * n)
         inside = q * n + q * inner  # C B^T once for all heads, then the weighted sum of x
         return 2 * tokens * linear + 2 * count * q * (inside + 2 * n * inner)
+
+
+def causal_conv(seen: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Depthwise convolution over tokens without padding: (R, l + 3, channels), weight (channels, 1, 4), to
+    (R, l, channels).
+
+    As a picture of height 1 in channels-last order, which is how the tokens lie in memory: nothing is
+    transposed.
+    """
+    picture = seen.transpose(1, 2)[:, :, None]
+    return F.conv2d(picture, weight[:, :, None], bias, groups=len(bias))[:, :, 0].transpose(1, 2)
 
 
 def chunks(tokens: int, chunk: int = CHUNK) -> tuple[int, int]:
@@ -99,11 +115,11 @@ def scan(
 ) -> tuple[Tensor, Tensor]:
     """S_t = exp(delta_t a) S_{t-1} + delta_t x_t (outer) B_t; y_t = S_t C_t + d x_t, in chunks.
 
-    x (R, l, H, P); delta (R, l, H), at least 0; a, d (H); b, c (R, l, N), shared by the heads; state (R, H, P, N), zeros if None.
-    Returns y (R, l, H, P) and the state after the last token.
+    x (R, l, H, P); delta (R, l, H), at least 0; a, d (H); b, c (R, l, N), shared by the heads; state (R, H,
+    P, N), zeros if None. Returns y (R, l, H, P) and the state after the last token.
 
-    Inside a chunk, with log decays l_t = delta_t a:
-    y_t = sum_{s<=t} (C_t.B_s) exp(l_{s+1} + .. + l_t) delta_s x_s + d x_t + exp(l_1 + .. + l_t) S_0 C_t.
+    Inside a chunk, with log decays l_t = delta_t a: y_t = sum_{s<=t} (C_t.B_s) exp(l_{s+1} + .. + l_t)
+    delta_s x_s + d x_t + exp(l_1 + .. + l_t) S_0 C_t.
     """
     rows, length, heads, width = x.shape
     count, q = chunks(length, chunk)
@@ -113,20 +129,23 @@ def scan(
     x, delta, b, c = (v.unflatten(1, (count, q)) for v in (x, delta, b, c))
     delta = delta.transpose(2, 3)  # (R, n, H, Q)
     log_decay = delta * a[:, None]
-    # Sums l_{s+1} + .. + l_t at [s, t], added up for every s on its own: differences of one running sum would lose all digits
-    # behind a strong decay. Entries with t < s are 0 here, harmless to exp, and cut off by triu.
-    sums = log_decay[..., None, :].expand(-1, -1, -1, q, -1).triu(1).cumsum(-1)
-    reach = sums.exp() * delta[..., None]  # what token s has become at t, but for B and C
-    weights = reach * (b @ c.mT).triu()[:, :, None] + torch.diag_embed(d[:, None].expand(-1, q))
-    y = (weights.mT @ x.transpose(2, 3)).transpose(2, 3)  # (R, n, Q, H, P)
+    # Sums l_{s+1} + .. + l_t at [s, t], added up for every s on its own: differences of one running sum would
+    # lose all digits behind a strong decay. Entries with t < s are 0 here, harmless to exp, and cut off by
+    # triu.
+    decays = log_decay[..., None, :].expand(-1, -1, -1, q, -1).triu(1).cumsum_(-1).exp_()
+    reach = decays * delta[..., None]  # what token s still amounts to at t, but for B and C
+    weights = reach * (b @ c.mT).triu()[:, :, None]
+    weights.diagonal(dim1=-2, dim2=-1).add_(d[:, None])
+    inside = weights.mT @ x.transpose(2, 3)  # (R, n, H, Q, P)
     # Between chunks: what each adds to the state, the states in front of each, and what those give to y.
     added = ((x * reach[..., -1].transpose(2, 3)[..., None]).flatten(3).mT @ b).unflatten(2, (heads, width))
     carried = log_decay.cumsum(-1).exp()
     states = [x.new_zeros((rows, heads, width, b.shape[-1])) if state is None else state]
     for i in range(count):
         states.append(torch.addcmul(added[:, i], states[-1], carried[:, i, :, -1, None, None]))
-    before = torch.stack(states[:-1], 1).flatten(2, 3)  # (R, n, D, N)
-    y = (c @ before.mT).unflatten(-1, (heads, width)) * carried.transpose(2, 3)[..., None] + y
+    before = states[0][:, None] if count == 1 else torch.stack(states[:-1], 1)
+    y = (c @ before.flatten(2, 3).mT).unflatten(-1, (heads, width)) * carried.transpose(2, 3)[..., None]
+    y += inside.transpose(2, 3)
     return y.flatten(1, 2)[:, :length], states[-1]
 
 

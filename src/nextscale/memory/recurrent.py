@@ -1,12 +1,15 @@
-"""The recurrent memory: of all earlier scales, a state of fixed size per layer. No keys, no values, no history.
+"""The recurrent memory: of all earlier scales, a state of fixed size per layer. No keys, no values, no
+history.
 
-Exact for mixers that are recurrences: running one scale's tokens from the state the scale before left is the same as running
-over everything again. Its bytes depend neither on the scale nor on the size of the image. Attention inside a scale keeps nothing.
+Exact for mixers that are recurrences: running one scale's tokens from the state the scale before left is the
+same as running over everything again. Its bytes depend neither on the scale nor on the size of the image.
+Attention inside a scale keeps nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -23,7 +26,8 @@ State = tuple[Tensor, ...]
 class RecurrentMemory(Memory):
     """The committed state of every recurrent slot for ``rows`` rows, float32, all zeros at the start.
 
-    States are replaced, never written into: so a snapshot holds the tensors themselves, and going back is exact to the bit.
+    States are replaced, never written into: so a snapshot holds the tensors themselves, and going back is
+    exact to the bit.
     """
 
     def __init__(
@@ -61,12 +65,12 @@ class RecurrentMemory(Memory):
     def select(self, rows: Tensor) -> None:
         self.committed = {i: tuple(t.index_select(0, rows) for t in state) for i, state in self.committed.items()}
 
-    def snapshot(self) -> object:
-        return self.scale, dict(self.committed)
+    def snapshot(self) -> _Snapshot:
+        return _Snapshot(self.scale, dict(self.committed))
 
     def restore(self, snapshot: object) -> None:
-        self.scale, committed = snapshot  # type: ignore[misc]
-        self.committed, self.pending = dict(committed), {}
+        assert isinstance(snapshot, _Snapshot)
+        self.scale, self.committed, self.pending = snapshot.scale, dict(snapshot.committed), {}
 
     def free(self, layers: Sequence[int] | None = None) -> None:
         for i in list(self.committed) if layers is None else layers:
@@ -80,6 +84,12 @@ class RecurrentMemory(Memory):
     @property
     def allocated_bytes(self) -> int:
         return self.live_bytes + sum(t.nbytes for state in self.pending.values() for t in state)
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    scale: int
+    committed: dict[int, State]
 
 
 class _RecurrentSlot:

@@ -1,4 +1,6 @@
-"""What needs no memory: attention inside a scale, and the memories of teacher forcing, where all scales stand in one sequence."""
+"""What needs no memory: attention inside a scale, and the memories of teacher forcing, where all scales stand
+in one sequence.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from nextscale.scales import ScaleSchedule
 class OwnScale:
     """Every token sees its own scale and nothing else.
 
-    lengths: tokens of every scale in the sequence at hand, one attention call each; ``None``: the sequence is one scale.
+    lengths: tokens of every scale in the sequence at hand, one attention call each; ``None``: the sequence is
+    one scale.
     """
 
     def __init__(self, lengths: Sequence[int] | None = None) -> None:
@@ -42,7 +45,9 @@ class FromZero:
 
 
 class TeacherForcing:
-    """The slots of a forward pass over all scales of ``schedule`` at once; holds a mask where a mixer reads the past."""
+    """The slots of a forward pass over all scales of ``schedule`` at once; holds a mask where a mixer reads
+    the past.
+    """
 
     def __init__(self, slots: Sequence[SlotSpec], schedule: ScaleSchedule, device: torch.device) -> None:
         self.schedule = schedule

@@ -20,10 +20,11 @@ from nextscale.scales import ScaleSchedule, Size
 
 @dataclass(frozen=True, kw_only=True)
 class ClassTransformerConfig:
-    """Sizes of a class-conditional next-scale transformer; the published ones are width = 64 depth, heads = depth.
+    """Sizes of a class-conditional next-scale transformer; the published ones are width = 64 depth, heads =
+    depth.
 
-    classes: without the null class; codes, code_dim: the tokenizer's; sizes: the trained schedule; l2_norm: unit
-    queries and keys; drop_path: rate of the last block in training.
+    classes: without the null class; codes, code_dim: the tokenizer's; sizes: the trained schedule; l2_norm:
+    unit queries and keys; drop_path: rate of the last block in training.
     """
 
     depth: int
@@ -51,7 +52,8 @@ class ClassTransformerConfig:
 class ClassTransformer(NextScaleModel):
     """Embeddings, condition and head. Features are class ids (B,) int64.
 
-    A subclass adds its blocks, then ``head_ada_lin`` and ``head_lin``, in this order, which is that of the parameters.
+    A subclass adds its blocks, then ``head_ada_lin`` and ``head_lin``, in this order, which is that of the
+    parameters.
     """
 
     guidance = "ramp"
@@ -113,8 +115,9 @@ class ClassTransformer(NextScaleModel):
 
     @torch.no_grad()
     def init_outside(self, head: float) -> None:
-        """The official initialisation of everything but what blocks add to it: every linear layer and embedding a
-        truncated normal of std sqrt(1 / 3C), the head times ``head``, its AdaLN halved, biases zero.
+        """The official initialisation of everything but what blocks add to it: every linear layer and
+        embedding a truncated normal of std sqrt(1 / 3C), the head times ``head``, its AdaLN halved, biases
+        zero.
         """
         std = math.sqrt(1 / (3 * self.config.width))
         for module in self.modules():

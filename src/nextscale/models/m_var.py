@@ -1,8 +1,9 @@
 """M-VAR: decoupled scale-wise autoregressive modelling (arXiv 2411.10433).
 
-VAR with its attention split in two: softmax attention inside each scale only, and one linear-cost causal mixer, Mamba-2,
-over all tokens in order, which carries information from scale to scale. So nothing is remembered of earlier scales but
-a recurrent state of fixed size. The factorisation is VAR's: p(scale k | scales < k).
+VAR with its attention split in two: softmax attention inside each scale only, and one linear-cost causal
+mixer, Mamba-2, over all tokens in order, which carries information from scale to scale. So nothing is
+remembered of earlier scales but a recurrent state of fixed size. The factorisation is VAR's: p(scale k |
+scales < k).
 
 Shape letters as in ``models/base.py``; embeddings and head stand in ``models/class_transformer.py``.
 """
@@ -28,13 +29,15 @@ from nextscale.models.class_transformer import ClassTransformer, ClassTransforme
 from nextscale.scales import ScaleSchedule
 
 InterScaleMixer = Mamba2 | Attention
-"""What stands between scales: ``mixer(x (R, l, C), slot) -> (R, l, C)``, with ``spec`` and ``flops(tokens, seen)``."""
+"""What stands between scales: ``mixer(x (R, l, C), slot) -> (R, l, C)``, with ``spec`` and ``flops(tokens,
+seen)``.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MVARConfig(ClassTransformerConfig):
-    """Sizes of an M-VAR transformer. mixer: the layer between scales, Mamba-2 (as published) or attention over all
-    scales; state, head_dim: states and channels per head of Mamba-2.
+    """Sizes of an M-VAR transformer. mixer: the layer between scales, Mamba-2 (as published) or attention
+    over all scales; state, head_dim: states and channels per head of Mamba-2.
     """
 
     mixer: Literal["mamba2", "attention"] = "mamba2"
@@ -50,8 +53,8 @@ class MVARConfig(ClassTransformerConfig):
 
     @classmethod
     def published(cls, depth: int, pixels: int = 256) -> MVARConfig:
-        """The official configuration of depth 12 to 32. L2-normalised attention is off up to depth 20 and on at 32, as
-        the authors say; 24 is unspecified and taken as on.
+        """The official configuration of depth 12 to 32. L2-normalised attention is off up to depth 20 and on
+        at 32, as the authors say; 24 is unspecified and taken as on.
         """
         return cls(
             depth=depth,
@@ -64,7 +67,9 @@ class MVARConfig(ClassTransformerConfig):
 
 
 class MVAR(ClassTransformer):
-    """See :class:`~nextscale.models.base.NextScaleModel` for the methods. Two slots per block: attention, then mixer."""
+    """See :class:`~nextscale.models.base.NextScaleModel` for the methods. Two slots per block: attention,
+    then mixer.
+    """
 
     name = "M-VAR"
     config: MVARConfig
@@ -84,7 +89,7 @@ class MVAR(ClassTransformer):
 
     def forward(self, inputs: Sequence[Tensor], condition: Condition) -> Tensor:
         x = torch.cat([self.embed(x_k, k, condition) for k, x_k in enumerate([None, *inputs])], 1)
-        memory = TeacherForcing(self.slots, self.schedule, x.device)
+        memory = TeacherForcing(self.slots, self.schedule.prefix(len(inputs) + 1), x.device)
         for i, block in enumerate(self.blocks):
             x = block(x, condition.modulation[i], memory.slot(2 * i), memory.slot(2 * i + 1))
         return self.head(x, condition)
@@ -107,11 +112,12 @@ class MVAR(ClassTransformer):
 
     @torch.no_grad()
     def init_weights(self, gamma: float = 1e-3, head: float = 0.02, official: bool = False) -> None:
-        """The official initialisation: that of ``init_outside``, the mixer's convolution of std 0.02, outputs of
-        attention and feed-forward divided by sqrt(2 depth), gates times ``gamma``. Call before training.
+        """The official initialisation: that of ``init_outside``, the mixer's convolution of std 0.02, outputs
+        of attention and feed-forward divided by sqrt(2 depth), gates times ``gamma``. Call before training.
 
-        official: as the authors' code does, scale the first two of the three gates only (it still counts VAR's six
-        chunks), so that the feed-forward's gate starts at 0.5 like the rest; by default all three gates start small.
+        official: as the authors' code does, scale the first two of the three gates only (it still counts
+        VAR's six chunks), so that the feed-forward's gate starts at 0.5 like the rest; by default all three
+        gates start small.
         """
         self.init_outside(head)
         for block in self.blocks:
@@ -119,7 +125,9 @@ class MVAR(ClassTransformer):
 
 
 class Block(nn.Module):
-    """Attention inside the scale, the mixer between scales, feed-forward; each behind an AdaLN and a learned gate."""
+    """Attention inside the scale, the mixer between scales, feed-forward; each behind an AdaLN and a learned
+    gate.
+    """
 
     def __init__(self, config: MVARConfig, mixer: InterScaleMixer, drop_path: float) -> None:
         super().__init__()
@@ -136,15 +144,17 @@ class Block(nn.Module):
         return self.ada_lin(activated).unflatten(-1, (1, 9, -1))
 
     def forward(self, x: Tensor, modulation: Tensor, own: AttentionSlot, past: object) -> Tensor:
-        """x (R, l, C) to (R, l, C). own: the attention's slot; past: the mixer's, of the kind its spec asks for."""
+        """x (R, l, C) to (R, l, C). own: the attention's slot; past: the mixer's, of the kind its spec asks
+        for.
+        """
         gamma1, gamma2, gamma3, s1, s2, s3, b1, b2, b3 = modulation.unbind(2)
         x = x + self.drop_path(gamma1 * self.attention(modulate(x, s1, b1, self.eps), own))
         x = x + self.drop_path(gamma2 * self.mixer(modulate(x, s2, b2, self.eps), past))
         return x + self.drop_path(gamma3 * self.ffn(modulate(x, s3, b3, self.eps)))
 
     def flops(self, tokens: int, seen: int) -> int:
-        """FLOPs of :meth:`forward` for ``tokens`` tokens of one scale and one row; ``seen``: tokens of all scales so
-        far.
+        """FLOPs of :meth:`forward` for ``tokens`` tokens of one scale and one row; ``seen``: tokens of all
+        scales so far.
         """
         return self.attention.flops(tokens, tokens) + self.mixer.flops(tokens, seen) + self.ffn.flops(tokens)
 

@@ -1,9 +1,9 @@
 """VAR: visual autoregressive modelling by next-scale prediction (arXiv 2404.02905).
 
-A GPT-like transformer with AdaLN blocks that predicts a whole token map from all coarser ones. Its input at scale k is
-the canvas so far, shrunk to that scale; its mask in training is causal from scale to scale and open inside one.
-Notable: L2-normalised attention with a learned temperature per head, a class embedding that is both the first token
-and the AdaLN condition, and at 512 px one AdaLN projection shared by all blocks.
+A GPT-like transformer with AdaLN blocks that predicts a whole token map from all coarser ones. Its input at
+scale k is the canvas so far, shrunk to that scale; its mask in training is causal from scale to scale and
+open inside one. Notable: L2-normalised attention with a learned temperature per head, a class embedding that
+is both the first token and the AdaLN condition, and at 512 px one AdaLN projection shared by all blocks.
 
 Shape letters as in ``models/base.py``; embeddings and head stand in ``models/class_transformer.py``.
 """
@@ -68,7 +68,7 @@ class VAR(ClassTransformer):
 
     def forward(self, inputs: Sequence[Tensor], condition: Condition) -> Tensor:
         x = torch.cat([self.embed(x_k, k, condition) for k, x_k in enumerate([None, *inputs])], 1)
-        memory = TeacherForcing(self.slots, self.schedule, x.device)
+        memory = TeacherForcing(self.slots, self.schedule.prefix(len(inputs) + 1), x.device)
         for i, block in enumerate(self.blocks):
             x = block(x, condition.modulation[i], memory.slot(i))
         return self.head(x, condition)
@@ -92,8 +92,8 @@ class VAR(ClassTransformer):
 
     @torch.no_grad()
     def init_weights(self, gamma: float = 1e-3, head: float = 0.02) -> None:
-        """The official initialisation: that of ``init_outside``, residual gates times ``gamma``, outputs of attention
-        and feed-forward divided by sqrt(2 depth). Call before training.
+        """The official initialisation: that of ``init_outside``, residual gates times ``gamma``, outputs of
+        attention and feed-forward divided by sqrt(2 depth). Call before training.
         """
         self.init_outside(head)
         for block in self.blocks:

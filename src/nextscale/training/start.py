@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from nextscale.checkpoints.store import load_component
 from nextscale.conditions.classes import ClassVocabulary
@@ -66,14 +67,16 @@ def start(
 
 
 def engine(recipe: Recipe, device: str) -> Accelerator:
-    """Accelerate in the recipe's precision. Raises ``TrainingError`` if it takes another device than was asked for."""
+    """Accelerate in the recipe's precision. Raises ``TrainingError`` if it gives something else than was asked for."""
     wanted, _ = choose_device(device)
     precision = "no" if recipe.run.precision == "fp32" else recipe.run.precision
+    AcceleratorState._reset_state()  # it remembers the precision of the process's last run, and refuses another
     accelerator = Accelerator(mixed_precision=precision, cpu=wanted.type == "cpu")
     if accelerator.num_processes > 1:
         raise TrainingError(f"{accelerator.num_processes} processes were started, but training runs in one for now")
-    if accelerator.device.type != wanted.type:
-        raise TrainingError(f"training was asked for on {wanted} but the engine took {accelerator.device}")
+    given = (accelerator.device.type, accelerator.mixed_precision)
+    if given != (wanted.type, precision):
+        raise TrainingError(f"training was asked for on {wanted.type} in {precision}, but the engine took {given}")
     return accelerator
 
 

@@ -1,4 +1,6 @@
-"""M-VAR's vector files: one Mamba-2 layer, and whole generators with the states they carry from scale to scale."""
+"""M-VAR's vector files: one Mamba-2 layer, and whole generators with the states they carry from scale to
+scale.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def check_mamba2(file: VectorFile, checks: Checks) -> None:
 
 
 def check_m_var(file: VectorFile, checks: Checks) -> None:
-    """A whole generator: teacher forcing, one training step, every run of ``config.sampling``, and its states."""
+    """A whole generator: teacher forcing, one training step, every run of ``config.sampling``, and its
+    states.
+    """
     tokenizer = tokenizer_of(file.section("vae"), file.model_state("vae"))
     model = model_of(file.section("m_var"), file.model_state("m_var"))
     check_phi(file, checks, tokenizer)
@@ -73,8 +77,8 @@ KINDS: dict[str, Callable[[VectorFile, Checks], None]] = {"mamba2": check_mamba2
 
 
 def model_of(settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> MVAR:
-    """The transformer of official weights, through our converter; what the file says of it must be what its tensors
-    show.
+    """The transformer of official weights, through our converter; what the file says of it must be what its
+    tensors show.
     """
     config = convert.model_config(
         state, settings["patch_nums"], heads=settings.get("num_heads"), norm_eps=settings.get("norm_eps", 1e-6)

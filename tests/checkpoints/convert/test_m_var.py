@@ -79,9 +79,9 @@ def test_buffers_are_those_of_the_official_class() -> None:
 def test_var_and_m_var_are_not_taken_for_each_other() -> None:
     model = tiny_var()
     of_var = var.model_to_official(model.state_dict(), model.config)
-    with pytest.raises(CheckpointError, match="this is a VAR transformer: it has no tensor blocks.0.mamba"):
+    with pytest.raises(CheckpointError, match=r"this is a VAR transformer: it has no tensor blocks.0.mamba"):
         m_var.model_config(of_var)
-    with pytest.raises(CheckpointError, match="this is an M-VAR transformer: it has tensors blocks.0.mamba"):
+    with pytest.raises(CheckpointError, match=r"this is an M-VAR transformer: it has tensors blocks.0.mamba"):
         var.model_config(official())
     with pytest.raises(CheckpointError, match="something else"):
         m_var.model_config({"a": torch.zeros(1)})

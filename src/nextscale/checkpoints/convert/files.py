@@ -223,8 +223,8 @@ def _check_model_exports(config: ClassTransformerConfig) -> None:
         )
     if not config.l2_norm and config.heads * 64 != config.width:
         raise CheckpointError(
-            f"the model has {config.heads} heads at a width of {config.width} without L2 normalisation; an official file "
-            f"cannot say so and means {config.width / 64:g}"
+            f"the model has {config.heads} heads at a width of {config.width} without L2 normalisation; an official "
+            f"file cannot say so and means {config.width / 64:g}"
         )
     if any(h != w for h, w in config.sizes):
         raise CheckpointError(

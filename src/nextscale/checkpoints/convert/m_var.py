@@ -1,7 +1,8 @@
 """M-VAR's official names and ours, both ways (OliverRensu/MVAR: ``models/mvar.py``, ``basic_mvar.py``).
 
-A transformer is VAR's but for nine AdaLN chunks instead of six and a Mamba-2 layer per block; its tokenizer is VAR's own.
-Configurations are read off names and shapes; buffers are dropped on the way in and computed anew on the way out.
+A transformer is VAR's but for nine AdaLN chunks instead of six and a Mamba-2 layer per block; its tokenizer
+is VAR's own. Configurations are read off names and shapes; buffers are dropped on the way in and computed
+anew on the way out.
 """
 
 from __future__ import annotations
@@ -71,15 +72,15 @@ def _is_buffer(name: str) -> bool:
 
 
 def model_from_official(state: State, config: MVARConfig) -> dict[str, Tensor]:
-    """The official transformer's parameters under our names. Raises ``CheckpointError`` where one does not fit
-    ``config``.
+    """The official transformer's parameters under our names. Raises ``CheckpointError`` where one does not
+    fit ``config``.
     """
     return to_ours(state, model_targets(config), TRANSFORMER, _is_buffer)
 
 
 def model_to_official(state: State, config: MVARConfig) -> dict[str, Tensor]:
-    """Our transformer's parameters under the official names, and the buffers that the official class computes. Raises
-    ``CheckpointError`` for another mixer than Mamba-2.
+    """Our transformer's parameters under the official names, and the buffers that the official class
+    computes. Raises ``CheckpointError`` for another mixer than Mamba-2.
     """
     if config.mixer != "mamba2":
         raise CheckpointError(
