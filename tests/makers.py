@@ -82,7 +82,7 @@ def tiny_m_var(mixer: Literal["mamba2", "attention"] = "mamba2", l2_norm: bool =
         head_dim=16,
     )
     model = MVAR(config)
-    randomise(model, seed, 0.8)
+    randomise(model, seed, 0.5)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for module in model.modules():

@@ -1,4 +1,4 @@
-"""The whole road with real processes: emoji set, tokenizer, an interrupted and resumed VAR, pictures, and the same again.
+"""The whole road with real processes: emoji set, tokenizer, an interrupted and resumed model, pictures, and again.
 
 The drawings come from tiny packages in the download cache, so that no network is needed; everything else is real.
 """
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,9 +36,13 @@ def packages(cache: Path) -> dict[str, Package]:
         code: {"body": f'<rect x="{i % 4}" width="{4 + i % 3}" height="{2 + i % 6}" fill="#{i * 16:02x}8040"/>'}
         for i, code in enumerate(codes)
     }
-    contents = {
+    contents: dict[str, dict[str, Any]] = {
         "emojibase": {"en/data.json": known, "meta/groups.json": GROUPS},
-        "noto": {"icons.json": {"width": 8, "height": 8, "icons": bodies}, "info.json": INFO, "chars.json": {c: c for c in codes}},
+        "noto": {
+            "icons.json": {"width": 8, "height": 8, "icons": bodies},
+            "info.json": INFO,
+            "chars.json": {c: c for c in codes},
+        },
     }
     found = {}
     for name, files in contents.items():
@@ -80,11 +85,22 @@ def test_from_drawings_to_pictures(kind: str, tmp_path: Path, packages: dict[str
     drawings, tokenizer, model = tmp_path / "set", tmp_path / "tokenizer", tmp_path / "model"
     build_emoji(drawings, ("noto",), SIDE, packages=packages)
 
-    train = ["train", "tokenizer", "--recipe", "tokenizer-emoji", "--data", drawings, "-o", tokenizer, "--device", "cpu"]
+    train = [
+        "train",
+        "tokenizer",
+        "--recipe",
+        "tokenizer-emoji",
+        "--data",
+        drawings,
+        "-o",
+        tokenizer,
+        "--device",
+        "cpu",
+    ]
     run(*train, *settings(TINY_TOKENIZER))
 
     steps = settings(TINY_VAR, **{"schedule.epochs": "null", "schedule.steps": 40, "run.log_every": 1})
-    frozen = ["--data", drawings, "--tokenizer", tokenizer / "export", "-o", model, "--device", "cpu"]
+    frozen: list[str | Path] = ["--data", drawings, "--tokenizer", tokenizer / "export", "-o", model, "--device", "cpu"]
     train = ["train", kind, "--recipe", f"{kind}-emoji", *frozen, *steps]
     interrupted(command(*train), model / "log.jsonl")
     run(*train)

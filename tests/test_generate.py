@@ -185,5 +185,5 @@ def test_what_cannot_be_done_is_refused_before_it_starts() -> None:
         run(plan.with_column(blocks=(0, 7)), model)
     with pytest.raises(PlanError, match=r"shape \(3, 1, 1\); expected \(2, 1, 1\)"):
         run(plan.with_column(keep="source"), model, LABELS[:2], source=given_tokens(True))
-    with pytest.raises(PlanError, match="1 branch .class. or 2 .class, null., not 3"):
+    with pytest.raises(PlanError, match=r"1 branch .class. or 2 .class, null., not 3"):
         run(plan.with_column(guidance=(2.0, -0.5, -0.5)), model)

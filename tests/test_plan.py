@@ -75,6 +75,11 @@ def test_branches_cannot_change_on_the_way() -> None:
         ({"rows": []}, "at least one row"),
         ({"rows": [{"size": [1, 1], "temprature": 1}]}, "must have a size; found .*temprature"),
         ({"rows": [{"top_k": 1}]}, "must have a size"),
+        ({"rows": [3]}, "must have a size; found 3"),
+        ({"rows": [{"size": [1, 1], "temperature": "hot"}]}, "wrong type"),
+        ({"rows": [{"size": [1, 1], "guidance": None}]}, "wrong type"),
+        ({"rows": [{"size": 1}]}, "wrong type"),
+        ({"rows": [{"size": [1, 1]}], "undrawn": [2]}, "wrong type"),
     ],
 )
 def test_foreign_data_is_refused(data: dict, sentence: str) -> None:

@@ -93,23 +93,20 @@ class Plan:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """The inverse of :meth:`to_dict`. Raises ``PlanError`` for unknown columns and impossible rows."""
-        if (
-            not isinstance(data, Mapping)
-            or set(data) - {"rows", "undrawn", "decode"}
-            or not isinstance(data.get("rows"), list)
-        ):
+        allowed = {"rows", "undrawn", "decode"}
+        if not isinstance(data, Mapping) or set(data) - allowed or not isinstance(data.get("rows"), list):
             raise PlanError("a plan is a mapping with the keys 'rows' (a list), 'undrawn' and 'decode'")
-        known, rows = {f.name for f in fields(Row)}, []
+        known, rows = {f.name for f in fields(Row)}, list[dict[str, Any]]()
         for row in data["rows"]:
-            unknown = set(row) - known
-            if unknown or "size" not in row:
-                raise PlanError(
-                    f"a plan's row has the columns {sorted(known)} and must have a size; found {sorted(row)}"
-                )
-            columns: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
-            rows.append(Row(**columns))
-        undrawn = tuple((h, w) for h, w in data.get("undrawn", ()))
-        return cls(tuple(rows), undrawn, bool(data.get("decode", True)))
+            if not isinstance(row, Mapping) or set(row) - known or "size" not in row:
+                found = sorted(row) if isinstance(row, Mapping) else row
+                raise PlanError(f"a plan's row has the columns {sorted(known)} and must have a size; found {found}")
+            rows.append({name: tuple(v) if isinstance(v, list) else v for name, v in row.items()})
+        try:
+            undrawn = tuple((h, w) for h, w in data.get("undrawn", ()))
+            return cls(tuple(Row(**row) for row in rows), undrawn, bool(data.get("decode", True)))
+        except (TypeError, AttributeError) as error:
+            raise PlanError(f"a column of the plan has a value of the wrong type: {error}") from None
 
 
 def default_plan(

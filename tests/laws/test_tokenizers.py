@@ -31,7 +31,7 @@ def images_for(tokenizer: Tokenizer, batch: int = 2) -> torch.Tensor:
 def test_token_maps_have_the_sizes_of_the_schedule(tokenizer: Tokenizer) -> None:
     tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer)))
     assert [tuple(t.shape) for t in tokens] == [(2, h, w) for h, w in tokenizer.schedule]
-    assert all(0 <= int(t.min()) and int(t.max()) < tokenizer.code_count for t in tokens)
+    assert all(int(t.min()) >= 0 and int(t.max()) < tokenizer.code_count for t in tokens)
 
 
 def test_each_scale_brings_the_canvas_to_what_the_next_scale_was_encoded_against(tokenizer: Tokenizer) -> None:

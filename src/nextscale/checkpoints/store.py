@@ -63,6 +63,8 @@ def save_checkpoint(
             save_file(state, aside / f"{name}.safetensors", metadata={"format": "pt"})
         whole = {"format": FORMAT, "nextscale": __version__, "components": described, **(extras or {})}
         (aside / "config.json").write_text(json.dumps(whole, indent=2) + "\n")
+        for weights in aside.glob("*.safetensors"):  # which are written for their owner alone
+            weights.chmod((aside / "config.json").stat().st_mode)
         for name, content in (files or {}).items():
             (aside / name).write_bytes(content)
         _swap(aside, folder)
@@ -136,8 +138,8 @@ def build_config(cls: type[Config], data: Mapping[str, Any], where: str) -> Conf
         raise CheckpointError(f"{where}: unknown setting {unknown[0]!r}; {cls.__name__} has {', '.join(known)}")
     values = {}
     for name, value in data.items():
-        nested = known[name].default_factory
-        is_config = isinstance(nested, type) and is_dataclass(nested) and isinstance(value, Mapping)
+        nested: Any = known[name].default_factory
+        is_config = is_dataclass(nested) and isinstance(value, Mapping)
         values[name] = build_config(nested, value, where) if is_config else _tuples(value)
     try:
         return cls(**values)
