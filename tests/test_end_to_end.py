@@ -61,7 +61,7 @@ def run(*words: str | Path) -> str:
     return done.stdout
 
 
-def settings(values: list[str], **more: object) -> list[str]:
+def settings(values: list[str], **more: object) -> list[str | Path]:
     return [word for value in [*values, *(f"{k}={v}" for k, v in more.items())] for word in ("--set", value)]
 
 
@@ -85,7 +85,7 @@ def test_from_drawings_to_pictures(kind: str, tmp_path: Path, packages: dict[str
     drawings, tokenizer, model = tmp_path / "set", tmp_path / "tokenizer", tmp_path / "model"
     build_emoji(drawings, ("noto",), SIDE, packages=packages)
 
-    train = [
+    train: list[str | Path] = [
         "train",
         "tokenizer",
         "--recipe",

@@ -78,7 +78,7 @@ def test_any_length_from_zero_or_from_a_state(length: int) -> None:
 
 
 def test_chunks_are_few_and_equal() -> None:
-    assert [chunks(n) for n in (1, 64, 65, 100, 169, 256, 680)] == [
+    assert [chunks(n, 64) for n in (1, 64, 65, 100, 169, 256, 680)] == [
         (1, 1),
         (1, 64),
         (2, 33),

@@ -69,8 +69,7 @@ def score_generator(
     hits = torch.zeros_like(loss)
     for start in range(0, len(labels), BATCH):
         maps = [t[start : start + BATCH].to(device) for t in tokens]
-        with torch.autocast(device.type, enabled=False):
-            given = inputs(tokenizer, maps, schedule)
+        given = inputs(tokenizer, maps, schedule)
         logits = model(given, model.condition(labels[start : start + BATCH].to(device)))
         batch_loss, batch_hits = token_scores(logits, torch.cat([t.flatten(1) for t in maps], 1))
         loss += batch_loss.cpu().double().sum(0)

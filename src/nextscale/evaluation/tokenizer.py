@@ -68,8 +68,7 @@ def encode_all(tokenizer: Tokenizer, images: Tensor, step: Step = silent) -> lis
     for part in images.split(BATCH):
         signed = part.to(weight.device).to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
         latent = tokenizer.latent(signed.to(weight.dtype))
-        with torch.autocast(latent.device.type, enabled=False):
-            maps.append([tokens.cpu() for tokens in tokenizer.encode(latent)])
+        maps.append([tokens.cpu() for tokens in tokenizer.encode(latent)])
         step(BATCH * (len(maps) - 1) + len(part), len(images))
     return [torch.cat(scale) for scale in zip(*maps, strict=True)]
 
@@ -103,6 +102,5 @@ def _canvases(tokenizer: Tokenizer, tokens: Sequence[Tensor]) -> Iterator[Canvas
     """The canvas (B images) after each scale."""
     canvas = tokenizer.start(tokens[0].shape[0])
     for k, maps in enumerate(tokens):
-        with torch.autocast(maps.device.type, enabled=False):
-            canvas = tokenizer.accumulate(canvas, tokenizer.codes(maps), k)
+        canvas = tokenizer.accumulate(canvas, tokenizer.codes(maps), k)
         yield canvas
