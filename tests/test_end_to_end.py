@@ -21,7 +21,7 @@ from nextscale.data.emoji import build_emoji
 from nextscale.data.emoji_sources import Package
 from nextscale.pictures import read_recipe
 from tests.data.conftest import GROUPS, INFO, _base, cache, pack
-from tests.training.tiny import SIDE, TINY_TOKENIZER, TINY_VAR
+from tests.training.tiny import SIDE, TINY
 
 __all__ = ["cache"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -80,8 +80,6 @@ def interrupted(words: list[str], log: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["var", "m-var"])
 def test_from_drawings_to_pictures(kind: str, tmp_path: Path, packages: dict[str, Package]) -> None:
-    if kind == "m-var" and "m-var" not in run("train", "--help"):
-        pytest.skip("nextscale train does not know m-var yet")
     drawings, tokenizer, model = tmp_path / "set", tmp_path / "tokenizer", tmp_path / "model"
     build_emoji(drawings, ("noto",), SIDE, packages=packages)
 
@@ -97,9 +95,9 @@ def test_from_drawings_to_pictures(kind: str, tmp_path: Path, packages: dict[str
         "--device",
         "cpu",
     ]
-    run(*train, *settings(TINY_TOKENIZER))
+    run(*train, *settings(TINY["tokenizer"]))
 
-    steps = settings(TINY_VAR, **{"schedule.epochs": "null", "schedule.steps": 40, "run.log_every": 1})
+    steps = settings(TINY[kind], **{"schedule.epochs": "null", "schedule.steps": 40, "run.log_every": 1})
     frozen: list[str | Path] = ["--data", drawings, "--tokenizer", tokenizer / "export", "-o", model, "--device", "cpu"]
     train = ["train", kind, "--recipe", f"{kind}-emoji", *frozen, *steps]
     interrupted(command(*train), model / "log.jsonl")

@@ -164,3 +164,16 @@ def _open(path: Path | str) -> Image.Image:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a picture ({error})") from error
     return image
+
+
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture on white, cropped around its centre to the shape of ``size`` (height, width) and resized to it."""
+    height, width = size
+    rgba = image.convert("RGBA")
+    flat = Image.new("RGBA", rgba.size, "white")
+    flat.alpha_composite(rgba)
+    scale = min(flat.width / width, flat.height / height)
+    w, h = round(width * scale), round(height * scale)
+    left, top = (flat.width - w) // 2, (flat.height - h) // 2
+    crop = flat.convert("RGB").crop((left, top, left + w, top + h))
+    return crop if crop.size == (width, height) else crop.resize((width, height), Image.Resampling.LANCZOS)

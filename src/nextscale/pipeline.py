@@ -29,6 +29,7 @@ from nextscale.device import choose_device, choose_dtype
 from nextscale.errors import CheckpointError, InputError, PlanError
 from nextscale.generate import Callback, ScaleEvent, generate
 from nextscale.models.base import NextScaleModel
+from nextscale.pictures import fit
 from nextscale.plan import Plan, default_plan
 from nextscale.price import Price, price
 from nextscale.sampling import IndependentNoise, Noise, OfficialNoise
@@ -371,19 +372,6 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     """(B, 3, H, W) in [0, 1] to PIL images, rounded to 8 bits."""
     array = images.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(pixels) for pixels in array]
-
-
-def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A picture on white, cropped around its centre to the shape of ``size`` (height, width) and resized to it."""
-    height, width = size
-    rgba = image.convert("RGBA")
-    flat = Image.new("RGBA", rgba.size, "white")
-    flat.alpha_composite(rgba)
-    scale = min(flat.width / width, flat.height / height)
-    w, h = round(width * scale), round(height * scale)
-    left, top = (flat.width - w) // 2, (flat.height - h) // 2
-    crop = flat.convert("RGB").crop((left, top, left + w, top + h))
-    return crop if crop.size == (width, height) else crop.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _output(batch: Tensor, output_type: OutputType) -> Any:

@@ -10,14 +10,14 @@ import nextscale
 from nextscale.checkpoints.store import load_component
 from nextscale.training.recipe import load_recipe, shipped_recipes
 from nextscale.training.start import start
-from tests.training.tiny import TINY_TOKENIZER, TINY_VAR
+from tests.training.tiny import TINY
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_two_steps(name: str, images: Path, tokenizer: Path, tmp_path: Path) -> None:
     kind, output = load_recipe(name).kind, tmp_path / "run"
-    overrides, frozen = (TINY_TOKENIZER, None) if kind == "tokenizer" else (TINY_VAR, str(tokenizer))
-    trainer = start(kind, name, images, output, frozen, overrides, "cpu")
+    frozen = None if kind == "tokenizer" else str(tokenizer)
+    trainer = start(kind, name, images, output, frozen, TINY[kind], "cpu")
     metrics = trainer.run(max_steps=2)
     assert trainer.step == 2 < trainer.total
     assert ("psnr" if kind == "tokenizer" else "accuracy") in metrics

@@ -21,6 +21,8 @@ TINY_TOKENIZER = [
     "schedule.steps=8",
 ]
 TINY_VAR = [*TINY_RUN, f"data.resolution={SIDE}", "model.depth=2", "model.width=16", "model.heads=2"]
+TINY_M_VAR = [*TINY_VAR, "model.state=8", "model.head_dim=8"]
+TINY = {"tokenizer": TINY_TOKENIZER, "var": TINY_VAR, "m-var": TINY_M_VAR}
 
 
 def write_images(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""``nextscale train tokenizer|var``: train by a recipe, resuming where the run folder holds a checkpoint."""
+"""``nextscale train tokenizer|var|m-var``: train by a recipe, resuming where the run folder holds a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINE_EVERY = 50
 
 
 def train(
-    kind: Annotated[str, typer.Argument(help="What to train: tokenizer or var.")],
+    kind: Annotated[str, typer.Argument(help="What to train: tokenizer, var or m-var.")],
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a YAML file.")],
     data: Annotated[Path, typer.Option(help="An emoji set, or a folder of images.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a run that it holds is resumed.")],

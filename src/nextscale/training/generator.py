@@ -1,4 +1,4 @@
-"""Training a class-conditional VAR on the tokens of a frozen tokenizer.
+"""Training a class-conditional generator (VAR, M-VAR) on the tokens of a frozen tokenizer.
 
 Loss: cross-entropy, the mean over all tokens of all scales. Every image is encoded once, before training.
 Shape letters: ``N`` images of the set, ``B`` batch, ``h w`` one token map, ``L`` tokens of all scales, ``V`` codes.
@@ -7,6 +7,7 @@ Shape letters: ``N`` images of the set, ``B`` batch, ``h w`` one token map, ``L`
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,26 +16,28 @@ from torch import Tensor, nn
 
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.data.images import ImageData
+from nextscale.evaluation.generator import score_generator
+from nextscale.evaluation.tokenizer import encode_all
+from nextscale.models.class_transformer import ClassTransformer
+from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.models.var import VAR, VARConfig
 from nextscale.pipeline import Pipeline
 from nextscale.tokenizers.base import Tokenizer, inputs
-from nextscale.training.objectives import Metrics, picture, to_signed
-from nextscale.training.recipe import VARRecipe
+from nextscale.training.objectives import Metrics, picture
+from nextscale.training.recipe import MVARRecipe, VARRecipe
 
 Maps = list[Tensor]
 """One token map (N, h, w) per scale."""
 
-ENCODED_AT_ONCE = 64
-VALIDATED_AT_ONCE = 64
 SAMPLES, SAMPLES_PER_ROW = 24, 12
 
 
-class VARObjective:
+class GeneratorObjective:
     """See the module's docstring. ``tokenizer`` is frozen and belongs to the exported pipeline."""
 
     def __init__(
         self,
-        recipe: VARRecipe,
+        recipe: VARRecipe | MVARRecipe,
         train: ImageData,
         heldout: ImageData,
         tokenizer: Tokenizer,
@@ -45,15 +48,13 @@ class VARObjective:
         self.name = name
         self.recipe, self.tokenizer, self.vocabulary, self.device = recipe, tokenizer.to(device), vocabulary, device
         self.images = len(train)
-        model = recipe.model
-        self.module = VAR(var_config(recipe, tokenizer, len(vocabulary))).to(device)
-        self.module.init_weights(model.gamma, model.head)
-        self.plain = encode(tokenizer, train.images, device)
-        self.mirrored = encode(tokenizer, train.images.flip(-1), device) if recipe.data.flip else self.plain
+        self.module = new_model(recipe, tokenizer, len(vocabulary)).to(device)
+        self.plain = self._encode(train.images)
+        self.mirrored = self._encode(train.images.flip(-1)) if recipe.data.flip else self.plain
         self.labels = train.labels.to(device)
         mirrors = [recipe.data.flip * (name not in recipe.data.unmirrored) for name in vocabulary.names]
         self.flip = torch.tensor(mirrors, device=device)
-        self.heldout, self.heldout_labels = encode(tokenizer, heldout.images, device), heldout.labels.to(device)
+        self.heldout, self.heldout_labels = self._encode(heldout.images), heldout.labels.to(device)
 
     def begin(self, generator: torch.Generator) -> None:
         """Nothing to prepare."""
@@ -74,21 +75,13 @@ class VARObjective:
     def after_step(self, optimizer: torch.optim.Optimizer, average: nn.Module, generator: torch.Generator) -> Metrics:
         return {}
 
-    @torch.no_grad()
     def validate(self, module: nn.Module) -> Metrics:
         """Cross-entropy and accuracy on the held-out images with their labels, per scale and over all tokens."""
-        assert isinstance(module, VAR)
-        losses, hits = [], []
-        for part in torch.arange(len(self.heldout_labels), device=self.device).split(VALIDATED_AT_ONCE):
-            tokens = [t[part] for t in self.heldout]
-            logits, targets = self._logits(module, module, tokens, self.heldout_labels[part])
-            losses.append(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets))
-            hits.append((logits.argmax(-1) == targets).float())
-        loss, hit = torch.cat(losses).mean(0), torch.cat(hits).mean(0)
-        metrics = {"loss": float(loss.mean()), "accuracy": float(hit.mean())}
-        for k in range(len(module.schedule)):
-            place = module.schedule.slice(k)
-            metrics |= {f"loss_{k}": float(loss[place].mean()), f"accuracy_{k}": float(hit[place].mean())}
+        assert isinstance(module, ClassTransformer)
+        scores = score_generator(module, self.tokenizer, self.heldout, self.heldout_labels)
+        metrics = {"loss": scores.total.loss, "accuracy": scores.total.accuracy}
+        for k, score in enumerate(scores.scales):
+            metrics |= {f"loss_{k}": score.loss, f"accuracy_{k}": score.accuracy}
         return metrics
 
     def sample(self, module: nn.Module) -> Image.Image:
@@ -108,38 +101,42 @@ class VARObjective:
         self._pipeline(module).save_pretrained(folder)
 
     def _pipeline(self, module: nn.Module) -> Pipeline:
-        assert isinstance(module, VAR)
+        assert isinstance(module, ClassTransformer)
         defaults = self.recipe.sampling.model_dump()
         return Pipeline(self.tokenizer, module, self.vocabulary, name=self.name, defaults=defaults)
 
-    def _logits(self, model: nn.Module, raw: VAR, tokens: Maps, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode(self, images: Tensor) -> Maps:
+        """Token maps of uint8 images (N, 3, H, W), in float32 whatever the precision of training."""
+        return [maps.to(self.device) for maps in encode_all(self.tokenizer, images)]
+
+    def _logits(self, model: nn.Module, raw: ClassTransformer, tokens: Maps, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, L, V) float32 and targets (B, L). ``model`` is ``raw`` as the engine has wrapped it."""
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with torch.no_grad():
             seen = inputs(self.tokenizer, tokens)
         logits = model(seen, raw.condition(labels))
         return logits.float(), torch.cat([t.flatten(1) for t in tokens], 1)
 
 
-def var_config(recipe: VARRecipe, tokenizer: Tokenizer, classes: int) -> VARConfig:
-    """The sizes of the recipe, completed by those of the tokenizer and the data."""
+def new_model(recipe: VARRecipe | MVARRecipe, tokenizer: Tokenizer, classes: int) -> ClassTransformer:
+    """An initialised model of the recipe's sizes, completed by those of the tokenizer and the data."""
     model = recipe.model
-    return VARConfig(
-        depth=model.depth,
-        width=model.width or 64 * model.depth,
-        heads=model.heads or model.depth,
-        mlp_ratio=model.mlp_ratio,
-        classes=classes,
-        codes=tokenizer.code_count,
-        code_dim=tokenizer.code_dim,
-        sizes=tokenizer.schedule.sizes,
-        shared_adaln=model.shared_adaln,
-        l2_norm=model.l2_norm,
-        drop_path=model.drop_path,
-    )
-
-
-@torch.no_grad()
-def encode(tokenizer: Tokenizer, images: Tensor, device: torch.device) -> Maps:
-    """Token maps of uint8 images (N, 3, H, W), in float32 whatever the precision of training."""
-    parts = [tokenizer.encode(tokenizer.latent(to_signed(part, device))) for part in images.split(ENCODED_AT_ONCE)]
-    return [torch.cat(maps) for maps in zip(*parts, strict=True)]
+    sizes: dict[str, Any] = {
+        "depth": model.depth,
+        "width": model.width or 64 * model.depth,
+        "heads": model.heads or model.depth,
+        "mlp_ratio": model.mlp_ratio,
+        "classes": classes,
+        "codes": tokenizer.code_count,
+        "code_dim": tokenizer.code_dim,
+        "sizes": tokenizer.schedule.sizes,
+        "l2_norm": model.l2_norm,
+        "drop_path": model.drop_path,
+    }
+    if isinstance(recipe, VARRecipe):
+        var = VAR(VARConfig(**sizes, shared_adaln=recipe.model.shared_adaln))
+        var.init_weights(model.gamma, model.head)
+        return var
+    own = recipe.model
+    m_var = MVAR(MVARConfig(**sizes, mixer=own.mixer, state=own.state, head_dim=own.head_dim))
+    m_var.init_weights(own.gamma, own.head, own.official_init)
+    return m_var

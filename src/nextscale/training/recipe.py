@@ -154,7 +154,7 @@ class TokenizerRecipe(Section):
         return self
 
 
-class VARSection(Section):
+class TransformerSection(Section):
     """Sizes of the transformer; classes, codes and scales come from data and tokenizer.
 
     width and heads default to VAR's rule, 64 * depth and depth; gamma, head: factors on the initial weights of the
@@ -166,10 +166,26 @@ class VARSection(Section):
     heads: int | None = Field(default=None, ge=1)
     mlp_ratio: float = Field(default=4.0, gt=0)
     drop_path: Share = 0.0
-    shared_adaln: bool = False
     l2_norm: bool = True
     gamma: float = Field(default=1e-3, ge=0)
     head: float = Field(default=0.02, ge=0)
+
+
+class VARSection(TransformerSection):
+    """shared_adaln: one AdaLN projection for all blocks."""
+
+    shared_adaln: bool = False
+
+
+class MVARSection(TransformerSection):
+    """mixer: what stands between scales; state, head_dim: states and channels per head of Mamba-2; official_init: the
+    published code's initialisation, which leaves the gates of the feed-forward large.
+    """
+
+    mixer: Literal["mamba2", "attention"] = "mamba2"
+    state: int = Field(default=64, ge=1)
+    head_dim: int = Field(default=64, ge=1)
+    official_init: bool = False
 
 
 class GeneratorLoss(Section):
@@ -188,12 +204,10 @@ class SamplingSection(Section):
     top_p: Share = 0.0
 
 
-class VARRecipe(Section):
-    """How to train a class-conditional VAR on the tokens of a frozen tokenizer."""
+class GeneratorRecipe(Section):
+    """How to train a class-conditional generator on the tokens of a frozen tokenizer."""
 
-    kind: Literal["var"]
     data: GeneratorDataSection = GeneratorDataSection()
-    model: VARSection
     loss: GeneratorLoss = GeneratorLoss()
     sampling: SamplingSection = SamplingSection()
     optim: OptimSection
@@ -201,8 +215,26 @@ class VARRecipe(Section):
     run: RunSection
 
 
-Recipe = TokenizerRecipe | VARRecipe
-KINDS: dict[str, type[TokenizerRecipe] | type[VARRecipe]] = {"tokenizer": TokenizerRecipe, "var": VARRecipe}
+class VARRecipe(GeneratorRecipe):
+    """How to train a VAR."""
+
+    kind: Literal["var"]
+    model: VARSection
+
+
+class MVARRecipe(GeneratorRecipe):
+    """How to train an M-VAR."""
+
+    kind: Literal["m-var"]
+    model: MVARSection
+
+
+Recipe = TokenizerRecipe | VARRecipe | MVARRecipe
+KINDS: dict[str, type[TokenizerRecipe] | type[VARRecipe] | type[MVARRecipe]] = {
+    "tokenizer": TokenizerRecipe,
+    "var": VARRecipe,
+    "m-var": MVARRecipe,
+}
 
 
 def shipped_recipes() -> list[str]:

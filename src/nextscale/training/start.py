@@ -20,7 +20,7 @@ from nextscale.errors import InputError, TrainingError
 from nextscale.pipeline import checkpoint_folder, revision
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training import order
-from nextscale.training.generator import VARObjective
+from nextscale.training.generator import GeneratorObjective
 from nextscale.training.objectives import Objective
 from nextscale.training.recipe import KINDS, Recipe, TokenizerRecipe, load_recipe
 from nextscale.training.runfolder import RunFolder
@@ -40,9 +40,9 @@ def start(
 ) -> Trainer:
     """A trainer that is ready to run, or to resume where ``output`` holds a checkpoint.
 
-    kind: ``tokenizer`` or ``var``; recipe, overrides: see ``load_recipe``; data: an emoji set or a folder of images;
-    tokenizer: a bundled name, a checkpoint or the run that trained it (generators only). Raises a ``NextscaleError``
-    for what cannot be done.
+    kind: ``tokenizer``, ``var`` or ``m-var``; recipe, overrides: see ``load_recipe``; data: an emoji set or a folder of
+    images; tokenizer: a bundled name, a checkpoint or the run that trained it (generators only). Raises a
+    ``NextscaleError`` for what cannot be done.
     """
     if kind not in KINDS:
         raise InputError(f"there is nothing to train called {kind!r}; choose {' or '.join(KINDS)}")
@@ -62,7 +62,7 @@ def start(
     else:
         assert frozen is not None
         vocabulary, name = vocabulary_of(data, train), output.resolve().name
-        objective = VARObjective(resolved, train, heldout, frozen[0], vocabulary, accelerator.device, name)
+        objective = GeneratorObjective(resolved, train, heldout, frozen[0], vocabulary, accelerator.device, name)
     return Trainer(objective, resolved, folder, accelerator, progress)
 
 
