@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,9 +15,18 @@ if TYPE_CHECKING:
     from nextscale.price import Price
 
 
+DEPTHS = {"var": (12, 16, 20, 24, 30, 36), "m-var": (12, 16, 20, 24, 30, 32)}
+PUBLISHED_SAMPLING = {"guidance_scale": 2.5, "top_k": 900, "top_p": 0.96}
+"""How the published models are evaluated; their cfg 1.5 is a guidance scale of 2.5."""
+
+
 def plan(
     model: Annotated[
-        str, typer.Argument(help="A bundled model, a checkpoint folder, or var-d12 to var-d36.")
+        str,
+        typer.Argument(
+            help="A bundled model, a checkpoint folder, or a published size: var-d12 to var-d36, m-var-d12 to "
+            "m-var-d32, with -512 or -1024 behind it for these pixels."
+        ),
     ] = "emoji",
     num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, help="Pictures drawn together.")] = 1,
     guidance_scale: Annotated[
@@ -62,16 +72,19 @@ def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
     from nextscale.checkpoints.load import checkpoint_folder
     from nextscale.checkpoints.store import build_component, read_config
+    from nextscale.models.m_var import MVAR, MVARConfig
     from nextscale.models.var import VAR, VARConfig
     from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 
-    # Depth and pixels of the published VAR models, and the sampling they are evaluated with (cfg 1.5 is w = 2.5).
-    published = {f"var-d{depth}": (depth, 512 if depth == 36 else 256) for depth in (12, 16, 20, 24, 30, 36)}
-    if name in published:
-        config = VARConfig.published(*published[name])
+    published = re.fullmatch(r"(m-)?var-d(\d+)(?:-(256|512|1024))?", name)
+    if published and int(published[2]) in DEPTHS["m-var" if published[1] else "var"]:
+        depth = int(published[2])
+        pixels = int(published[3] or (512 if depth == 36 else 256))
+        config = MVARConfig.published(depth, pixels) if published[1] else VARConfig.published(depth, pixels)
         with torch.device("meta"):
             tokenizer = ResidualTokenizer(ResidualConfig(sizes=config.sizes))
-            return {"tokenizer": tokenizer, "model": VAR(config)}, {"guidance_scale": 2.5, "top_k": 900, "top_p": 0.96}
+            model = MVAR(config) if isinstance(config, MVARConfig) else VAR(config)
+        return {"tokenizer": tokenizer, "model": model}, PUBLISHED_SAMPLING
     folder = checkpoint_folder(name)
     described = read_config(folder)
     parts = {part: build_component(entry, f"{folder}, {part}") for part, entry in described["components"].items()}
