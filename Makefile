@@ -25,7 +25,7 @@ pip := $(VENV)/bin/python -m pip --disable-pip-version-check
 # Sixteen pictures, two of each of eight classes, with the seeds 1 to 16; then one picture scale by scale. None is picked.
 demo: $(VENV)/run.stamp
 	$(VENV)/bin/nextscale generate --num-images 2 --seed 1 --out $(DEMO) \
-	  -c face-smiling -c cat-face -c heart -c animal-mammal -c food-fruit -c plant-flower -c transport-ground -c time
+	  -c face-smiling -c face-concerned -c cat-face -c heart -c person-role -c person-gesture -c person-sport -c food-fruit
 	$(VENV)/bin/nextscale generate "grinning cat" --num-images 1 --seed 1 --no-grid --strip --out $(DEMO)
 	@echo
 	@echo "a grid of new pictures:            $(DEMO)/grid.png"
