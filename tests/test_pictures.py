@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,18 +128,26 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
         save_png(plain(RED), tmp_path / "file" / "a.png")
 
 
-@pytest.fixture
-def tiny_disk() -> Iterator[None]:
-    """No file may grow beyond 2,000 bytes, as if the disk were full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+FULL_DISK = """
+import resource, sys
+from PIL import Image
+from nextscale.errors import InputError
+from nextscale.pictures import save_png
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    save_png(Image.effect_noise((128, 128), 90).convert("RGB"), sys.argv[1])
+except InputError as error:
+    sys.exit(f"refused: {error}")
+"""
 
 
-def test_a_full_disk_leaves_the_old_picture_and_nothing_else(tmp_path: Path, tiny_disk: None) -> None:
+def test_a_full_disk_leaves_the_old_picture_and_nothing_else(tmp_path: Path) -> None:
+    """In a process of its own, where no file may grow beyond 2,000 bytes: a limit here would hit the test log."""
     path = save_png(plain(RED), tmp_path / "a.png")
-    with pytest.raises(InputError, match="cannot be written"):
-        save_png(noise(128), path)
+    command = [sys.executable, "-c", FULL_DISK, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "refused" in done.stderr
+    assert "cannot be written" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
     assert open_picture(path).getpixel((0, 0)) == RED
