@@ -94,6 +94,12 @@ def test_many_images_are_drawn_in_turns(pipe: Pipeline, monkeypatch: pytest.Monk
     assert all(torch.equal(a, b) for a, b in zip(whole.tokens, turns.tokens, strict=True))
 
 
+def test_numpy_seeds_are_seeds(pipe: Pipeline) -> None:
+    one, several = np.int64(4), np.array([4, 9])
+    assert pipe("face", seed=one).recipe["seeds"] == [4]  # type: ignore[arg-type]
+    assert pipe(["face", "tool"], seed=several).recipe["seeds"] == [4, 9]  # type: ignore[arg-type]
+
+
 def test_words_find_a_class(pipe: Pipeline) -> None:
     assert pipe(prompt="a face", seed=1).recipe["class_labels"] == ["face"]
 
@@ -143,10 +149,20 @@ def test_a_transparent_wide_picture_is_put_on_white_and_cropped() -> None:
         ({"class_labels": []}, InputError, "class_labels is empty"),
         ({"class_labels": "fase"}, InputError, "no class 'fase'.*face"),
         ({"class_labels": 5}, InputError, "5.*0 to 4"),
-        ({"class_labels": "face", "num_images": 0}, InputError, "num_images is 0; it must be at least 1"),
+        (
+            {"class_labels": "face", "num_images": 0},
+            InputError,
+            "num_images is 0; it must be a whole number of at least 1",
+        ),
         ({"class_labels": "face", "seed": [1, 2]}, InputError, "2 seeds were given for 1 images"),
         ({"class_labels": "face", "seed": -4}, InputError, "seed of -4 is out of range"),
         ({"class_labels": "face", "seed": 1, "generator": torch.Generator()}, InputError, "seed and generator"),
+        ({"class_labels": "face", "num_images": 1.5}, InputError, "num_images is 1.5"),
+        ({"class_labels": "face", "temperature": "hot"}, InputError, "temperature is 'hot'; it must be a number"),
+        ({"class_labels": "face", "seed": "x"}, InputError, "seed is 'x'; it must be a whole number"),
+        ({"prompt": []}, InputError, "give some words"),
+        ({"prompt": 3}, InputError, "prompt is 3; give some words"),
+        ({"class_labels": "face", "guidance_scale": float("inf")}, PlanError, "guidance_scale is inf"),
         ({"class_labels": "face", "output_type": "jpg"}, InputError, "output_type is 'jpg'"),
         ({"class_labels": "face", "temperature": 0.0}, PlanError, "temperature is 0.0.*top_k=1"),
         ({"class_labels": "face", "top_p": 3.0}, PlanError, "top_p is 3.0"),
@@ -165,5 +181,5 @@ def test_a_plan_and_a_sampling_argument_contradict_each_other(pipe: Pipeline) ->
 def test_an_unknown_model_names_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no model 'nothing'"):
         load("nothing")
-    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+    with pytest.raises(CheckpointError, match=r"is a folder but no checkpoint: it has no config.json"):
         load(tmp_path)

@@ -13,6 +13,7 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
@@ -274,8 +275,11 @@ class Pipeline:
         sampling: Mapping[str, Any],
     ) -> _Request:
         """Check a call's arguments and resolve labels, seeds and plan."""
-        if num_images < 1:
-            raise InputError(f"num_images is {num_images}; it must be at least 1")
+        if not isinstance(num_images, int) or num_images < 1:
+            raise InputError(f"num_images is {num_images!r}; it must be a whole number of at least 1")
+        for name, value in sampling.items():
+            if value is not None and not isinstance(value, int | float):
+                raise InputError(f"{name} is {value!r}; it must be a number")
         ids = [i for i in self._class_ids(class_labels, prompt) for _ in range(num_images)]
         set_by_hand = sorted(name for name, value in sampling.items() if value is not None)
         if plan is not None and set_by_hand:
@@ -294,7 +298,9 @@ class Pipeline:
         if (class_labels is None) == (prompt is None):
             raise InputError("give either class_labels or prompt: one of the two, not both and not neither")
         if prompt is not None:
-            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+            prompts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, Sequence) else []
+            if not prompts:
+                raise InputError(f"prompt is {prompt!r}; give some words, or a list of them")
             return [self.vocabulary.find(words).class_id for words in prompts]
         labels = [class_labels] if isinstance(class_labels, int | str) else list(class_labels or ())
         if not labels:
@@ -383,8 +389,12 @@ def _output(batch: Tensor, output_type: OutputType) -> Any:
 def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
     if seed is None:
         seed = secrets.randbelow(2**31)
-    if isinstance(seed, int):
-        return [seed + i for i in range(count)]
-    if len(seed) != count:
-        raise InputError(f"{len(seed)} seeds were given for {count} images; give one seed, or one per image")
-    return list(seed)
+    try:
+        if not isinstance(seed, Sequence | np.ndarray):
+            return [index(seed) + i for i in range(count)]
+        seeds = [index(one) for one in seed]
+    except TypeError:
+        raise InputError(f"seed is {seed!r}; it must be a whole number, or a list of them") from None
+    if len(seeds) != count:
+        raise InputError(f"{len(seeds)} seeds were given for {count} images; give one seed, or one per image")
+    return seeds

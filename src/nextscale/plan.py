@@ -7,6 +7,7 @@ plan.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -125,8 +126,8 @@ def default_plan(
     """
     schedule = schedule or model.schedule
     model.check(schedule)
-    if not guidance_scale >= 0:
-        raise PlanError(f"guidance_scale is {guidance_scale}; it must be at least 0, and 1 switches guidance off")
+    if not 0 <= guidance_scale < math.inf:
+        raise PlanError(f"guidance_scale is {guidance_scale}; it must be at least 0 and finite, and 1 switches it off")
     weights = SCHEDULES[model.guidance](guidance_scale, schedule)
     rows = []
     for k, size in enumerate(schedule):
@@ -148,7 +149,7 @@ def _check_row(k: int, row: Row, first: Row) -> None:
     def refuse(what: str) -> None:
         raise PlanError(f"row {k} ({row.size[0]}x{row.size[1]}): {what}")
 
-    if not row.temperature > 0:
+    if not 0 < row.temperature < math.inf:
         refuse(f"temperature is {row.temperature}; it must be above 0 (for the most likely token use top_k=1)")
     if not isinstance(row.top_k, int) or row.top_k < 0:
         refuse(f"top_k is {row.top_k}; it must be a whole number, 0 for off")

@@ -50,7 +50,7 @@ def test_a_published_model_is_priced_by_name(nextscale: Command, name: str, mill
     ("words", "expected"),
     [
         (["nonsense"], "no model 'nonsense'"),
-        (["var-d17"], "no model 'var-d17'"),
+        (["var-d17"], "no published size 'var-d17'; there are var-d12, var-d16"),
         (["var-d16", "--temperature", "0"], "temperature is 0"),
         (["var-d16", "--dtype", "int4"], "no dtype 'int4'"),
     ],

@@ -61,5 +61,18 @@ def test_what_is_no_vector_file_is_told_and_fails(nextscale: Command) -> None:
     save_file({"x": torch.zeros(1)}, "foreign.safetensors")
     done = nextscale("verify", "none.safetensors", "text.safetensors", "foreign.safetensors")
     assert done.code == 1
-    assert done.out.count("FAILED") == 3
+    sentences = done.err.strip().splitlines()
+    assert [line.split(" is ")[0] for line in sentences[:1]] == ["nextscale: none.safetensors"]
+    assert len(sentences) == 3
+    assert "foreign.safetensors is no vector file" in sentences[2]
     assert "0 of 3 files agree" in done.out
+
+
+def test_a_folder_stands_for_the_vector_files_in_it(nextscale: Command) -> None:
+    done = nextscale("verify", str(FOLDERS[0] / "var" / "sampling.safetensors"), ".")
+    assert done.code == 1
+    assert "expected a vector file" in done.err
+    assert "1 of 2 files agree" in done.out
+    Path("vectors").mkdir()
+    Path("vectors/a.safetensors").write_bytes((FOLDERS[0] / "var" / "sampling.safetensors").read_bytes())
+    assert "1 of 1 files agree" in nextscale("verify", "vectors").out

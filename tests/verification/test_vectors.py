@@ -58,7 +58,7 @@ def test_missing_inputs_and_settings_are_named(tmp_path: Path) -> None:
     ("changed", "sentence"),
     [
         ({"format": "2"}, "format '2'; this version reads format '1'"),
-        ({"format": None}, "format None"),
+        ({"format": None}, "is no vector file"),
         ({"system": None}, "does not say its system"),
         ({"config": "{broken"}, "no readable config"),
         ({"tolerance_float": "much"}, "tolerance of 'much'"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from nextscale.conditions.classes import ClassVocabulary
@@ -26,6 +27,12 @@ def checkpoint_folder(name: str | Path) -> Path:
     folder = Path(name)
     if (folder / "config.json").is_file():
         return folder
+    if folder.is_dir():
+        raise CheckpointError(f"{folder} is a folder but no checkpoint: it has no config.json")
+    if re.fullmatch(r"(m-)?var-d\d+(-\d+)?", str(name)):
+        raise CheckpointError(
+            f"there are no weights of {str(name)!r} here; convert the official files first (nextscale convert)"
+        )
     bundled = ", ".join(bundled_names()) or "none"
     raise CheckpointError(
         f"there is no model {str(name)!r}: no such bundled model ({bundled}) and no checkpoint folder"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextscale.cli.console import AsJson, Device, Dtype, answer, answer_json
-from nextscale.errors import CheckpointError
+from nextscale.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from nextscale.plan import Plan
@@ -77,8 +77,11 @@ def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 
     published = re.fullmatch(r"(m-)?var-d(\d+)(?:-(256|512|1024))?", name)
-    if published and int(published[2]) in DEPTHS["m-var" if published[1] else "var"]:
-        depth = int(published[2])
+    if published:
+        system, depth = "m-var" if published[1] else "var", int(published[2])
+        if depth not in DEPTHS[system]:
+            sizes = ", ".join(f"{system}-d{known}" for known in DEPTHS[system])
+            raise InputError(f"there is no published size {name!r}; there are {sizes}")
         pixels = int(published[3] or (512 if depth == 36 else 256))
         config = MVARConfig.published(depth, pixels) if published[1] else VARConfig.published(depth, pixels)
         with torch.device("meta"):

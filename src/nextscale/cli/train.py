@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nextscale.cli.console import answer, remark
+from nextscale.errors import TrainingError
 
 if TYPE_CHECKING:
     from nextscale.training.trainer import Progress
@@ -27,8 +28,15 @@ def train(
     device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Train a tokenizer, or a generator on the tokens of one. Ctrl-C saves; the same command again resumes."""
-    from nextscale.training.start import start
-    from nextscale.training.trainer import Interrupted
+    try:
+        from nextscale.training.start import start
+        from nextscale.training.trainer import Interrupted
+    except ModuleNotFoundError as error:
+        if error.name != "accelerate":
+            raise
+        raise TrainingError(
+            "accelerate is not installed, which training needs; run pip install 'nextscale[train]'"
+        ) from None
 
     bar = Bar()
     try:

@@ -9,24 +9,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextscale.cli.console import AsJson, answer, answer_json
+from nextscale.cli.console import AsJson, answer, answer_json, remark
 
 if TYPE_CHECKING:
     from nextscale.verification import FileReport
 
 
 def verify(
-    files: Annotated[list[Path], typer.Argument(help="Vector files (.safetensors): weights, inputs, outputs.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Vector files (.safetensors: weights, inputs, outputs), or folders of them.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Compute what each file holds and compare: a row per output; exit code 1 unless all of them agree."""
-    from nextscale.verification import verify_files
+    from nextscale.verification.run import vector_files, verify_file
 
     reports = []
-    for path in files:
-        reports += verify_files([path])
-        if not as_json:
-            answer(_table(reports[-1]))
+    for path in (file for given in files for file in vector_files(given)):
+        report = verify_file(path)
+        reports.append(report)
+        if report.reason and not report.rows and not as_json:
+            remark(f"nextscale: {report.reason}")
+        elif not as_json:
+            answer(_table(report))
     agreeing = sum(report.ok for report in reports)
     if as_json:
         answer_json([_as_dict(report) for report in reports])

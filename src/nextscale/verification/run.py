@@ -19,9 +19,14 @@ outputs."""
 
 
 def verify_files(paths: Iterable[Path]) -> list[FileReport]:
-    """Verify every file; what cannot be read, is unknown or fails on the way becomes a report that is not ok, with the
-    reason."""
-    return [verify_file(Path(path)) for path in paths]
+    """Verify every file, and every ``.safetensors`` file below every folder; what cannot be read, is unknown or fails
+    on the way becomes a report that is not ok, with the reason."""
+    return [verify_file(file) for path in paths for file in vector_files(Path(path))]
+
+
+def vector_files(path: Path) -> list[Path]:
+    """The file itself, or the ``.safetensors`` files below a folder; a folder without any stands for itself."""
+    return (sorted(path.rglob("*.safetensors")) if path.is_dir() else []) or [path]
 
 
 def verify_file(path: Path) -> FileReport:

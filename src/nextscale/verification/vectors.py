@@ -67,15 +67,19 @@ class VectorFile:
 def read_vectors(path: Path) -> VectorFile:
     """Read a vector file. Raises ``InputError`` if it is missing, damaged or not of format 1."""
     if not path.is_file():
-        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; expected a vector file")
+        raise InputError(
+            f"{path} is {'a folder without vector files' if path.is_dir() else 'missing'}; expected a vector file"
+        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             strings = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a whole safetensors file ({error})") from None
-    if strings.get("format") != FORMAT:
-        raise InputError(f"{path} has format {strings.get('format')!r}; this version reads format {FORMAT!r}")
+    if "format" not in strings or "kind" not in strings:
+        raise InputError(f"{path} is no vector file: its metadata do not name a format and a kind")
+    if strings["format"] != FORMAT:
+        raise InputError(f"{path} has format {strings['format']!r}; this version reads format {FORMAT!r}")
     metadata = {key: _parse(value) for key, value in strings.items()}
     for key in ("system", "kind"):
         if not isinstance(metadata.get(key), str):
