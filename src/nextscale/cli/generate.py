@@ -32,7 +32,9 @@ def generate(
         list[str] | None, typer.Option("-c", "--class", help="A class by name or number; may be given several times.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="A bundled model or a checkpoint folder.")] = None,
-    num_images: Annotated[int | None, typer.Option("-n", "--num-images", min=1, help="Pictures per class.")] = None,
+    num_images: Annotated[
+        int | None, typer.Option("-n", "--num-images", help="Pictures per class, at least 1.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the first picture; the others count up. Chosen if not given.")
     ] = None,
@@ -106,7 +108,9 @@ class Request:
     sampling: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raises ``InputError`` unless exactly one of words and classes is given."""
+        """Raises ``InputError`` unless exactly one of words and classes is given, and at least one picture wanted."""
+        if self.num_images is not None and self.num_images < 1:
+            raise InputError(f"--num-images is {self.num_images}; expected at least 1")
         if self.prompt and self.classes:
             raise InputError(f"words ({self.prompt!r}) and --class were both given; expected one of them")
         if not self.prompt and not self.classes:
@@ -130,7 +134,12 @@ class Request:
             labels: list[int] = [match.class_id]
         else:
             labels = pipe.vocabulary.ids(self.classes)
-        return {"class_labels": labels, "num_images": self.num_images or 1, "seed": self.seed, **self.sampling}
+        return {
+            "class_labels": labels,
+            "num_images": 1 if self.num_images is None else self.num_images,
+            "seed": self.seed,
+            **self.sampling,
+        }
 
 
 def _recipe_to_repeat(picture: Path, request: Request) -> dict[str, Any]:
