@@ -9,15 +9,15 @@ import pytest
 import yaml
 
 from nextscale.errors import InputError
+from nextscale.training.generator_recipe import VARRecipe
 from nextscale.training.recipe import (
     SHIPPED,
-    TokenizerRecipe,
-    VARRecipe,
     differences,
     load_recipe,
     parse_recipe,
     shipped_recipes,
 )
+from nextscale.training.tokenizer_recipe import TokenizerRecipe
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

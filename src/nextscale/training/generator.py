@@ -23,8 +23,8 @@ from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.models.var import VAR, VARConfig
 from nextscale.pipeline import Pipeline
 from nextscale.tokenizers.base import Tokenizer, inputs
+from nextscale.training.generator_recipe import MVARRecipe, VARRecipe
 from nextscale.training.objectives import Metrics, picture
-from nextscale.training.recipe import MVARRecipe, VARRecipe
 
 Maps = list[Tensor]
 """One token map (N, h, w) per scale."""

@@ -22,9 +22,10 @@ from nextscale.tokenizers.base import Tokenizer
 from nextscale.training import order
 from nextscale.training.generator import GeneratorObjective
 from nextscale.training.objectives import Objective
-from nextscale.training.recipe import KINDS, Recipe, TokenizerRecipe, load_recipe
+from nextscale.training.recipe import KINDS, Recipe, load_recipe
 from nextscale.training.runfolder import RunFolder
 from nextscale.training.tokenizer import TokenizerObjective
+from nextscale.training.tokenizer_recipe import TokenizerRecipe
 from nextscale.training.trainer import Progress, Trainer
 
 

@@ -17,7 +17,7 @@ from nextscale.data.images import ImageData
 from nextscale.tokenizers.residual import ResidualTokenizer, codebook_use
 from nextscale.training.codebook import CodeUse, draw_codebook
 from nextscale.training.objectives import Metrics, mirror, picture, recolour, shift, to_signed
-from nextscale.training.recipe import TokenizerRecipe
+from nextscale.training.tokenizer_recipe import TokenizerRecipe
 
 
 class TokenizerObjective:
