@@ -8,7 +8,9 @@
 #   PYTHON           the Python to make .venv with (default: the first suitable one below)
 #   TORCH_INDEX_URL  where torch comes from (default: pip's own index). PyTorch's own CPU build is a tenth of the size:
 #                    make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-#   PYTEST_ARGS      handed to pytest, for instance PYTEST_ARGS="-k plan -x"
+#   PYTEST_ARGS      handed to pytest, for instance PYTEST_ARGS="-k plan -x"; "-m slow" runs what takes minutes
+#
+# And for those who work on it: make lint, type, format, wheel, clean.
 
 VENV := .venv
 TORCH := torch==2.13.0
@@ -19,7 +21,7 @@ PYTEST_ARGS ?=
 
 pip := $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint type format clean
+.PHONY: demo test lint type format wheel clean
 .DELETE_ON_ERROR:
 
 # Sixteen pictures, two of each of eight classes, with the seeds 1 to 16; then one picture scale by scale. None is picked.
@@ -44,6 +46,11 @@ type: $(VENV)/dev.stamp
 format: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+# What would be published: dist/nextscale-*.whl and .tar.gz. tests/test_wheel.py tries one in an environment of its own.
+wheel: $(VENV)/dev.stamp
+	rm -rf dist
+	$(VENV)/bin/python -m hatchling build
 
 clean:
 	rm -rf $(VENV) $(DEMO) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

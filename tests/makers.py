@@ -49,12 +49,12 @@ def tiny_tokenizer(sizes: tuple[tuple[int, int], ...] = SIZES, phi: int = 4) -> 
     return tokenizer.eval().requires_grad_(False)
 
 
-def tiny_var(shared_adaln: bool = False, l2_norm: bool = True, seed: int = 0) -> VAR:
+def tiny_var(shared_adaln: bool = False, l2_norm: bool = True, seed: int = 0, classes: int = CLASSES) -> VAR:
     config = VARConfig(
         depth=3,
         width=32,
         heads=4,
-        classes=CLASSES,
+        classes=classes,
         codes=CODES,
         code_dim=CODE_DIM,
         sizes=SIZES,
@@ -105,6 +105,15 @@ MODELS = {
 def tiny_pipeline(model: NextScaleModel | None = None, **defaults: object) -> Pipeline:
     vocabulary = ClassVocabulary(("animal", "face", "flag", "food", "tool"))
     return Pipeline(tiny_tokenizer(), model or tiny_var(), vocabulary, name="tiny", defaults=defaults)
+
+
+STYLES = ("noto", "twemoji", "openmoji")
+
+
+def tiny_pipeline_of_styles(**defaults: object) -> Pipeline:
+    """Three classes in three styles: nine labels."""
+    vocabulary = ClassVocabulary(("animal", "face", "flag"), styles=STYLES)
+    return Pipeline(tiny_tokenizer(), tiny_var(classes=9), vocabulary, name="tiny", defaults=defaults)
 
 
 def some_inputs(model: NextScaleModel, images: int = 2, seed: int = 1) -> list[Tensor]:

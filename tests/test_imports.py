@@ -38,6 +38,8 @@ LEVELS = {
     "plan": 5,
     "price": 5,
     "generate": 5,
+    "request": 6,
+    "results": 6,
     "methods": 6,
     "adapters": 6,
     "checkpoints": 7,

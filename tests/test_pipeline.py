@@ -10,15 +10,23 @@ import pytest
 import torch
 from PIL import Image
 
+from nextscale.conditions.classes import ClassVocabulary
 from nextscale.errors import CheckpointError, InputError, PlanError
+from nextscale.generate import generate
 from nextscale.pipeline import Pipeline, fit, load
 from nextscale.plan import Plan
-from tests.makers import MODELS, tiny_pipeline
+from nextscale.sampling import IndependentNoise
+from tests.makers import CODES, MODELS, STYLES, tiny_pipeline, tiny_pipeline_of_styles, tiny_tokenizer, tiny_var
 
 
 @pytest.fixture(scope="module")
 def pipe() -> Pipeline:
     return tiny_pipeline(guidance_scale=2.0, top_k=20)
+
+
+@pytest.fixture(scope="module")
+def styled() -> Pipeline:
+    return tiny_pipeline_of_styles(guidance_scale=2.0)
 
 
 def test_images_per_label_and_seeds_that_count_up(pipe: Pipeline) -> None:
@@ -104,6 +112,64 @@ def test_words_find_a_class(pipe: Pipeline) -> None:
     assert pipe(prompt="a face", seed=1).recipe["class_labels"] == ["face"]
 
 
+def test_a_style_draws_the_label_of_class_and_style(styled: Pipeline) -> None:
+    """In every style the tokens are those the loop draws for the label style * 3 + class, and they differ."""
+    drawn = []
+    for i, style in enumerate(STYLES):
+        result = styled("flag", style=style, seed=1)
+        parts = {"tokenizer": styled.tokenizer, "model": styled.model}
+        events = generate(styled.plan(), parts, torch.tensor([3 * i + 2]), 1, IndependentNoise([1]))
+        assert all(torch.equal(a, event.tokens) for a, event in zip(result.tokens, events, strict=True))
+        assert result.recipe["styles"] == [style]
+        drawn.append(torch.cat([maps.flatten() for maps in result.tokens]))
+    assert not any(torch.equal(drawn[i], drawn[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
+
+
+def test_styles_of_a_batch_in_turns_and_in_a_stream_are_those_of_single_pictures(
+    styled: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, styles = ["face", "face", "animal"], ["noto", "openmoji", "twemoji"]
+    together = styled(labels, style=styles, seed=4)
+    *_, last = styled.stream(labels, style=styles, seed=4)
+    monkeypatch.setattr("nextscale.pipeline.BATCH", 2)
+    turns = styled(labels, style=styles, seed=4)
+    for i, (label, style) in enumerate(zip(labels, styles, strict=True)):
+        alone = np.asarray(styled(label, style=style, seed=4 + i).images[0])
+        for images in (together.images, turns.images, last.images()):
+            assert np.array_equal(np.asarray(images[i]), alone)
+
+
+def test_a_recipe_names_the_style_that_was_not_asked_for(styled: Pipeline) -> None:
+    first = styled(["face", "flag"], seed=3)
+    recipe = json.loads(json.dumps(first.recipe_of(1)))
+    assert (recipe["class_label"], recipe["style"]) == ("flag", "noto")
+    again = styled([recipe["class_label"]], style=recipe["style"], seed=[recipe["seed"]])
+    assert all(torch.equal(a[1:], b) for a, b in zip(first.tokens, again.tokens, strict=True))
+
+
+def test_a_model_without_styles_has_none_in_its_recipe(pipe: Pipeline) -> None:
+    assert "styles" not in pipe("face", seed=1).recipe
+    assert "style" not in pipe("face", seed=1).recipe_of(0)
+
+
+def test_styles_are_saved_and_loaded(styled: Pipeline, tmp_path: Path) -> None:
+    styled.save_pretrained(tmp_path / "saved")
+    again = load(tmp_path / "saved", device="cpu", dtype="float32")
+    assert again.vocabulary.styles == STYLES
+    a, b = (p("flag", style="openmoji", seed=2) for p in (styled, again))
+    assert np.array_equal(np.asarray(a.images[0]), np.asarray(b.images[0]))
+
+
+def test_a_vocabulary_of_another_model_is_refused(styled: Pipeline, tmp_path: Path) -> None:
+    three = ClassVocabulary(("animal", "face", "flag"))
+    with pytest.raises(CheckpointError, match="3 labels were named for a model of 9"):
+        Pipeline(tiny_tokenizer(), tiny_var(classes=9), three)
+    styled.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "classes.json").write_text(json.dumps(three.to_dict()))
+    with pytest.raises(CheckpointError, match=r"3 labels .classes in every style., but the model has 9"):
+        load(tmp_path / "saved")
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_saving_and_loading_changes_nothing(name: str, tmp_path: Path) -> None:
     pipe = tiny_pipeline(MODELS[name](), top_k=7)
@@ -166,11 +232,28 @@ def test_a_transparent_wide_picture_is_put_on_white_and_cropped() -> None:
         ({"class_labels": "face", "output_type": "jpg"}, InputError, "output_type is 'jpg'"),
         ({"class_labels": "face", "temperature": 0.0}, PlanError, "temperature is 0.0.*top_k=1"),
         ({"class_labels": "face", "top_p": 3.0}, PlanError, "top_p is 3.0"),
+        ({"class_labels": "face", "top_k": CODES + 1}, PlanError, "top_k is 49, but the tokenizer has 48 codes"),
+        ({"class_labels": "face", "style": "noto"}, InputError, "'noto' was asked for, but this model has no styles"),
     ],
 )
-def test_bad_arguments_get_one_sentence(pipe: Pipeline, arguments: dict, error: type, sentence: str) -> None:
+def test_bad_arguments_get_one_sentence_from_a_call_and_from_a_stream_at_once(
+    pipe: Pipeline, arguments: dict, error: type, sentence: str
+) -> None:
     with pytest.raises(error, match=sentence):
         pipe(**arguments)
+    if "output_type" not in arguments:
+        with pytest.raises(error, match=sentence):
+            pipe.stream(**arguments)
+
+
+def test_top_k_may_be_as_many_as_there_are_codes(pipe: Pipeline) -> None:
+    whole, off = pipe("face", seed=1, top_k=CODES), pipe("face", seed=1, top_k=0)
+    assert all(torch.equal(a, b) for a, b in zip(whole.tokens, off.tokens, strict=True))
+
+
+def test_a_plan_with_a_part_that_is_missing_is_refused_when_the_stream_is_made(pipe: Pipeline) -> None:
+    with pytest.raises(PlanError, match="a part named 'refiner'"):
+        pipe.stream("face", plan=pipe.plan().with_column(model="refiner"))
 
 
 def test_a_plan_and_a_sampling_argument_contradict_each_other(pipe: Pipeline) -> None:

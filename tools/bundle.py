@@ -1,6 +1,11 @@
 """Put a trained checkpoint into the package: cast to bfloat16, name it, and write its card.
 
     python tools/bundle.py RUN/export emoji --card tools/cards/emoji.md
+    python tools/bundle.py RUN/export classifier --card tools/cards/classifier.md
+
+    python tools/bundle.py RUN/export emoji-m-var --card tools/cards/emoji-m-var.md --tokenizer-of emoji
+
+With ``--tokenizer-of`` the tokenizer's weights are not stored again: they must be those of that bundled model.
 
 The card's text is kept in tools/cards; what it states is measured with the commands it names.
 """
@@ -8,11 +13,13 @@ The card's text is kept in tools/cards; what it states is measured with the comm
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
 
 from nextscale.checkpoints.load import BUNDLED
+from nextscale.checkpoints.store import load_component, read_config, save_checkpoint
 from nextscale.pipeline import load
 
 LIMIT = 24 * 2**20
@@ -23,12 +30,32 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("name")
     parser.add_argument("--card", type=Path, required=True)
+    parser.add_argument("--tokenizer-of", metavar="NAME", help="bundled model whose tokenizer this one shares")
     given = parser.parse_args()
-    pipe = load(given.checkpoint, device="cpu", dtype="float32")
-    pipe.name, pipe.card = given.name, given.card.read_text()
-    pipe.save_pretrained(BUNDLED / given.name, torch.bfloat16)
+    target, card = BUNDLED / given.name, given.card.read_text()
+    components = read_config(given.checkpoint).get("components", {})
+    if "model" in components:
+        pipe = load(given.checkpoint, device="cpu", dtype="float32")
+        pipe.name, pipe.card = given.name, card
+        pipe.save_pretrained(target, torch.bfloat16)
+    else:  # a feature network
+        parts = {name: load_component(given.checkpoint, name) for name in components}
+        save_checkpoint(target, parts, {"name": given.name}, {"README.md": card.encode()}, torch.bfloat16)
+    if given.tokenizer_of:
+        share_tokenizer(target, given.tokenizer_of)
     size = sum(path.stat().st_size for path in BUNDLED.rglob("*.safetensors"))
-    print(f"wrote {BUNDLED / given.name}; all bundled weights: {size / 2**20:.1f} MiB of at most {LIMIT / 2**20:.0f}")
+    print(f"wrote {target}; all bundled weights: {size / 2**20:.1f} MiB of at most {LIMIT / 2**20:.0f}")
+
+
+def share_tokenizer(target: Path, other: str) -> None:
+    """Have ``target`` read the tokenizer of the bundled model ``other``, if it is the same, byte for byte."""
+    own, shared = target / "tokenizer.safetensors", BUNDLED / other / "tokenizer.safetensors"
+    if own.read_bytes() != shared.read_bytes():
+        raise SystemExit(f"{own} is another tokenizer than {shared}; the two cannot share one")
+    config = read_config(target)
+    config["components"]["tokenizer"]["file"] = f"../{other}/{shared.name}"
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    own.unlink()
 
 
 if __name__ == "__main__":

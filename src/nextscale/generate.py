@@ -83,7 +83,6 @@ Callback = Callable[[ScaleEvent], "Canvas | bool | None"]
 """``callback_on_scale_end``: may return another canvas to go on with, or ``False`` to stop."""
 
 
-@torch.inference_mode()
 def generate(
     plan: Plan,
     parts: Mapping[str, Any],
@@ -95,10 +94,17 @@ def generate(
     """Carry ``plan`` out for ``images`` images and yield after every scale.
 
     parts: the tokenizer as "tokenizer", and whatever the plan's columns name; features: what the models'
-    ``condition`` takes. Raises ``PlanError`` before anything runs if a part is missing or cannot do what a row asks
-    of it.
+    ``condition`` takes. Raises ``PlanError`` when it is called, before anything runs, if a part is missing or cannot
+    do what a row asks of it.
     """
     check_parts(plan, parts, images)
+    return _carry_out(plan, parts, features, images, noise, callback)
+
+
+@torch.inference_mode()
+def _carry_out(
+    plan: Plan, parts: Mapping[str, Any], features: Any, images: int, noise: Noise, callback: Callback | None
+) -> Iterator[ScaleEvent]:
     tokenizer: Tokenizer = parts["tokenizer"]
     schedule, state, inputs = plan.schedule, None, list[Tensor | None]()
     for k, row in enumerate(plan.rows):
@@ -178,6 +184,7 @@ def check_parts(plan: Plan, parts: Mapping[str, Any], images: int) -> None:
             raise PlanError(
                 f"the plan runs block {row.blocks[-1]}, but {row.model!r} has blocks 0 to {len(model.blocks) - 1}"
             )
+    plan.check_top_k(parts["tokenizer"].code_count)
     for k, row in enumerate(plan.rows):
         if row.keep is not None:
             _check_given(k, row, parts[row.keep], images)

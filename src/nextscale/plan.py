@@ -81,6 +81,14 @@ class Plan:
         self.schedule.prefix(count)
         return replace(self, rows=self.rows[:count], undrawn=sizes[count:])
 
+    def check_top_k(self, codes: int) -> None:
+        """Raises ``PlanError`` where a row would draw from more tokens than a tokenizer has ``codes``."""
+        most = max(row.top_k for row in self.rows)
+        if most > codes:
+            raise PlanError(
+                f"top_k is {most}, but the tokenizer has {codes} codes; expected at most as many, 0 for off"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; columns that hold their default are left out."""
         defaults = {f.name: f.default for f in fields(Row)}

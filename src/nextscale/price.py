@@ -44,9 +44,11 @@ class Price:
 def price(plan: Plan, parts: Mapping[str, Any], images: int = 1, element: int = 4) -> Price:
     """Price ``plan`` for ``images`` images with a memory of ``element`` bytes per number (4: float32, 2: bfloat16).
 
-    Parts may be on PyTorch's meta device: nothing is computed and no weights are needed.
+    Parts may be on PyTorch's meta device: nothing is computed and no weights are needed. Raises ``PlanError`` for a
+    ``top_k`` above the number of codes.
     """
     tokenizer: Tokenizer = parts["tokenizer"]
+    plan.check_top_k(tokenizer.code_count)
     schedule, rows = plan.schedule, plan.branches * images
     first: NextScaleModel = parts[plan.rows[0].model]
     lines = [RowPrice("condition", first.condition_flops(rows), 0)]

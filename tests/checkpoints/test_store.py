@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nextscale.checkpoints import store
+from nextscale.checkpoints.load import revision
 from nextscale.checkpoints.store import load_component, read_config, save_checkpoint
 from nextscale.errors import CheckpointError
 from tests.makers import MODELS, tiny_tokenizer, tiny_var
@@ -104,7 +105,7 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(saved: Path, m
         raise OSError(28, "No space left on device")
 
     before = (saved / "model.safetensors").read_bytes()
-    monkeypatch.setattr(store, "save_file", full_disk)
+    monkeypatch.setattr(store, "write_weights", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(saved, {"model": tiny_var(seed=3)})
     assert (saved / "model.safetensors").read_bytes() == before
@@ -115,3 +116,23 @@ def test_saving_again_replaces(saved: Path) -> None:
     save_checkpoint(saved, {"model": tiny_var(seed=3)})
     assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
     assert [p.name for p in saved.parent.iterdir()] == ["ck"]
+
+
+def share(place: object) -> Callable[[dict], None]:
+    return lambda config: config["components"]["tokenizer"].update(file=place)
+
+
+def test_a_component_may_lie_in_the_checkpoint_beside_and_nowhere_else(saved: Path, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "other", {"tokenizer": tiny_tokenizer(), "model": tiny_var()}, {"name": "other"})
+    (saved / "tokenizer.safetensors").unlink()
+    edit_config(saved, share("../other/tokenizer.safetensors"))
+    shared, own = load_component(saved, "tokenizer"), load_component(tmp_path / "other", "tokenizer")
+    assert all(torch.equal(t, own.state_dict()[key]) for key, t in shared.state_dict().items())
+    before = revision(saved)
+    other = tmp_path / "other" / "tokenizer.safetensors"
+    save_file({key: t + 1 for key, t in load_file(other).items()}, other)
+    assert revision(saved) != before
+    for place in ("/etc/passwd", "../../tokenizer.safetensors", "../other/../x.safetensors", "model.safetensors", 3):
+        edit_config(saved, share(place))
+        with pytest.raises(CheckpointError, match="expected a file of a checkpoint beside this one"):
+            load_component(saved, "tokenizer")

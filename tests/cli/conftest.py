@@ -11,7 +11,7 @@ import pytest
 
 from nextscale.cli.main import main
 from nextscale.conditions.classes import ClassVocabulary, Thing
-from tests.makers import tiny_pipeline
+from tests.makers import tiny_pipeline, tiny_pipeline_of_styles
 
 
 @dataclass(frozen=True)
@@ -54,4 +54,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipe.card = "# tiny\n\nA model for tests."
     folder = tmp_path_factory.mktemp("models") / "tiny"
     pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def styled_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with random weights that draws three classes in the styles noto, twemoji and openmoji."""
+    folder = tmp_path_factory.mktemp("models") / "styled"
+    tiny_pipeline_of_styles().save_pretrained(folder)
     return folder

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+
+import nextscale
 
 
 def doctor(*words: str, **environment: str) -> tuple[int, str]:
@@ -35,7 +38,14 @@ def test_the_environment_is_told(tmp_path: Path) -> None:
     (tmp_path / "torchvision" / "__init__.py").write_text("")
     code, out = doctor(NEXTSCALE_CACHE=str(tmp_path), PYTHONPATH=str(tmp_path))
     assert code == (1 if "broken:" in out else 0)
-    for words in (torch.__version__, sys.executable, "threads", "auto dtype", f"{tmp_path} (writable)", "(not needed)"):
+    for words in (
+        torch.__version__,
+        sys.executable,
+        "threads",
+        "auto dtype",
+        f"{tmp_path} (writable, ",
+        "(not needed)",
+    ):
         assert words in out
     # What is broken and what repairs it come in pairs; where the bundled model is there, this environment is sound.
     assert out.count("broken:") == out.count("repair:")
@@ -58,12 +68,57 @@ def test_a_package_of_the_wrong_version_and_a_broken_cache_are_found(tmp_path: P
     # A second PyYAML, earlier on the path, that says it is of another version.
     (tmp_path / "pyyaml-1.0.dist-info").mkdir()
     (tmp_path / "pyyaml-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: PyYAML\nVersion: 1.0\n")
-    (tmp_path / "cache").write_text("a file, not a folder")
-    code, told = examine(PYTHONPATH=str(tmp_path), NEXTSCALE_CACHE=str(tmp_path / "cache"))
+    # /proc looks writable to an administrator and is not: only trying tells.
+    code, told = examine(PYTHONPATH=str(tmp_path), NEXTSCALE_CACHE="/proc/nextscale")
     assert code == 1
     assert told["packages"]["pyyaml"] == "1.0"
     what = {problem["what"]: problem["repair"] for problem in told["problems"]}
     assert what["pyyaml is 1.0; expected >=6.0"].endswith('-m pip install "pyyaml>=6.0"')
-    assert [repair for text, repair in what.items() if "cache folder" in text] == [
+    assert [repair for text, repair in what.items() if "folder /proc/nextscale cannot be written" in text] == [
         "export NEXTSCALE_CACHE=$HOME/nextscale-cache"
-    ]
+    ] * 2
+    assert told["models"] == "/proc/nextscale (not writable)"
+
+
+def without_torch(folder: Path) -> Path:
+    """Everything that is installed here but torch, in a folder to import from."""
+    for entry in Path(torch.__file__).parent.parent.iterdir():
+        if not re.match(r"torch(gen|-.*)?$", entry.name):
+            (folder / entry.name).symlink_to(entry)
+    return folder
+
+
+def examine_alone(folder: Path) -> tuple[int, dict[str, Any]]:
+    """Examine what is in ``folder`` and nothing else (-S keeps this environment out)."""
+    path = os.pathsep.join(map(str, [folder, Path(nextscale.__file__).parent.parent]))
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "nextscale", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=120,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_a_missing_torch_is_found(tmp_path: Path) -> None:
+    code, told = examine_alone(without_torch(tmp_path))
+    (problem,) = [problem for problem in told["problems"] if "torch" in problem["what"]]
+    assert (code, problem["what"]) == (1, "torch is not installed")
+    assert re.search(r'-m pip install "torch[<>=,.\d]+"$', problem["repair"])
+    assert told["bundled model"].startswith("not tried")
+
+
+def test_a_torch_that_is_too_old_is_found(tmp_path: Path) -> None:
+    (without_torch(tmp_path) / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text('__version__ = "1.13.1"\n')
+    (tmp_path / "torch-1.13.1.dist-info").mkdir()
+    about = "Metadata-Version: 2.1\nName: torch\nVersion: 1.13.1\n"
+    (tmp_path / "torch-1.13.1.dist-info" / "METADATA").write_text(about)
+    code, told = examine_alone(tmp_path)
+    (problem,) = [problem for problem in told["problems"] if "torch" in problem["what"]]
+    assert code == 1
+    assert problem["what"].startswith("torch is 1.13.1; expected ")
+    assert told["torch"] == "cannot be used"

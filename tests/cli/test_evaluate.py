@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from nextscale import load
 from nextscale.checkpoints.store import save_checkpoint
 from tests.cli.conftest import Command
-from tests.evaluation.conftest import draw_folder
-from tests.makers import tiny_tokenizer
+from tests.evaluation.conftest import draw_emoji, draw_folder, tiny_classifier
+from tests.makers import tiny_m_var, tiny_pipeline_of_styles, tiny_tokenizer
 
 CLASSES = ("cat-face", "animal-bird", "food-fruit", "flag", "tool")  # those of ``tiny_model``
 
@@ -18,6 +20,19 @@ CLASSES = ("cat-face", "animal-bird", "food-fruit", "flag", "tool")  # those of 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_folder(tmp_path_factory.mktemp("pictures"), CLASSES)
+
+
+@pytest.fixture(scope="module")
+def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_emoji(tmp_path_factory.mktemp("sets") / "emoji", train=3, heldout=4)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a classifier for the classes and styles of ``styled_model``."""
+    vocabulary, folder = tiny_pipeline_of_styles().vocabulary, tmp_path_factory.mktemp("models") / "judge"
+    save_checkpoint(folder, {"classifier": tiny_classifier(vocabulary.names, vocabulary.styles)})
+    return folder
 
 
 def test_the_answer_has_tables_bars_and_settings(nextscale: Command, tiny_model: Path, pictures: Path) -> None:
@@ -103,3 +118,66 @@ def test_data_must_be_named(nextscale: Command, tiny_model: Path) -> None:
     done = nextscale("evaluate", tiny_model)
     assert done.code == 2
     assert "--data" in done.err
+
+
+def test_several_models_are_compared(nextscale: Command, tiny_model: Path, pictures: Path, tmp_path: Path) -> None:
+    pipe = load(tiny_model, dtype="float32")
+    pipe.model, pipe.name = tiny_m_var(), "other"
+    pipe.save_pretrained(tmp_path / "other")
+    words = ("evaluate", tiny_model, tmp_path / "other", "--data", pictures, "--dtype", "float32", "--json")
+    done = nextscale(*words)
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert [model["name"] for model in told["models"]] == ["tiny", "other"]
+    assert told["settings"]["images"] == 10
+    assert told["ratios"]["images/s"][0] > 0
+
+
+def test_a_classifier_judges_and_pictures_are_written(
+    nextscale: Command, styled_model: Path, emoji: Path, classifier: Path, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "other", {"tokenizer": tiny_tokenizer()}, {"name": "other"})
+    words = ("evaluate", styled_model, "--data", emoji, "--dtype", "float32", "--classifier", classifier)
+    done = nextscale(*words, "--generated", 12, "--against", "other", "--out", "pictures")
+    assert done.code == 0, done.err
+    for shown in ("Styles: tiny and, right of it, other", "Generated: 12 images with seeds 0 to 11", "not the FID"):
+        assert shown in done.out
+    for shown in (
+        f"classifier: {classifier}, revision",
+        "nearest: pictures/nearest.png",
+        "distances: pictures/distances",
+    ):
+        assert shown in done.err
+    for name in ("nearest", "distances"):
+        with Image.open(tmp_path / "pictures" / f"{name}.png") as picture:
+            assert picture.width > 500
+    told = json.loads(nextscale(*words, "--generated", 12, "--json").out)
+    assert told["settings"]["classifier"] == str(classifier)
+    assert told["generated"]["source"]["images"] == 36
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--generated", "-1"), "--generated is -1; expected a number of images"),
+        (("--out", "pictures"), "--out pictures is for pictures of generated images; expected --generated"),
+        (("other", "--against", "third"), "--against is for one model, and 2 were named"),
+        (("--classifier", "none"), "there is no model 'none'"),
+        (("--against", "none"), "there is no model 'none'"),
+        (("--split", "train", "--generated", "9", "--classifier", "CLASSIFIER"), "generated images are held against"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    nextscale: Command, styled_model: Path, emoji: Path, classifier: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    named = (str(classifier) if word == "CLASSIFIER" else word for word in words)
+    done = nextscale("evaluate", styled_model, *named, "--data", emoji)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1].startswith(f"nextscale: {sentence}")
+    assert not Path("pictures").exists()
+
+
+def test_a_model_is_no_classifier(nextscale: Command, styled_model: Path, emoji: Path) -> None:
+    done = nextscale("evaluate", styled_model, "--data", emoji, "--classifier", styled_model)
+    assert (done.code, done.out) == (2, "")
+    assert "has no classifier; it has tokenizer, model" in done.err

@@ -24,6 +24,13 @@ def test_json_counts_the_parameters(nextscale: Command, tiny_model: Path) -> Non
     assert told["components"]["tokenizer"]["parameters"] == sum(p.numel() for p in pipe.tokenizer.parameters())
     assert told["components"]["model"]["bytes"] == (tiny_model / "model.safetensors").stat().st_size
     assert told["card"].startswith("# tiny")
+    assert told["classes"] == ["cat-face", "animal-bird", "food-fruit", "flag", "tool"]
+    assert told["styles"] == []
+
+
+def test_styles_are_named(nextscale: Command, styled_model: Path) -> None:
+    assert "styles    noto, twemoji, openmoji\n" in nextscale("info", styled_model).out
+    assert json.loads(nextscale("info", styled_model, "--json").out)["styles"] == ["noto", "twemoji", "openmoji"]
 
 
 def test_what_is_no_model_is_refused(nextscale: Command) -> None:

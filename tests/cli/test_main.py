@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nextscale import __version__
-from nextscale.cli.main import main
+from nextscale.cli.main import _sentence, main
 from nextscale.errors import InputError
 from tests.cli.conftest import Command
 
@@ -26,8 +26,24 @@ def test_version(nextscale: Command) -> None:
 )
 def test_an_unknown_verb_or_option_is_refused(nextscale: Command, words: list[str]) -> None:
     done = nextscale(*words)
+    assert (done.code, done.out) == (2, "")
+    (sentence,) = done.err.splitlines()
+    assert sentence.startswith("nextscale: ")
+    assert "nonsense" in sentence
+
+
+@pytest.mark.parametrize("words", [[], ["data"]])
+def test_without_a_verb_the_help_is_shown_and_nothing_else(nextscale: Command, words: list[str]) -> None:
+    done = nextscale(*words)
     assert done.code == 2
-    assert "nonsense" in done.err
+    assert "Usage" in done.out
+    assert done.err == ""
+
+
+def test_a_fault_of_ours_gets_no_sentence_and_so_keeps_its_traceback() -> None:
+    assert _sentence(KeyError("x")) is None
+    assert _sentence(InputError("a  b")) == "a b"
+    assert _sentence(FileNotFoundError(2, "No such file", "x")) == "x: No such file"
 
 
 def test_the_traceback_is_shown_on_demand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def test_a_strip_with_every_scale_and_the_original(nextscale: Command, tiny_mode
     assert strip.width == 8 + 5 * (64 + 8)  # four scales and the original, enlarged four times
     assert [line.split()[3] for line in done.out.splitlines() if "PSNR" in line] == ["1x1", "2x2", "3x3", "4x4"]
     assert read_recipe("seen/photo-scales.png")["picture"] == "photo.png"
+    assert "tiny on cpu" in done.err
 
 
 def test_json_tells_the_same(nextscale: Command, tiny_model: Path) -> None:

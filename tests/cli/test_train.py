@@ -39,6 +39,11 @@ def test_tokenizer_then_generator_then_pictures(nextscale: Command, tmp_path: Pa
     ]
     trained = nextscale(*words, "--max-steps", 2, *settings(TINY_VAR))
     assert (trained.code, "accuracy" in trained.out) == (0, True)
+    price, cost = trained.err.index("GFLOP per image"), trained.err.index("times the predicted")
+    assert price < cost
+    more = ["train", "var", "--recipe", "var-emoji", "--data", data, "-o", "more", "--device", "cpu", "--init", "var"]
+    grown = nextscale(*more, "--max-steps", 1, *settings(TINY_VAR))  # with the tokenizer of the run
+    assert grown.code == 0, grown.err
     drawn = nextscale("generate", "--model", "var/export", "--class", "warm", "--seed", 1, "-o", "out")
     assert drawn.code == 0, drawn.err
     assert list((tmp_path / "out").glob("*.png"))

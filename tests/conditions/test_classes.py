@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,10 +124,65 @@ def test_variants_and_repeated_names_are_left_out(vocabulary: ClassVocabulary) -
     assert len(vocabulary.things) == len(RECORDS) - 2
 
 
-def test_a_saved_vocabulary_is_the_same(vocabulary: ClassVocabulary) -> None:
+@pytest.mark.parametrize("styles", [(), ("noto",), ("noto", "twemoji")])
+def test_a_saved_vocabulary_is_the_same(styles: tuple[str, ...]) -> None:
+    vocabulary = ClassVocabulary.from_records(NAMES, RECORDS, styles)
+    assert vocabulary.styles == styles
     saved = json.loads(json.dumps(vocabulary.to_dict()))
     assert ClassVocabulary.from_dict(saved) == vocabulary
-    assert ClassVocabulary.from_dict({"names": ["a"]}) == ClassVocabulary(("a",))
+
+
+def test_a_vocabulary_from_before_there_were_styles_is_read() -> None:
+    saved = {"names": ["a"], "things": [["x", 0, "y|z"]]}
+    assert ClassVocabulary.from_dict(saved) == ClassVocabulary(("a",), (Thing("x", 0, ("y", "z")),), ())
+
+
+def test_class_and_style_together_are_the_label() -> None:
+    """Every pair has a label of its own, 0 to len - 1; in the first style the label is the class."""
+    vocabulary = ClassVocabulary(("a", "b", "c"), styles=("noto", "twemoji"))
+    class_ids, style_ids = torch.arange(3).repeat(2), torch.arange(2).repeat_interleave(3)
+    labels = vocabulary.labels(class_ids, style_ids)
+    assert labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert len(vocabulary) == 6
+    assert torch.equal(labels % 3, class_ids)
+    assert torch.equal(labels // 3, style_ids)
+
+
+@pytest.mark.parametrize("styles", [(), ("noto",)])
+def test_without_styles_or_with_one_the_label_is_the_class(styles: tuple[str, ...]) -> None:
+    vocabulary = ClassVocabulary(("a", "b", "c"), styles=styles)
+    assert len(vocabulary) == 3
+    assert vocabulary.labels(torch.tensor([2, 0]), torch.tensor([0, 0])).tolist() == [2, 0]
+    assert vocabulary.labels(torch.empty(0).long(), torch.empty(0).long()).tolist() == []
+
+
+def test_a_label_past_the_last_is_an_error_and_not_the_null_class() -> None:
+    vocabulary = ClassVocabulary(("a", "b"), styles=("noto",))
+    with pytest.raises(AssertionError, match="a label of 2 among 2"):
+        vocabulary.labels(torch.tensor([0]), torch.tensor([1]))
+
+
+def test_styles_multiply_labels_and_not_classes() -> None:
+    vocabulary = ClassVocabulary(("a", "b"), styles=("noto", "twemoji"))
+    assert vocabulary.ids(["b", 1]) == [1, 1]
+    with pytest.raises(InputError, match="class id 2 is out of range; expected 0 to 1"):
+        vocabulary.ids([2])
+    assert vocabulary.style_ids(["twemoji", "noto", "twemoji"]) == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("styles", "asked", "sentence"),
+    [
+        (("noto", "twemoji"), "twemojis", "no style 'twemojis'; did you mean 'twemoji'? expected one of noto, twemoji"),
+        (("noto", "twemoji"), "apple", "there is no style 'apple'; expected one of noto, twemoji"),
+        (("noto", "twemoji"), 1, "there is no style 1; expected one of noto, twemoji"),
+        ((), "noto", "the style 'noto' was asked for, but this model has no styles; leave it out"),
+    ],
+)
+def test_styles_that_are_none(styles: tuple[str, ...], asked: Any, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        ClassVocabulary(("a",), styles=styles).style_ids([asked])
+    assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +194,8 @@ def test_a_saved_vocabulary_is_the_same(vocabulary: ClassVocabulary) -> None:
         {"names": ["a", "a"]},
         {"names": []},
         {"names": 3},
+        {"names": ["a"], "styles": ["noto", "noto"]},
+        {"names": ["a"], "styles": 3},
         {"names": ["a"], "things": [["x", 1, ""]]},
         {"names": ["a"], "things": [["x", 0]]},
         {"names": ["a"], "things": [["x", 0, 5]]},

@@ -125,24 +125,50 @@ def test_foreign_folders_are_left_alone(tmp_path: Path, packages: dict[str, Pack
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.txt").write_text("keep me")
     with pytest.raises(InputError, match="holds files that are no emoji set"):
-        build_emoji(tmp_path / "photos", packages=packages)
+        build_emoji(tmp_path / "photos", ("noto",), packages=packages)
     with pytest.raises(InputError, match="is a file"):
-        build_emoji(tmp_path / "photos" / "mine.txt", packages=packages)
+        build_emoji(tmp_path / "photos" / "mine.txt", ("noto",), packages=packages)
     with pytest.raises(InputError, match="cannot be written"):
-        build_emoji(tmp_path / "photos" / "mine.txt" / "set", packages=packages)
+        build_emoji(tmp_path / "photos" / "mine.txt" / "set", ("noto",), packages=packages)
     assert contents(tmp_path / "photos") == {"mine.txt": hashlib.sha256(b"keep me").hexdigest()}
 
 
-def test_an_interrupted_build_leaves_nothing(tmp_path: Path, packages: dict[str, Package]) -> None:
+def interrupted(out: Path, packages: dict[str, Package], resolution: int = 16) -> None:
+    """Build, and stop after three of five drawings."""
+
     def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+        if done == 3:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_emoji(tmp_path / "set", ("noto",), 16, stop, packages)
-    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+        build_emoji(out, ("noto",), resolution, stop, packages)
+
+
+def test_an_interrupted_build_is_continued(tmp_path: Path, packages: dict[str, Package]) -> None:
+    interrupted(tmp_path / "set", packages)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".set.part", "cache"]
+    drawn = sorted((tmp_path / ".set.part").rglob("*.png"))
+    assert len(drawn) == 3
+    times = [path.stat().st_mtime_ns for path in drawn]
+    drawn[-1].write_bytes(drawn[-1].read_bytes()[:60])  # as a power cut leaves it
+    build_emoji(tmp_path / "set", ("noto",), 16, packages=packages)
+    build_emoji(tmp_path / "whole", ("noto",), 16, packages=packages)
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+    assert [(tmp_path / "set" / "images" / "noto" / path.name).stat().st_mtime_ns for path in drawn[:-1]] == times[:-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "set", "whole"]
+
+
+def test_an_interrupted_build_of_something_else_is_not(tmp_path: Path, packages: dict[str, Package]) -> None:
+    build_emoji(tmp_path / "set", ("noto",), 16, packages=packages)
+    before = contents(tmp_path / "set")
+    interrupted(tmp_path / "set", packages, 32)
+    assert contents(tmp_path / "set") == before  # what is there is replaced at the end, in one step
+    build_emoji(tmp_path / "set", ("noto",), 64, packages=packages)
+    assert {pixels(tmp_path / "set", path.stem).shape for path in (tmp_path / "set").rglob("*.png")} == {(64, 64, 3)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "set"]
 
 
 def test_without_the_renderer(tmp_path: Path, packages: dict[str, Package], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resvg_py", None)  # what Python finds when a package is not installed
     with pytest.raises(InputError, match=r"resvg-py is not installed.*pip install"):
-        build_emoji(tmp_path / "set", packages=packages)
+        build_emoji(tmp_path / "set", ("noto",), packages=packages)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nextscale.data.emoji_sources import PACKAGES, Package, cache_folder, fetch, plain_code_points, read_json
+from nextscale.data.cache import cache_folder
+from nextscale.data.emoji_sources import PACKAGES, Package, fetch, plain_code_points, read_json
 from nextscale.errors import InputError
 
 ABSENT = Package("@tiny/absent", "1.0.0", "00")

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from nextscale.conditions.classes import ClassVocabulary
 from nextscale.data.folder import load_data
 from nextscale.errors import InputError
 from nextscale.evaluation.generator import sample_rows, score_generator
-from nextscale.evaluation.report import Bar, Subject, evaluate
+from nextscale.evaluation.report import Bar, evaluate
+from nextscale.evaluation.subject import Judge, Subject
 from nextscale.evaluation.tokenizer import Spread, Step, code_use, encode_all, reconstruction_psnr
 from tests.evaluation.conftest import HELDOUT, TRAIN, draw_folder
-from tests.makers import CODES, tiny_tokenizer
+from tests.makers import CODES, SIZES, randomise, tiny_tokenizer
 
 
 def test_every_number_is_measured_on_the_images_it_names(subject: Subject, pictures: Path) -> None:
@@ -67,17 +69,71 @@ def test_training_images_are_compared_with_held_out_ones_only(
 
 
 def test_a_tokenizer_is_measured_alone(subject: Subject, pictures: Path) -> None:
-    alone = evaluate(replace(subject, model=None, classes=()), pictures)
+    alone = evaluate(replace(subject, model=None, vocabulary=None), pictures)
     assert alone.generator is None
     assert alone.tokenizer.psnr == evaluate(subject, pictures).tokenizer.psnr
 
 
 def test_the_order_of_the_models_classes_is_respected(subject: Subject, pictures: Path) -> None:
     """The same model with its classes renamed: other images get other labels, so the loss changes."""
-    a, b = (evaluate(replace(subject, classes=c), pictures).generator for c in (subject.classes, subject.classes[::-1]))
+    assert subject.vocabulary is not None
+    orders = (subject.vocabulary, ClassVocabulary(subject.vocabulary.names[::-1]))
+    a, b = (evaluate(replace(subject, vocabulary=order), pictures).generator for order in orders)
     assert a is not None
     assert b is not None
     assert a.scores.total.loss != b.scores.total.loss
+
+
+def test_another_tokenizer_is_measured_in_the_same_way(styled: Subject, judge: Judge, emoji: Path) -> None:
+    other = Subject("other", "ddddeeeeffff", tiny_tokenizer())
+    randomise(other.tokenizer, seed=1)
+    report = evaluate(styled, emoji, judge=judge, against=other)
+    alone = evaluate(other, emoji, judge=judge).tokenizer
+    assert report.against is not None
+    assert replace(report.against, images_per_second=alone.images_per_second) == alone
+    assert report.against.psnr != report.tokenizer.psnr
+    bars = {bar.name: bar for bar in report.bars}
+    assert report.tokenizer.distance is not None
+    assert alone.distance is not None
+    ratio = alone.distance.mean / report.tokenizer.distance.mean
+    assert bars["distance of other / distance"] == Bar("distance of other / distance", ratio, 1.0)
+    worst = min(report.tokenizer.styles, key=lambda style: style.psnr.mean)
+    assert bars[f"PSNR of the worst style ({worst.name}), dB"].value == worst.psnr.mean
+
+
+def test_generated_images_add_their_bars_and_no_tensors_to_the_json(styled: Subject, judge: Judge, emoji: Path) -> None:
+    report = evaluate(styled, emoji, judge=judge, generated=36)
+    told = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert told["generated"]["images"] == 36
+    assert "neighbours" not in told
+    assert report.generated is not None
+    assert report.generated.style_ratio is not None
+    last = report.bars[-1]
+    assert (last.name, last.value, last.at_least) == (
+        "style recognised, ratio",
+        report.generated.style_ratio.value,
+        0.95,
+    )
+
+
+def test_what_cannot_be_judged_is_refused_before_any_work(styled: Subject, judge: Judge, emoji: Path) -> None:
+    started: list[str] = []
+
+    @contextmanager
+    def progress(title: str, unit: str) -> Iterator[Step]:
+        started.append(title)
+        yield lambda done, total: None
+
+    with pytest.raises(InputError, match="judged by a classifier, and none is at hand; name one with --classifier"):
+        evaluate(styled, emoji, progress=progress, generated=9)
+    with pytest.raises(InputError, match="expected the split heldout, not train"):
+        evaluate(styled, emoji, "train", progress, judge=judge, generated=9)
+    with pytest.raises(InputError, match="styled is a tokenizer alone"):
+        evaluate(replace(styled, model=None, vocabulary=None), emoji, progress=progress, judge=judge, generated=9)
+    small = Subject("small", "", tiny_tokenizer(SIZES[:3]))
+    with pytest.raises(InputError, match="small keeps images of 12 pixels; expected 16, as styled does"):
+        evaluate(styled, emoji, progress=progress, against=small)
+    assert started == []
 
 
 def test_bars_are_met_from_their_value_on() -> None:
@@ -89,7 +145,7 @@ def test_the_report_is_json_without_infinities(subject: Subject, pictures: Path)
     report = evaluate(subject, pictures)
     told = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert told["tokenizer"]["psnr"]["mean"] == report.tokenizer.psnr.mean
-    assert [bar["at_least"] for bar in told["bars"]] == [22, 0.95, 0.3]
+    assert [bar["at_least"] for bar in told["bars"]] == [23, 0.95, 0.3]
     assert [bar["met"] for bar in told["bars"]] == [bar.met for bar in report.bars]
     assert told["scales"] == ["1x1", "2x2", "3x3", "4x4"]
 
@@ -117,7 +173,9 @@ def test_unknown_classes_are_refused(subject: Subject, tmp_path: Path) -> None:
     folder = draw_folder(tmp_path / "data", ("animal", "planet"))
     with pytest.raises(InputError, match="class 'planet', and the data lack 'face', 'flag', 'food'"):
         evaluate(subject, folder)
-    assert evaluate(replace(subject, model=None), folder).generator is None  # a tokenizer needs no classes
+    assert (
+        evaluate(replace(subject, model=None, vocabulary=None), folder).generator is None
+    )  # a tokenizer needs no classes
 
 
 def test_images_that_do_not_fit_the_resolution_are_refused(subject: Subject, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from nextscale.evaluation.report import Report, Subject, evaluate
+from nextscale.evaluation.report import Report, evaluate
+from nextscale.evaluation.subject import Judge, Subject
 from nextscale.evaluation.table import text
 from nextscale.evaluation.tokenizer import CodeUse, Spread
+from tests.makers import randomise, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +42,56 @@ def test_each_table_has_its_settings_beside_it(report: Report) -> None:
     ):
         line = table.splitlines()[1]
         assert line.startswith(f"{split}: ")
-        assert "float32 on cpu, revision 0123456789ab" in line
+        assert "float32 on cpu, tiny revision 0123456789ab" in line
         if source is not None:
             assert f"{source.images} images, data {source.data_hash[:12]}" in line
 
 
 def test_bars_say_pass_or_miss(report: Report) -> None:
-    good = replace(report.tokenizer, psnr=Spread(22.0, 1, 20), use=CodeUse(0.95, 0.3 * report.tokenizer.codes))
-    bad = replace(report.tokenizer, psnr=Spread(21.99, 1, 20), use=CodeUse(0.949, 0.29 * report.tokenizer.codes))
+    good = replace(report.tokenizer, psnr=Spread(23.0, 1, 20, 9), use=CodeUse(0.95, 0.3 * report.tokenizer.codes))
+    bad = replace(report.tokenizer, psnr=Spread(22.99, 1, 20, 9), use=CodeUse(0.949, 0.29 * report.tokenizer.codes))
     assert verdicts(replace(report, tokenizer=good)) == ["pass"] * 3
     assert verdicts(replace(report, tokenizer=bad)) == ["miss"] * 3
+
+
+@pytest.fixture(scope="module")
+def judged(styled: Subject, judge: Judge, emoji: Path) -> Report:
+    other = Subject("other", "ddddeeeeffff", tiny_tokenizer())
+    randomise(other.tokenizer, seed=1)
+    return evaluate(styled, emoji, judge=judge, against=other, generated=36)
+
+
+def test_tokenizers_stand_side_by_side_in_every_style(judged: Report) -> None:
+    (part,) = (part for part in text(judged).split("\n\n") if part.startswith("Styles: styled and, right of it, other"))
+    assert "in the features of classifier, revision aaaabbbbcccc" in part
+    lines = [line.split() for line in part.splitlines()[-4:]]
+    assert judged.against is not None
+    for i, line in enumerate(lines):
+        measured = [
+            (t.psnr, t.distance) if i == 0 else (t.styles[i - 1].psnr, t.styles[i - 1].distance)
+            for t in (judged.tokenizer, judged.against)
+        ]
+        numbers = []
+        for psnr, distance in measured:
+            assert distance is not None
+            numbers += [f"{psnr.mean:.2f}", f"{psnr.std:.2f}", f"{psnr.p5:.2f}"]
+            numbers += [f"{distance.mean:.4f}", f"{distance.error:.4f}", f"{distance.std:.4f}"]
+        assert line == [["all", "36"], ["noto", "12"], ["twemoji", "12"], ["openmoji", "12"]][i] + numbers
+
+
+def test_what_the_classifier_says_is_shown_with_errors_and_names(judged: Report) -> None:
+    (part,) = (part for part in text(judged).split("\n\n") if part.startswith("Generated: 36 images"))
+    g, words = judged.generated, " ".join(part.split())
+    assert g is not None
+    for ratio in (g.class_ratio, g.style_ratio):
+        assert ratio is not None
+        assert (
+            f"{100 * ratio.generated.value:.1f} ± {100 * ratio.generated.error:.1f} % {ratio.generated.images}" in words
+        )
+        assert f"{ratio.value:.3f} ± {ratio.error:.3f}" in words
+    for shown in ("seeds 0 to 35, top_k 5", f"held-out one: {g.farther:.3f}", f"{g.frechet:.4f}", "(not the FID)"):
+        assert shown in words
+    assert f"near copies {100 * g.copies.value:.1f} ±" in words
 
 
 def verdicts(report: Report) -> list[str]:

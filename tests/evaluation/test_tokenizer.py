@@ -43,7 +43,8 @@ def test_the_spread_of_known_values() -> None:
     spread = Spread.of(torch.arange(101, dtype=torch.float32))
     assert (spread.mean, spread.p5) == pytest.approx((50, 5))
     assert spread.std == pytest.approx(math.sqrt((101**2 - 1) / 12))
-    assert Spread.of(torch.tensor([3.0])) == Spread(3, 0, 3)
+    assert spread.error == pytest.approx(spread.std / math.sqrt(101))
+    assert Spread.of(torch.tensor([3.0])) == Spread(3, 0, 3, 1)
 
 
 @pytest.mark.parametrize("codes", [1, 7, 64])

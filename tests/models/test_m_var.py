@@ -78,16 +78,6 @@ def test_attention_between_scales_may_take_the_mixers_place() -> None:
     assert moved[model.schedule.offsets[3] :].min() > 1e-5
 
 
-def test_drop_path_is_all_that_training_changes() -> None:
-    model, inputs = tiny_m_var(), some_inputs(tiny_m_var())
-    expected = logits(model, inputs)
-    assert torch.equal(logits(model.train(), inputs), expected)
-    for block in blocks_of(model):
-        block.drop_path.rate = 0.5
-    assert not torch.equal(logits(model, inputs), expected)
-    assert torch.equal(logits(model.eval(), inputs), expected)
-
-
 @pytest.mark.parametrize(
     ("depth", "millions"), [(12, 198.4), (16, 464.2), (20, 900.5), (24, 1550.1), (30, 3017.1), (32, 3658.7)]
 )

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from nextscale.checkpoints.store import save_checkpoint
+from nextscale.features.perceptual import Perceptual, PerceptualConfig
 from nextscale.training.start import start
 from tests.training.tiny import TINY_TOKENIZER, write_images
 
@@ -29,6 +31,15 @@ def _one_thread() -> Iterator[None]:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 18 tiny pictures."""
     return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A perceptual network with random weights, as a checkpoint."""
+    folder = tmp_path_factory.mktemp("eyes") / "perceptual"
+    torch.manual_seed(5)
+    save_checkpoint(folder, {"perceptual": Perceptual(PerceptualConfig(("a", "b"), widths=(8, 8)))})
+    return folder
 
 
 @pytest.fixture(scope="session")

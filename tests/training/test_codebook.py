@@ -1,77 +1,181 @@
-"""A codebook starts on the data and does not die."""
+"""A codebook starts on the data, does not die, and says so when it is about to."""
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import Tensor
 
+from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.residual import ResidualConfig, ResidualQuantizer, codebook_use
-from nextscale.training.codebook import MEMORY, CodeUse, draw_codebook, residual_vectors
-from tests.makers import CODE_DIM, SIZES, tiny_tokenizer
+from nextscale.training.codebook import AT_ONCE, MEMORY, CodeUse, CollapseWatch, draw, draw_codebook, pick, residuals
+from nextscale.training.tokenizer_recipe import CodebookSection
+from tests.makers import CODE_DIM, CODES, SIZES, tiny_tokenizer
+
+SCHEDULE = ScaleSchedule(SIZES)
+CPU = torch.device("cpu")
 
 
 def quantizer() -> ResidualQuantizer:
     return tiny_tokenizer().quantizer
 
 
-def latent(scale: float = 1.0) -> torch.Tensor:
-    return torch.randn(16, CODE_DIM, *SIZES[-1], generator=torch.Generator().manual_seed(0)) * scale
+def latent(scale: float = 1.0, images: int = 16) -> Tensor:
+    return torch.randn(images, CODE_DIM, *SIZES[-1], generator=torch.Generator().manual_seed(0)) * scale
 
 
-def test_residual_vectors_are_what_encoding_looks_up() -> None:
-    q, z = quantizer(), latent()
-    vectors = residual_vectors(q, z)
-    assert vectors.shape == (16 * sum(h * w for h, w in SIZES), CODE_DIM)
-    tokens, _ = q.encode(z, q.schedule)
-    looked_up = q.nearest(vectors.T[None, :, :, None]).flatten()
-    assert torch.equal(looked_up, torch.cat([t.flatten() for t in tokens]))
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def use(q: ResidualQuantizer, z: Tensor) -> tuple[float, float]:
+    return codebook_use(q.encode(z, q.schedule)[0], len(q.codebook.weight))
+
+
+def error(q: ResidualQuantizer, z: Tensor) -> float:
+    return float((q.encode(z, q.schedule)[1][-1] - z).square().mean())
+
+
+def test_residuals_are_what_encoding_looks_up() -> None:
+    q, z = quantizer(), latent(images=AT_ONCE + 3)
+    vectors, tokens = residuals(q, z)
+    assert vectors.shape == (AT_ONCE + 3, SCHEDULE.tokens, CODE_DIM)
+    maps, _ = q.encode(z, q.schedule)
+    assert torch.equal(tokens, torch.cat([t.flatten(1) for t in maps], 1))
+    assert torch.equal(q.nearest(vectors.mT[..., None])[..., 0], tokens)
 
 
 def test_a_codebook_drawn_from_data_is_used_where_a_random_one_is_not() -> None:
     q, z = quantizer(), latent(scale=0.02)  # latents far smaller than the random codes
-    before = codebook_use(q.encode(z, q.schedule)[0], len(q.codebook.weight))[0]
-    draw_codebook(q, z, torch.Generator().manual_seed(0))
-    after = codebook_use(q.encode(z, q.schedule)[0], len(q.codebook.weight))[0]
+    before = use(q, z)[0]
+    draw_codebook(q, z, generator())
     assert before < 0.3
-    assert after > 0.8
+    assert use(q, z)[0] > 0.8
 
 
-def test_rare_codes_are_found_and_moved_onto_the_data() -> None:
-    q, z = quantizer(), latent()
-    codes = CodeUse(len(q.codebook.weight), z.device)
-    assert len(codes.rare(0.1)) == 0
+def test_k_means_brings_the_codes_nearer_to_the_data_and_is_the_same_every_time() -> None:
+    z, codebooks, errors = latent(), [], []
+    for rounds in (0, 8, 8):
+        q = quantizer()
+        draw_codebook(q, z, generator(), kmeans=rounds)
+        codebooks.append(q.codebook.weight)
+        errors.append(error(q, z))
+        assert use(q, z)[0] > 0.9
+    assert torch.equal(codebooks[1], codebooks[2])
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_more_codes_than_vectors() -> None:
+    for rounds in (0, 2):
+        q = ResidualQuantizer(ResidualConfig(codes=500, sizes=((1, 1),)))
+        draw_codebook(q, torch.randn(3, 32, 1, 1), generator(), kmeans=rounds)
+        assert len(q.codebook.weight.unique(dim=0)) == 3
+
+
+def test_draws_do_not_repeat_before_they_must() -> None:
+    assert sorted(draw(7, 7, generator()).tolist()) == list(range(7))
+    assert sorted(draw(3, 7, generator()).unique().tolist()) == [0, 1, 2]
+    assert len(draw(5, 0, generator())) == len(draw(0, 0, generator())) == 0
+    pairs = pick(4, torch.tensor([2, 5]), 8, generator())
+    assert sorted(map(tuple, pairs.tolist())) == [(image, place) for image in range(4) for place in (2, 5)]
+    assert pick(4, torch.tensor([]).long(), 0, generator()).shape == (0, 2)
+
+
+def flat_schedule() -> ScaleSchedule:
+    return ScaleSchedule.of([1, 2])
+
+
+def test_rare_codes_are_found() -> None:
+    codes = CodeUse(8, flat_schedule(), CPU)
+    assert len(codes.to_move(0.1, 0)) == 0
     for _ in range(200):
-        codes.count([torch.tensor([[[0, 1]]]), torch.tensor([[[5]]])])
-    rare = codes.rare(0.1)
-    assert rare.tolist() == [i for i in range(len(q.codebook.weight)) if i not in (0, 1, 5)]
-    kept, vectors = q.codebook.weight[[0, 1, 5]].clone(), residual_vectors(q, z)
-    moved = codes.restart(q, rare, z, torch.Generator().manual_seed(0))
-    assert torch.equal(q.codebook.weight[rare], moved)
-    assert torch.equal(q.codebook.weight[[0, 1, 5]], kept)
-    assert all((vectors == row).all(1).any() for row in moved)
-    assert len(codes.rare(0.1)) == 0
+        codes.count([torch.tensor([[[0]]]), torch.tensor([[[5, 1], [5, 5]]])])
+        codes.end_step()
+    assert sorted(codes.to_move(0.1, 0).tolist()) == [2, 3, 4, 6, 7]
+    assert codes.to_move(0.0, 0).tolist() == []
+    assert sorted(codes.to_move(0.0, 2).tolist()) == [2, 3]  # the least used, though none counts as rare
+    assert len(codes.to_move(0.1, 6)) == 6
+    codes.moved(codes.to_move(0.1, 0))
+    assert len(codes.to_move(0.1, 0)) == 0
 
 
-def test_shares_are_of_even_use() -> None:
-    codes = CodeUse(4, torch.device("cpu"))
+def test_use_is_counted_by_parts_and_by_scale() -> None:
+    """Shares are of even use, over the tokens of all scales; frequencies are of each scale's own."""
+    whole, parts = CodeUse(4, flat_schedule(), CPU), CodeUse(4, flat_schedule(), CPU)
+    first, second = torch.tensor([[[0]], [[1]]]), torch.tensor([[[0, 0], [0, 2]], [[2, 2], [2, 2]]])
     for _ in range(600):
-        codes.count([torch.tensor([0, 0, 0, 1])])
-    torch.testing.assert_close(codes.share, torch.tensor([3.0, 1.0, 0.0, 0.0]), atol=1e-5, rtol=1e-5)
-    assert codes.rare(0).tolist() == []
+        whole.count([first, second])
+        for image in (0, 1):
+            parts.count([first[image], second[image]])
+        whole.end_step()
+        parts.end_step()
+    assert torch.equal(whole.share, parts.share)
+    assert torch.equal(whole.frequency, parts.frequency)
+    torch.testing.assert_close(whole.share, torch.tensor([1.6, 0.4, 2.0, 0.0]), atol=1e-4, rtol=0)
+    wanted = torch.tensor([[0.5, 0.5, 0, 0], [0.375, 0, 0.625, 0]])
+    torch.testing.assert_close(whole.frequency, wanted, atol=1e-4, rtol=0)
+    used, perplexity = whole.measure()
+    assert used.tolist() == [0.75, 0.5, 0.5]
+    assert perplexity[1] == pytest.approx(2, abs=1e-4)
+    assert perplexity[0] == pytest.approx(codebook_use([first, second], 4)[1], abs=1e-4)
+
+
+def test_the_measure_is_fair_from_the_first_step_on_and_moved_codes_do_not_flatter_it() -> None:
+    codes = CodeUse(4, flat_schedule(), CPU)
+    codes.count([torch.tensor([[[0]]]), torch.tensor([[[0, 1], [0, 1]]])])
+    codes.end_step()
+    before = codes.measure()
+    codes.moved(torch.tensor([2, 3]))
+    assert before[1][2] == pytest.approx(2)
+    assert all(torch.equal(a, b) for a, b in zip(before, codes.measure(), strict=True))
 
 
 def test_moving_rare_codes_evens_out_their_use() -> None:
     q, z = quantizer(), latent(scale=0.3)  # smaller than the codes: most of them lie outside
-    codes, generator = CodeUse(len(q.codebook.weight), z.device), torch.Generator().manual_seed(0)
-    before = codebook_use(q.encode(z, q.schedule)[0], len(q.codebook.weight))[1]
+    codes, before = CodeUse(CODES, SCHEDULE, CPU), use(q, z)[1]
     for _ in range(3):
         for _ in range(3 * MEMORY):
             codes.count(q.encode(z, q.schedule)[0])
-        codes.restart(q, codes.rare(0.25), z, generator)
-    after = codebook_use(q.encode(z, q.schedule)[0], len(q.codebook.weight))[1]
-    assert after > 1.5 * before
+            codes.end_step()
+        rare = codes.to_move(0.25, 0)
+        vectors = residuals(q, z)[0].flatten(0, 1)
+        q.codebook.weight[rare] = vectors[draw(len(vectors), len(rare), generator())]
+        codes.moved(rare)
+    assert use(q, z)[1] > 1.5 * before
 
 
-def test_more_codes_than_vectors() -> None:
-    q = ResidualQuantizer(ResidualConfig(codes=500, sizes=((1, 1),)))
-    draw_codebook(q, torch.randn(3, 32, 1, 1), torch.Generator().manual_seed(0))
-    assert len(q.codebook.weight.unique(dim=0)) == 3
+def watch(codes: int = 1000, **settings: float) -> CollapseWatch:
+    return CollapseWatch(codes, 2, CodebookSection(collapsed_after=100, **settings))  # type: ignore[arg-type]
+
+
+def test_a_collapse_is_warned_of_once_after_its_time_and_again_after_a_recovery() -> None:
+    seen = watch()  # limits: 50 over all, 5 at each scale
+    low, fine = torch.tensor([200.0, 4.9, 30.0]), torch.tensor([200.0, 5.1, 30.0])
+    assert [seen.note(low, 40) for _ in range(5)] == [[], [], [1], [], []]
+    assert seen.warned.tolist() == [False, True, False]
+    assert seen.note(fine, 40) == []
+    assert not seen.warned.any()
+    assert [seen.note(low, 40) for _ in range(3)] == [[], [], [1]]
+    assert [seen.note(torch.tensor([49.0, 1.0, 1.0]), 40) for _ in range(4)][2:] == [[0], []]
+
+
+def test_a_dip_is_no_collapse() -> None:
+    seen = watch()
+    low, fine = torch.tensor([20.0, 2.0, 2.0]), torch.tensor([200.0, 30.0, 30.0])
+    assert [seen.note(low if i % 3 else fine, 40) for i in range(30)] == [[]] * 30
+    assert seen.to_mend() == []
+
+
+def test_a_collapse_is_mended_now_and_given_time() -> None:
+    seen = watch()
+    low = torch.tensor([200.0, 1.0, 30.0])
+    named = []
+    for _ in range(7):
+        seen.note(low, 50)
+        named.append(seen.to_mend())
+    assert named == [[], [1], [], [1], [], [1], []]
+
+
+@pytest.mark.parametrize(("codes", "limit"), [(1000, 5.0), (100, 2.0), (24, 2.0), (2, 1.0)])
+def test_a_small_codebook_has_collapsed_below_two_codes(codes: int, limit: float) -> None:
+    assert float(watch(codes).limits[1]) == pytest.approx(limit)

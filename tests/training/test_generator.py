@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from nextscale.conditions.classes import ClassVocabulary
+from nextscale.data.folder import load_data
+from nextscale.data.images import InMemory
+from nextscale.errors import InputError
 from nextscale.models.class_transformer import ClassTransformer
-from nextscale.tokenizers.base import inputs
 from nextscale.training.generator import GeneratorObjective
+from nextscale.training.objectives import to_signed
+from nextscale.training.order import SampleNoise
 from nextscale.training.start import start
+from nextscale.training.tokens import encode
 from tests.training.tiny import TINY_VAR
+
+CPU = torch.device("cpu")
 
 
 def objective(images: Path, tokenizer: Path, tmp_path: Path, *more: str) -> GeneratorObjective:
@@ -25,7 +36,7 @@ def seen(goal: GeneratorObjective, model: ClassTransformer) -> tuple[torch.Tenso
     caught: list[torch.Tensor] = []
     handle = model.class_embedding.register_forward_hook(lambda _, arguments, __: caught.append(arguments[0]))
     rows = torch.arange(goal.images)
-    goal.loss(model, rows, torch.Generator().manual_seed(0))
+    goal.loss(model, rows, SampleNoise(0, 0, goal.images, slice(None)))
     handle.remove()
     return caught[0], goal.labels[rows]
 
@@ -51,13 +62,103 @@ def test_validation_drops_no_label(images: Path, tokenizer: Path, tmp_path: Path
 
 
 def test_some_classes_are_never_mirrored(images: Path, tokenizer: Path, tmp_path: Path) -> None:
-    goal = objective(images, tokenizer, tmp_path, "data.flip=1.0", "data.unmirrored=[warm]")
-    caught: list[list[torch.Tensor]] = []
-    goal.module.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
-    goal.loss(goal.module, torch.arange(goal.images), torch.Generator().manual_seed(0))
-    plain, turned = (inputs(goal.tokenizer, tokens) for tokens in (goal.plain, goal.mirrored))
+    more = ("data.flip=1.0", "data.unmirrored=[warm]", "data.copies=0")
+    goal = objective(images, tokenizer, tmp_path, *more)
+    whole = goal.train.images
+    goal.train = replace(goal.train, pictures=InMemory(whole, goal.train.resolution))  # nothing to crop
+    plain, turned = (encode(goal.tokenizer, to_signed(i, CPU)) for i in (whole, whole.flip(-1)))
+    noise = SampleNoise(0, 0, goal.images, slice(None))
+    found = goal._variants(torch.arange(goal.images), noise.uniform(), noise)
     warm = goal.labels == goal.vocabulary.names.index("warm")
-    for k, used in enumerate(caught[0]):
-        assert torch.equal(used[warm], plain[k][warm])
-        assert torch.equal(used[~warm], turned[k][~warm])
-    assert any(not torch.equal(p, t) for p, t in zip(plain, turned, strict=True))
+    assert torch.equal(found, torch.where(warm[:, None], plain, turned))
+    assert not torch.equal(plain[~warm], turned[~warm])
+
+
+def test_new_variants_at_every_step_are_keyed_by_sample(images: Path, tokenizer: Path, tmp_path: Path) -> None:
+    more = ("data.flip=0.5", "data.copies=0", "data.shift=4", "data.recolour=0.5", "run.batch=6")
+    goal = objective(images, tokenizer, tmp_path, *more)
+    assert goal.reads is goal.train
+    assert list((tmp_path / "run" / "tokens").iterdir()) != []  # the held-out images alone
+    rows = torch.tensor([3, 3, 8, 1, 0, 12])
+
+    def targets(step: int, part: slice) -> torch.Tensor:
+        noise = SampleNoise(3, step, 6, part)
+        return goal._variants(rows[part], noise.uniform(), noise)
+
+    whole = targets(0, slice(None))
+    assert torch.equal(whole, torch.cat([targets(0, slice(0, 4)), targets(0, slice(4, 6))]))
+    assert not torch.equal(whole, targets(1, slice(None)))
+    assert not torch.equal(whole[0], whole[1])  # the same image twice
+
+
+def test_scales_may_weigh_differently(images: Path, tokenizer: Path, tmp_path: Path) -> None:
+    def loss(name: str, *more: str) -> float:
+        goal = objective(images, tokenizer, tmp_path / name, *more)
+        return float(goal.loss(goal.module, rows, SampleNoise(0, 0, len(rows), slice(None)))[0].detach())
+
+    rows = torch.arange(13)
+    alone = [loss(f"{k}", f"loss.scale_weights={[float(i == k) for i in range(3)]}") for k in range(3)]
+    assert loss("even") == pytest.approx((alone[0] + 4 * alone[1] + 16 * alone[2]) / 21, rel=1e-5)
+    mixed = (2 * alone[0] + 4 * alone[1] + 8 * alone[2]) / 14
+    assert loss("mixed", "loss.scale_weights=[2, 1, 0.5]") == pytest.approx(mixed, rel=1e-5)
+    with pytest.raises(InputError, match=r"scale_weights has 2 numbers; expected one for each of the tokenizer's 3"):
+        loss("wrong", "loss.scale_weights=[1, 2]")
+    with pytest.raises(InputError, match="one of the weights must be above 0"):
+        loss("zero", "loss.scale_weights=[0, 0, 0]")
+
+
+@pytest.mark.parametrize("setting", ["data.flip=0.5", "data.shift=2", "data.recolour=0.1"])
+def test_an_augmentation_that_no_copy_would_show_is_refused(
+    setting: str, images: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="give copies = 2 or more, or 0"):
+        objective(images, tokenizer, tmp_path, "data.flip=0", "data.copies=1", setting)
+
+
+def test_one_class_alone_is_said(images: Path, tokenizer: Path, tmp_path: Path) -> None:
+    assert objective(images, tokenizer, tmp_path / "two").warnings == []
+    (tmp_path / "flat").mkdir()
+    for i, path in enumerate(sorted((images / "train").rglob("*.png"))):
+        (tmp_path / "flat" / f"{i}.png").write_bytes(path.read_bytes())
+    (sentence,) = objective(tmp_path / "flat", tokenizer, tmp_path / "one").warnings
+    assert re.match(r"all \d+ training images are of one class, 'flat': the generator will know no other", sentence)
+
+
+def test_class_and_style_are_the_label(images: Path, tokenizer: Path, tmp_path: Path) -> None:
+    plain = objective(images, tokenizer, tmp_path)
+    drawn_in = torch.arange(len(plain.train)) % 3
+    train = replace(plain.train, style_labels=drawn_in, styles=["noto", "twemoji", "openmoji"])
+    heldout = load_data(images, plain.train.resolution, "heldout")
+    vocabulary = ClassVocabulary(tuple(train.classes), (), tuple(train.styles))
+    frozen = plain.tokenizer, "revision"
+    goal = GeneratorObjective(plain.recipe, train, heldout, *frozen, vocabulary, CPU, tmp_path / "tokens")
+    assert goal.labels.tolist() == [int(s) * 2 + int(c) for s, c in zip(drawn_in, train.labels, strict=True)]
+    assert goal.module.null_class == 6
+    loss, _ = goal.loss(goal.module, torch.arange(13), SampleNoise(0, 0, 13, slice(None)))
+    assert loss.isfinite()
+    assert goal.sample(goal.module.eval()).size == (6 * plain.train.resolution, plain.train.resolution)
+
+
+def test_shards_train_like_the_folder_they_were_made_of(images: Path, tokenizer: Path, tmp_path: Path) -> None:
+    for side in ("train", "val"):
+        (tmp_path / "shards" / side).mkdir(parents=True)
+        with tarfile.open(tmp_path / "shards" / side / "0.tar", "w") as shard:
+            shard.add(images / side, ".")
+    packed = Path(tmp_path / "shards" / "{train,val}" / "0.tar")
+    files, shards = (objective(data, tokenizer, tmp_path / name) for name, data in (("a", images), ("b", packed)))
+    assert shards.train.groups == (13,)
+
+    def content(goal: GeneratorObjective) -> set[tuple[int, ...]]:
+        rows = torch.arange(goal.images)
+        tokens = goal._variants(rows, rows * 0.0, SampleNoise(0, 0, goal.images, slice(None)))
+        return {(int(label), *row.tolist()) for label, row in zip(goal.labels, tokens, strict=True)}
+
+    assert content(files) == content(shards)
+    assert len(content(files)) == 13
+
+
+def test_more_likeliest_tokens_than_codes_are_refused_before_training(
+    images: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"sampling\.top_k is 900, but the tokenizer has 24 codes"):
+        objective(images, tokenizer, tmp_path, "sampling.top_k=900")

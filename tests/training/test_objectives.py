@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextscale.training.objectives import mirror, picture, recolour, shift, to_signed
+from nextscale.training.order import SampleNoise
 
 
 def batch(count: int = 64, side: int = 6) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def noise(batch: int, seed: int = 0) -> SampleNoise:
+    return SampleNoise(seed, 0, batch, slice(None))
 
 
 def test_signed_pixels_cover_minus_one_to_one() -> None:
@@ -27,18 +28,18 @@ def test_signed_pixels_cover_minus_one_to_one() -> None:
 
 def test_mirroring_turns_about_the_share_it_is_told() -> None:
     images = batch(400)
-    turned = mirror(images, 0.25, generator())
+    turned = mirror(images, 0.25, noise(400))
     kept = (turned == images).flatten(1).all(1)
     assert 0.15 < 1 - kept.float().mean() < 0.35
     assert torch.equal(turned[~kept], images[~kept].flip(-1))
-    assert torch.equal(mirror(images, 0.0, generator()), images)
-    assert torch.equal(mirror(images, 1.0, generator()), images.flip(-1))
+    assert torch.equal(mirror(images, 0.0, noise(400)), images)
+    assert torch.equal(mirror(images, 1.0, noise(400)), images.flip(-1))
 
 
 @given(st.integers(1, 4), st.integers(0, 20))
 def test_shifting_moves_every_image_as_a_whole_and_lets_white_in(pixels: int, seed: int) -> None:
     images = batch(6)
-    moved = shift(images, pixels, generator(seed))
+    moved = shift(images, pixels, noise(6, seed))
     assert moved.shape == images.shape
     height, width = images.shape[-2:]
     for before, after in zip(images, moved, strict=True):
@@ -51,18 +52,18 @@ def test_shifting_moves_every_image_as_a_whole_and_lets_white_in(pixels: int, se
 
 def test_no_shift_and_no_recolouring_change_nothing() -> None:
     images = batch()
-    assert shift(images, 0, generator()) is images
-    assert recolour(images, 0.0, generator()) is images
+    assert shift(images, 0, noise(64)) is images
+    assert recolour(images, 0.0, noise(64)) is images
 
 
 def test_recolouring_exchanges_whole_channels_and_keeps_greys() -> None:
     images = batch(300)
-    coloured = recolour(images, 0.5, generator())
+    coloured = recolour(images, 0.5, noise(300))
     assert torch.equal(coloured.sort(1).values, images.sort(1).values)
     changed = (coloured != images).flatten(1).any(1).float().mean()
     assert 0.3 < changed < 0.55  # one order in six is the old one
     grey = images.mean(1, keepdim=True).expand_as(images)
-    assert torch.equal(recolour(grey, 1.0, generator()), grey)
+    assert torch.equal(recolour(grey, 1.0, noise(300)), grey)
 
 
 def test_a_picture_of_rows() -> None:

@@ -1,4 +1,4 @@
-"""The order of the data is a function of seed and step, and shows every image once per epoch."""
+"""Order and noise are functions of seed, step and place in the batch; every image is seen once per epoch."""
 
 from __future__ import annotations
 
@@ -37,3 +37,42 @@ def test_every_purpose_and_step_has_its_own_randomness() -> None:
     assert all(0 <= key < 2**63 for key in keys)
     a, b = (torch.rand(3, generator=order.generator(1, "step", 7)) for _ in range(2))
     assert torch.equal(a, b)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 3), st.integers(0, 3))
+def test_noise_belongs_to_the_sample_however_a_batch_is_split(parts: int, size: int, seed: int, step: int) -> None:
+    batch = parts * size
+
+    def draw(part: slice) -> list[torch.Tensor]:
+        noise = order.SampleNoise(seed, step, batch, part)
+        assert len(noise) == len(range(batch)[part])
+        return [noise.uniform(), noise.uniform(2, 3), noise.uniform()]
+
+    whole = draw(slice(None))
+    assert [tuple(x.shape) for x in whole] == [(batch,), (batch, 2, 3), (batch,)]
+    split = [draw(slice(i * size, (i + 1) * size)) for i in range(parts)]
+    for i, expected in enumerate(whole):
+        assert torch.equal(torch.cat([part[i] for part in split]), expected)
+
+
+def test_noise_differs_between_calls_samples_steps_and_seeds() -> None:
+    noise = order.SampleNoise(0, 0, 50, slice(None))
+    drawn = [noise.uniform(), noise.uniform()]
+    drawn += [order.SampleNoise(seed, step, 50, slice(None)).uniform() for seed, step in ((0, 1), (1, 0))]
+    numbers = torch.cat(drawn)
+    assert len(numbers.unique()) == len(numbers)
+    assert float(numbers.min()) >= 0
+    assert float(numbers.max()) < 1
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=30), st.integers(0, 3))
+def test_groups_are_read_a_few_at_a_time(groups: list[int], seed: int) -> None:
+    images = sum(groups)
+    seen = order.rows(images, images, seed, 0, tuple(groups)).tolist()
+    assert sorted(seen) == list(range(images))
+    group_of = [group for group, size in enumerate(groups) for _ in range(size)]
+    places: dict[int, list[int]] = {}
+    for place, row in enumerate(seen):
+        places.setdefault(group_of[row], []).append(place)
+    for place in range(images):
+        assert sum(min(at) <= place <= max(at) for at in places.values()) <= order.AT_ONCE

@@ -67,6 +67,7 @@ def test_the_official_recipes_are_the_official_ones(
         ("schedule.epochs=3", "either steps or epochs"),
         ("run.precision=int8", "'bf16' or 'fp32'"),
         ("optim=3", "optim: input should be"),
+        ("run.checkpointing=true", "no key 'run.checkpointing'"),
         ("optim.lr", "section.key=value"),
         ("kind.of=3", "no section 'kind'"),
         ("optim.lr=[", "not valid YAML"),
@@ -82,7 +83,7 @@ def test_a_wrong_entry_is_refused_in_one_sentence(override: str, message: str) -
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("tokenizer-emojy", "did you mean 'tokenizer-emoji'?"), ("qqq", "shipped are m-var-d12")],
+    [("tokenizer-emojy", "did you mean 'tokenizer-emoji'?"), ("qqq", "shipped are classifier-emoji, m-var-d12")],
 )
 def test_an_unknown_recipe_names_those_there_are(name: str, message: str) -> None:
     with pytest.raises(InputError, match="no recipe or file") as refused:

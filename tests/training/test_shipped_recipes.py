@@ -14,16 +14,20 @@ from tests.training.tiny import TINY
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_two_steps(name: str, images: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_two_steps(name: str, images: Path, tokenizer: Path, eyes: Path, tmp_path: Path) -> None:
     kind, output = load_recipe(name).kind, tmp_path / "run"
-    frozen = None if kind == "tokenizer" else str(tokenizer)
-    trainer = start(kind, name, images, output, frozen, TINY[kind], "cpu")
+    frozen = None if kind in ("tokenizer", "classifier") else str(tokenizer)
+    perceptual = f"loss.perceptual={{weight: 0.01, network: {eyes}}}"  # published networks are not at hand
+    own_eyes = [perceptual] if kind == "tokenizer" else []
+    trainer = start(kind, name, images, output, frozen, [*TINY[kind], "run.sample_every=2", *own_eyes], "cpu")
     metrics = trainer.run(max_steps=2)
     assert trainer.step == 2 < trainer.total
     assert ("psnr" if kind == "tokenizer" else "accuracy") in metrics
     assert (output / "samples" / "step-000002.png").is_file()
     if kind == "tokenizer":
         load_component(output / "export", "tokenizer")
+    elif kind == "classifier":
+        load_component(output / "export", name.removesuffix("-emoji"))
     else:
         pipe = nextscale.load(output / "export", device="cpu", dtype="float32")
         assert pipe.vocabulary.names == ("cold", "warm")

@@ -18,11 +18,23 @@ TINY_TOKENIZER = [
     "model.sizes=[1, 2, 4]",
     "model.autoencoder={ch: 8, mult: [1, 1, 2], z: 4, res_blocks: 1, groups: 4}",
     "codebook.start_images=8",
+    "loss.perceptual.weight=0",
+    "loss.adversarial.width=8",
+    "loss.adversarial.layers=2",
+    "schedule.epochs=null",
     "schedule.steps=8",
 ]
-TINY_VAR = [*TINY_RUN, f"data.resolution={SIDE}", "model.depth=2", "model.width=16", "model.heads=2"]
+TINY_VAR = [
+    *TINY_RUN,
+    f"data.resolution={SIDE}",
+    "model.depth=2",
+    "model.width=16",
+    "model.heads=2",
+    "sampling.top_k=0",
+]
 TINY_M_VAR = [*TINY_VAR, "model.state=8", "model.head_dim=8"]
-TINY = {"tokenizer": TINY_TOKENIZER, "var": TINY_VAR, "m-var": TINY_M_VAR}
+TINY_CLASSIFIER = [*TINY_RUN, f"data.resolution={SIDE}", "model.widths=[8, 16]"]
+TINY = {"tokenizer": TINY_TOKENIZER, "var": TINY_VAR, "m-var": TINY_M_VAR, "classifier": TINY_CLASSIFIER}
 
 
 def write_images(folder: Path) -> Path:

@@ -6,41 +6,62 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from nextscale.checkpoints.published import PUBLISHED, converted_folder, published
+from nextscale.checkpoints.store import component_file, load_component, read_config
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.errors import CheckpointError
+from nextscale.features.classifier import Classifier
+from nextscale.features.perceptual import Perceptual
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
+ORIGIN = "origin.json"
+"""What a converted checkpoint was made of, beside its weights."""
 
 
-def bundled_names() -> list[str]:
-    """Names of the models that ship with the package."""
-    return sorted(p.parent.name for p in BUNDLED.glob("*/config.json"))
+def bundled_names(component: str = "model") -> list[str]:
+    """Names of the bundled checkpoints that have ``component``: the models, unless another one is asked for."""
+    folders = [path.parent for path in BUNDLED.glob("*/config.json")]
+    return sorted(folder.name for folder in folders if (folder / f"{component}.safetensors").is_file())
 
 
 def checkpoint_folder(name: str | Path) -> Path:
-    """The folder of a bundled model or of a checkpoint on disk. Raises ``CheckpointError`` if there is neither."""
-    if str(name) in bundled_names():
+    """The folder of a bundled checkpoint, of one on disk, or of a published one that was fetched before.
+
+    Nothing is fetched here. Raises ``CheckpointError`` if there is none of them.
+    """
+    if str(name) in [path.parent.name for path in BUNDLED.glob("*/config.json")]:
         return BUNDLED / str(name)
     folder = Path(name)
     if (folder / "config.json").is_file():
         return folder
     if folder.is_dir():
         raise CheckpointError(f"{folder} is a folder but no checkpoint: it has no config.json")
-    if re.fullmatch(r"(m-)?var-d\d+(-\d+)?", str(name)):
+    if model := published(str(name)):
+        folder = converted_folder(model)
+        if (folder / "config.json").is_file():
+            return folder
         raise CheckpointError(
-            f"there are no weights of {str(name)!r} here; convert the official files first (nextscale convert)"
+            f"the weights of {model.name} are not here yet; nextscale.load({model.name!r}) or nextscale generate "
+            f"--model {model.name} fetches them ({model.file} of {model.repo})"
         )
     bundled = ", ".join(bundled_names()) or "none"
     raise CheckpointError(
-        f"there is no model {str(name)!r}: no such bundled model ({bundled}) and no checkpoint folder"
+        f"there is no model {str(name)!r}: no such bundled model ({bundled}), no published one "
+        f"({', '.join(PUBLISHED)}) and no checkpoint folder"
     )
 
 
 def load_vocabulary(folder: Path, classes: int) -> ClassVocabulary:
-    """The class names beside a model, or numbers where a checkpoint has none."""
+    """The classes and styles beside a model, or numbers where a checkpoint has none.
+
+    classes: how many labels the model knows. Raises ``CheckpointError`` where the file is damaged or of another model.
+    """
     path = folder / "classes.json"
     if not path.exists():
         return ClassVocabulary(tuple(str(i) for i in range(classes)))
@@ -49,13 +70,80 @@ def load_vocabulary(folder: Path, classes: int) -> ClassVocabulary:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); the checkpoint is damaged") from None
     if len(vocabulary) != classes:
-        raise CheckpointError(f"{path} names {len(vocabulary)} classes, but the model has {classes}")
+        raise CheckpointError(
+            f"{path} names {len(vocabulary)} labels (classes in every style), but the model has {classes}"
+        )
     return vocabulary
 
 
+def load_classifier(name: str | Path = "classifier", device: torch.device | str = "cpu") -> Classifier:
+    """The classifier of a checkpoint: the bundled one, a folder, or the export of a run. Float32, in evaluation mode.
+
+    Raises ``CheckpointError`` where there is none.
+    """
+    classifier = load_component(checkpoint_folder(name), "classifier", device)
+    assert isinstance(classifier, Classifier)
+    return classifier
+
+
+def load_perceptual(name: str | Path = "perceptual", device: torch.device | str = "cpu") -> Perceptual:
+    """Perceptual features of a checkpoint, found and loaded as by ``load_classifier``."""
+    perceptual = load_component(checkpoint_folder(name), "perceptual", device)
+    assert isinstance(perceptual, Perceptual)
+    return perceptual
+
+
 def revision(folder: Path) -> str:
-    """Twelve hex digits that change with the weights or the configuration of a checkpoint."""
+    """Twelve hex digits that change with the weights or the configuration of a checkpoint; for a converted one whose
+    files have kept their sizes and times, those that were put down then.
+    """
+    record = read_origin(folder)
+    return str(record["revision"]) if record and record["state"] == _state(folder) else computed_revision(folder)
+
+
+def computed_revision(folder: Path) -> str:
+    """The same from every byte, whatever was put down; takes a second per gigabyte, or a few."""
     digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        digest.update(path.name.encode() + path.read_bytes())
+    for path in _parts(folder):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:12]
+
+
+def read_origin(folder: Path) -> dict[str, Any]:
+    """What :func:`write_origin` wrote into a converted checkpoint; empty for every other one."""
+    path = folder / ORIGIN
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def write_origin(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
+    """Put down what a checkpoint was converted from, and its revision, which later loads then need not compute."""
+    whole = {"files": list(files), "revision": computed_revision(folder), "state": _state(folder)}
+    (folder / ORIGIN).write_text(json.dumps(whole, indent=2) + "\n")
+
+
+def unchanged(folder: Path) -> Path:
+    """A converted folder of the cache. Raises ``CheckpointError`` if it is another than was put there."""
+    try:
+        found, recorded = revision(folder), read_origin(folder).get("revision")
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder} is damaged ({error}); delete the folder, and it is made anew") from error
+    if found != recorded:
+        raise CheckpointError(
+            f"{folder} has changed since it was converted (revision {found}, recorded {recorded}); delete the folder, "
+            "and it is made anew"
+        )
+    return folder
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The configuration and every file of weights, also those shared with the checkpoint beside."""
+    components = read_config(folder).get("components", {})
+    return [folder / "config.json", *sorted(component_file(folder, *entry) for entry in components.items())]
+
+
+def _state(folder: Path) -> dict[str, list[int]]:
+    """Size and time of every file that the revision is made of."""
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in _parts(folder)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
@@ -18,18 +19,22 @@ from typing import Any, TypeVar
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from nextscale import __version__
+from nextscale.checkpoints.weights import write_weights
 from nextscale.errors import CheckpointError
 
 FORMAT = 1
+SHARED = re.compile(r"\.\./\w[\w.-]*/\w[\w.-]*\.safetensors")
 
 TYPES = {
     "residual": ("nextscale.tokenizers.residual", "ResidualTokenizer", "ResidualConfig"),
     "var": ("nextscale.models.var", "VAR", "VARConfig"),
     "m_var": ("nextscale.models.m_var", "MVAR", "MVARConfig"),
+    "classifier": ("nextscale.features.classifier", "Classifier", "ClassifierConfig"),
+    "perceptual": ("nextscale.features.perceptual", "Perceptual", "PerceptualConfig"),
 }
 
 Config = TypeVar("Config")
@@ -59,12 +64,9 @@ def save_checkpoint(
             config = module.config
             assert is_dataclass(config)
             described[name] = {"type": type_name(module), "config": asdict(config)}
-            state = {key: _cast(t, dtype) for key, t in module.state_dict().items()}
-            save_file(state, aside / f"{name}.safetensors", metadata={"format": "pt"})
+            write_weights(aside / f"{name}.safetensors", module.state_dict(), dtype)
         whole = {"format": FORMAT, "nextscale": __version__, "components": described, **(extras or {})}
         (aside / "config.json").write_text(json.dumps(whole, indent=2) + "\n")
-        for weights in aside.glob("*.safetensors"):  # which are written for their owner alone
-            weights.chmod((aside / "config.json").stat().st_mode)
         for name, content in (files or {}).items():
             (aside / name).write_bytes(content)
         _swap(aside, folder)
@@ -109,11 +111,30 @@ def load_component(
     if name not in components:
         raise CheckpointError(f"{folder} has no {name}; it has {', '.join(components) or 'no components'}")
     module = build_component(components[name], f"{folder / 'config.json'}, {name}")
-    state = read_weights(folder / f"{name}.safetensors")
-    check_state(module, state, str(folder / f"{name}.safetensors"))
-    state = {key: _cast(t, dtype or torch.float32) for key, t in state.items()}
+    file = component_file(folder, name, components[name])
+    state = read_weights(file)
+    check_state(module, state, str(file))
+    for key, t in state.items():  # one by one: what is cast or moved leaves no second copy behind
+        number = (dtype or torch.float32) if t.is_floating_point() else t.dtype
+        state[key] = t.to(device, number).contiguous()
     module.load_state_dict(state, assign=True)
     return module.to(device).eval().requires_grad_(False)
+
+
+def component_file(folder: Path, name: str, described: Mapping[str, Any]) -> Path:
+    """Where the weights of a component lie: in the checkpoint, or in the one beside it that ``described`` names as
+    ``"file": "../other/tokenizer.safetensors"``, so that bundled models share a tokenizer. Raises ``CheckpointError``
+    for any other place.
+    """
+    shared = described.get("file")
+    if shared is None:
+        return folder / f"{name}.safetensors"
+    if not isinstance(shared, str) or not SHARED.fullmatch(shared):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: the {name} is to be read from {shared!r}; expected a file of a checkpoint "
+            "beside this one, such as ../emoji/tokenizer.safetensors"
+        )
+    return folder.parent / shared.removeprefix("../")
 
 
 def build_component(described: Mapping[str, Any], where: str) -> nn.Module:
@@ -176,10 +197,6 @@ def type_name(module: nn.Module) -> str:
         if type(module).__name__ == class_name:
             return name
     raise CheckpointError(f"a {type(module).__name__} cannot be saved; known types are {', '.join(TYPES)}")
-
-
-def _cast(t: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    return t.to(dtype).contiguous() if dtype is not None and t.is_floating_point() else t.contiguous()
 
 
 def _tuples(value: Any) -> Any:

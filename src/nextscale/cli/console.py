@@ -1,27 +1,69 @@
-"""What the verbs share: answers go to standard output, remarks and progress to standard error."""
+"""What the verbs share: options, loading a model, and that answers go to standard output, remarks and progress to
+standard error.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nextscale.errors import InputError
 
+if TYPE_CHECKING:
+    from nextscale.pipeline import Pipeline
+
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option(help="Number type: auto, float32, bfloat16 or float16.")]
+GuidanceScale = Annotated[
+    float | None, typer.Option(min=0, help="Classifier-free guidance; 1 switches it off and halves the work.")
+]
+Temperature = Annotated[float | None, typer.Option(help="Above 0; lower draws likelier tokens.")]
+TopK = Annotated[int | None, typer.Option(min=0, help="Draw from the k likeliest tokens; 0 is off.")]
+TopP = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Draw from the likeliest tokens of this probability; 0 is off.")
+]
+Smooth = Annotated[bool, typer.Option("--smooth", help="Mix codes instead of drawing one per place.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given: neither ``None`` nor a switch left off."""
+    return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
+def load_pipeline(model: str, device: str, dtype: str) -> Pipeline:
+    """Load a model and say where and in which precision it computes, and why."""
+    import nextscale
+
+    pipe = nextscale.load(model, device=device, dtype=dtype)
+    number = str(pipe.dtype).removeprefix("torch.")
+    remark(f"{pipe.name} on {pipe.device} ({pipe.device_reason}) in {number} ({pipe.dtype_reason})")
+    return pipe
 
 
 def remark(text: str) -> None:
     """One line for the person at the terminal, on standard error."""
     typer.echo(text, err=True)
+
+
+@contextmanager
+def remarks() -> Iterator[None]:
+    """What the library warns of inside the block is remarked at its end, each sentence once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for sentence in dict.fromkeys(str(warning.message) for warning in caught):
+                remark(sentence)
 
 
 def answer(text: str) -> None:

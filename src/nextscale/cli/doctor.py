@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -79,7 +81,14 @@ def _packages(found: Findings) -> None:
     from packaging.requirements import Requirement
 
     versions: dict[str, str] = {}
-    for line in metadata.requires("nextscale") or []:
+    found.facts["packages"] = versions
+    try:
+        lines = metadata.requires("nextscale") or []
+    except metadata.PackageNotFoundError:
+        checkout = Path(__file__).parents[3]
+        found.problems.append(Problem("nextscale is not installed", f"{sys.executable} -m pip install {checkout}"))
+        return
+    for line in lines:
         requirement = Requirement(line)
         optional = requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})
         try:
@@ -93,7 +102,6 @@ def _packages(found: Findings) -> None:
         if not requirement.specifier.contains(version, prereleases=True):
             what = f"{requirement.name} is {version}; expected {requirement.specifier}"
             found.problems.append(Problem(what, _install(requirement)))
-    found.facts["packages"] = versions
 
 
 def _install(requirement: Any) -> str:
@@ -105,9 +113,9 @@ def _torch(found: Findings) -> None:
         import torch
 
         from nextscale.device import BFLOAT16_FLAGS, choose_device, choose_dtype, cpu_flags, cpu_name
-    except (ImportError, OSError) as error:
-        found.facts["torch"] = "cannot be imported"
-        if found.facts["packages"].get("torch") != "missing":
+    except Exception as error:  # a torch that is too old, or half there, fails in whichever way it likes
+        found.facts["torch"] = "cannot be used"
+        if not any(problem.what.startswith("torch is") for problem in found.problems):
             command = f'{sys.executable} -m pip install --force-reinstall "torch=={_version("torch")}"'
             found.problems.append(Problem(f"torch cannot be imported ({_first_line(error)})", command))
         return
@@ -148,21 +156,30 @@ def _torchvision(found: Findings) -> None:
 
 
 def _folders(found: Findings) -> None:
-    from nextscale.data.emoji_sources import cache_folder
+    """The caches: where they are, whether they can be written (which is tried), and how much room there is."""
+    from nextscale.checkpoints.published import models_cache
+    from nextscale.data.cache import cache_folder
 
-    folder = cache_folder()
-    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    writable = nearest.is_dir() and os.access(nearest, os.W_OK)
-    found.facts["cache"] = f"{folder} ({'writable' if writable else 'not writable'})"
-    if not writable:
-        found.problems.append(
-            Problem(f"the cache folder {folder} cannot be written", "export NEXTSCALE_CACHE=$HOME/nextscale-cache")
-        )
+    places = {"cache": cache_folder}
+    if found.facts["packages"].get("huggingface-hub") != "missing":
+        places["models"] = models_cache
+    for what, place in places.items():
+        folder = place()
+        nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        try:
+            tempfile.TemporaryFile(dir=nearest).close()
+        except OSError as error:
+            found.facts[what] = f"{folder} (not writable)"
+            why = f"the {what} folder {folder} cannot be written ({error.strerror})"
+            found.problems.append(Problem(why, "export NEXTSCALE_CACHE=$HOME/nextscale-cache"))
+        else:
+            found.facts[what] = f"{folder} (writable, {shutil.disk_usage(nearest).free / 1e9:.0f} GB free)"
 
 
 def _bundled_model(found: Findings) -> None:
     """Can the model that ships with the package be loaded?"""
-    if found.facts["torch"] == "cannot be imported":
+    if any(problem.what.startswith("torch ") for problem in found.problems):
+        found.facts["bundled model"] = "not tried without a torch that fits"
         return
     import nextscale
     from nextscale.checkpoints.load import BUNDLED

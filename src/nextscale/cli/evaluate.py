@@ -1,48 +1,111 @@
-"""``nextscale evaluate``: how well a tokenizer keeps pictures, and how well a generator predicts their tokens."""
+"""``nextscale evaluate``: how well a tokenizer keeps pictures, how well a generator predicts their tokens, what a
+classifier says of what it draws; several models side by side.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nextscale.cli.console import AsJson, Device, Dtype, answer, answer_json, progress, remark
+from nextscale.cli.console import AsJson, Device, Dtype, answer, answer_json, check_writable, progress, remark
 
 if TYPE_CHECKING:
-    from nextscale.evaluation.report import Report, Subject
+    from nextscale.evaluation.report import Report
+    from nextscale.evaluation.subject import Judge, Subject
+
+BUNDLED = "classifier"
+"""The classifier that ships with the package."""
 
 
 def evaluate(
     data: Annotated[Path, typer.Option(help="An emoji set, or a folder of images.")],
-    model: Annotated[str, typer.Argument(help="A bundled model, or a checkpoint folder.")] = "emoji",
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Bundled models, or checkpoint folders; several are compared. One by default: emoji."),
+    ] = None,
     split: Annotated[str, typer.Option(help="Images to measure on: heldout, train or all.")] = "heldout",
+    classifier: Annotated[
+        str | None, typer.Option(help="A classifier's checkpoint folder; by default the bundled one, if there is one.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Another tokenizer (a bundled model or a checkpoint) to measure beside it.")
+    ] = None,
+    generated: Annotated[int, typer.Option(help="Images to generate and have judged by the classifier.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for pictures: generated images beside their nearest training images.")
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model on images: PSNR and use of the codebook; loss and accuracy of the generator per scale."""
+    """Measure a model on images: PSNR and use of the codebook; loss and accuracy of the generator per scale; and with a
+    classifier how generated images compare with held-out and with training images.
+
+    Several models are compared: one table with their sizes, FLOPs, losses and speeds, and the ratios to the first.
+    """
     from nextscale.data.images import check_split, existing_folder
+    from nextscale.evaluation.compare import compare, comparison_text
+    from nextscale.evaluation.report import evaluate as measure
     from nextscale.evaluation.table import text
 
     check_split(split)
     existing_folder(data)
-    report = _measure(_load(model, device, dtype), data, split)
+    names = models or ["emoji"]
+    _check_options(names, classifier, against, generated, out)
+    subjects = [_load(name, device, dtype) for name in names]
+    with _remarks():
+        if len(subjects) > 1:
+            comparison = compare(subjects, data, split, progress)
+            told, shown = comparison.to_dict(), comparison_text(comparison)
+        else:
+            other = None if against is None else _load(against, device, dtype, alone=True)
+            judge = _judge(classifier, subjects[0])
+            report = measure(subjects[0], data, split, progress, judge=judge, against=other, generated=generated)
+            told, shown = report.to_dict(), text(report)
+            if out is not None:
+                _save_pictures(report, out)
     if as_json:
-        answer_json(report.to_dict())
+        answer_json(told)
     else:
-        answer(text(report))
+        answer(shown)
 
 
-def _load(name: str, device: str, dtype: str) -> Subject:
-    """The model, or the tokenizer alone where a checkpoint holds no more; says where it computes, and how precisely."""
+def _check_options(
+    names: list[str], classifier: str | None, against: str | None, generated: int, out: Path | None
+) -> None:
+    """Refuse options that would be ignored, before any work is done."""
+    from nextscale.errors import InputError
+
+    alone = {"--classifier": classifier, "--against": against, "--generated": generated, "--out": out}
+    given = [option for option, value in alone.items() if value]
+    if len(names) > 1 and given:
+        raise InputError(f"{given[0]} is for one model, and {len(names)} were named; expected one, or no {given[0]}")
+    if generated < 0:
+        raise InputError(f"--generated is {generated}; expected a number of images, or 0 for none")
+    if out is not None:
+        from nextscale.evaluation.curves import check_curves
+
+        if not generated:
+            raise InputError(f"--out {out} is for pictures of generated images; expected --generated with their number")
+        check_curves()
+        check_writable(out)
+
+
+def _load(name: str, device: str, dtype: str, alone: bool = False) -> Subject:
+    """The model, or the tokenizer ``alone``, also where a checkpoint holds no more; says where it computes, and how
+    precisely.
+    """
     import torch
 
     import nextscale
     from nextscale.checkpoints.store import load_component, read_config
     from nextscale.device import choose_device, choose_dtype
-    from nextscale.evaluation.report import Subject
+    from nextscale.evaluation.subject import Subject
     from nextscale.pipeline import checkpoint_folder, revision
     from nextscale.tokenizers.base import Tokenizer
 
@@ -50,9 +113,9 @@ def _load(name: str, device: str, dtype: str) -> Subject:
     config = read_config(folder)
     where, where_reason = choose_device(device)
     number, number_reason = choose_dtype(dtype, where)
-    if "model" in config.get("components", {}):
+    if "model" in config.get("components", {}) and not alone:
         pipe = nextscale.load(name, device=where, dtype=number)
-        subject = Subject(pipe.name, pipe.revision, pipe.tokenizer, pipe.model, pipe.vocabulary.names)
+        subject = Subject(pipe.name, pipe.revision, pipe.tokenizer, pipe.model, pipe.vocabulary, pipe.defaults)
     else:
         tokenizer = load_component(folder, "tokenizer", where, number)
         assert isinstance(tokenizer, Tokenizer)
@@ -64,13 +127,40 @@ def _load(name: str, device: str, dtype: str) -> Subject:
     return subject
 
 
-def _measure(subject: Subject, data: Path, split: str) -> Report:
-    """The report; what the reader of the data warns about becomes remarks."""
-    from nextscale.evaluation.report import evaluate as measure
+def _judge(name: str | None, subject: Subject) -> Judge | None:
+    """The classifier that was named, else the bundled one where there is one and the images are large enough for it."""
+    from nextscale.checkpoints.load import bundled_names, checkpoint_folder, revision
+    from nextscale.checkpoints.store import load_component
+    from nextscale.evaluation.subject import Judge, square_resolution
+    from nextscale.features.classifier import Classifier
 
+    if name is None and BUNDLED not in bundled_names():
+        return None
+    folder = checkpoint_folder(name or BUNDLED)
+    network = load_component(folder, "classifier", next(subject.tokenizer.parameters()).device)
+    assert isinstance(network, Classifier)
+    if name is None and square_resolution(subject.tokenizer) < 2 * network.stride:
+        return None
+    judge = Judge(name or BUNDLED, revision(folder), network)
+    remark(f"classifier: {judge.name}, revision {judge.revision}, in float32")
+    return judge
+
+
+def _save_pictures(report: Report, folder: Path) -> None:
+    """Generated images beside their nearest training images, and the curves of nearest distances."""
+    from nextscale.pictures import save_png
+
+    assert report.neighbours is not None
+    neighbours = report.neighbours
+    for name, picture in (("nearest", neighbours.picture()), ("distances", neighbours.curve())):
+        remark(f"{name}: {save_png(picture, folder / f'{name}.png')}")
+
+
+@contextmanager
+def _remarks() -> Iterator[None]:
+    """What the reader of the data warns about becomes remarks."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        report = measure(subject, data, split, progress)
+        yield
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         remark(message)
-    return report

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextscale.cli.console import AsJson, Device, Dtype, answer, answer_json, check_writable, progress, remark
+from nextscale.cli.console import (
+    AsJson,
+    Device,
+    Dtype,
+    GuidanceScale,
+    Smooth,
+    Temperature,
+    TopK,
+    TopP,
+    answer,
+    answer_json,
+    check_writable,
+    given,
+    load_pipeline,
+    progress,
+    remark,
+)
 from nextscale.errors import InputError, NextscaleError
 
 if TYPE_CHECKING:
@@ -31,22 +47,21 @@ def generate(
     classes: Annotated[
         list[str] | None, typer.Option("-c", "--class", help="A class by name or number; may be given several times.")
     ] = None,
+    styles: Annotated[
+        list[str] | None, typer.Option("--style", help="A style; may be given several times, or 'all' for every one.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="A bundled model or a checkpoint folder.")] = None,
     num_images: Annotated[
-        int | None, typer.Option("-n", "--num-images", help="Pictures per class, at least 1.")
+        int | None, typer.Option("-n", "--num-images", help="Pictures per class and style, at least 1.")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the first picture; the others count up. Chosen if not given.")
     ] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option(min=0, help="Classifier-free guidance; 1 switches it off.")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Above 0; lower draws likelier tokens.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=0, help="Draw from the k likeliest tokens; 0 is off.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Draw from the likeliest tokens of this probability; 0 is off.")
-    ] = None,
-    smooth: Annotated[bool, typer.Option("--smooth", help="Mix codes instead of drawing one per place.")] = False,
+    guidance_scale: GuidanceScale = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    smooth: Smooth = False,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the pictures.")] = Path("out"),
     strip: Annotated[
         bool, typer.Option("--strip", help="Also write strip.png: every picture, scale by scale.")
@@ -57,37 +72,28 @@ def generate(
     like: Annotated[
         Path | None, typer.Option(help="Repeat the recipe in this PNG, instead of classes and sampling options.")
     ] = None,
-    list_classes: Annotated[bool, typer.Option("--list-classes", help="List the model's classes and stop.")] = False,
+    list_classes: Annotated[
+        bool, typer.Option("--list-classes", help="List the model's classes and styles and stop.")
+    ] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Draw new pictures of a class or of what plain words name."""
-    request = Request(
-        prompt=" ".join(words or ()),
-        classes=classes or [],
-        num_images=num_images,
-        seed=seed,
-        sampling={
-            "guidance_scale": guidance_scale,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "smooth": smooth or None,
-        },
-    )
+    sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
+    asked = Asked(" ".join(words or ()), classes or [], styles or [], num_images, seed, sampling)
     if list_classes:
         _list_classes(model or BUILT_IN, as_json)
         return
-    recipe = None if like is None else _recipe_to_repeat(like, request)
+    recipe = None if like is None else _recipe_to_repeat(like, asked)
     if recipe is None:
-        request.check()
+        asked.check()
     check_writable(out)
     if recipe is not None and dtype == "auto":
         dtype = recipe["dtype"]
-    pipe = _load(model or (recipe["model"] if recipe else BUILT_IN), device, dtype)
+    pipe = load_pipeline(model or (recipe["model"] if recipe else BUILT_IN), device, dtype)
     start = time.perf_counter()
-    arguments = request.arguments(pipe) if recipe is None else _repeated(recipe, pipe)
+    arguments = asked.arguments(pipe) if recipe is None else _repeated(recipe, pipe)
     result, growth = _draw(pipe, arguments, strip)
     written = _write(result, growth, out, grid)
     seconds = time.perf_counter() - start
@@ -98,14 +104,15 @@ def generate(
 
 
 @dataclass(frozen=True)
-class Request:
+class Asked:
     """What a user asked for, before anything is loaded."""
 
     prompt: str
     classes: list[str]
+    styles: list[str]
     num_images: int | None
     seed: int | None
-    sampling: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, Any]
 
     def check(self) -> None:
         """Raises ``InputError`` unless exactly one of words and classes is given, and at least one picture wanted."""
@@ -119,14 +126,16 @@ class Request:
                 "(--list-classes lists the classes)"
             )
 
-    def given(self) -> list[str]:
+    def options(self) -> list[str]:
         """The names of all that was asked for, as options."""
-        named = {"words": self.prompt, "class": self.classes, "num-images": self.num_images, "seed": self.seed}
-        named |= self.sampling
-        return ["--" + name.replace("_", "-") for name, value in named.items() if value not in (None, "", [])]
+        named = {"words": self.prompt, "class": self.classes, "style": self.styles}
+        named |= given(num_images=self.num_images, seed=self.seed, **self.sampling)
+        return ["--" + name.replace("_", "-") for name, value in named.items() if value not in ("", [])]
 
     def arguments(self, pipe: Pipeline) -> dict[str, Any]:
-        """The pipeline's arguments; says which class plain words were taken for."""
+        """The pipeline's arguments: every class in every style. Says which class plain words were taken for, and which
+        style was taken where none was named.
+        """
         if self.prompt:
             match = pipe.vocabulary.find(self.prompt)
             others = f"; other classes: {', '.join(match.alternatives)}" if match.alternatives else ""
@@ -134,23 +143,30 @@ class Request:
             labels: list[int] = [match.class_id]
         else:
             labels = pipe.vocabulary.ids(self.classes)
+        known, styles = pipe.vocabulary.styles, self.styles
+        if len(known) > 1 and not styles:
+            remark(f"in the style {known[0]}; other styles: {', '.join(known[1:])}")
+        if known and "all" in styles:
+            styles = list(known)
         return {
-            "class_labels": labels,
+            "class_labels": [label for label in labels for _ in range(max(1, len(styles)))],
+            "style": styles * len(labels) or None,
             "num_images": 1 if self.num_images is None else self.num_images,
             "seed": self.seed,
             **self.sampling,
         }
 
 
-def _recipe_to_repeat(picture: Path, request: Request) -> dict[str, Any]:
+def _recipe_to_repeat(picture: Path, asked: Asked) -> dict[str, Any]:
     """The checked recipe of a picture, with the lists that a grid has and a single picture has not."""
     from nextscale.pictures import read_recipe
 
-    if request.given():
-        raise InputError(f"--like repeats a recipe as it is; leave {', '.join(request.given())} out")
+    if asked.options():
+        raise InputError(f"--like repeats a recipe as it is; leave {', '.join(asked.options())} out")
     recipe = read_recipe(picture)
     if "class_label" in recipe:
         recipe |= {"class_labels": [recipe["class_label"]], "seeds": [recipe.get("seed")]}
+        recipe |= {"styles": [recipe["style"]]} if "style" in recipe else {}
     missing = [name for name in ("model", "dtype", "class_labels", "seeds", "plan") if name not in recipe]
     if missing:
         raise InputError(f"the recipe in {picture} has no {missing[0]!r}; expected one that nextscale generate wrote")
@@ -186,29 +202,22 @@ def _repeated(recipe: dict[str, Any], pipe: Pipeline) -> dict[str, Any]:
         )
     return {
         "class_labels": pipe.vocabulary.ids(recipe["class_labels"]),
+        "style": recipe.get("styles"),
         "seed": recipe["seeds"],
         "plan": plan,
     }
 
 
-def _load(model: str, device: str, dtype: str) -> Pipeline:
-    """Load a model and say where and in which precision it computes, and why."""
-    import nextscale
-
-    pipe = nextscale.load(model, device=device, dtype=dtype)
-    number = str(pipe.dtype).removeprefix("torch.")
-    remark(f"{pipe.name} on {pipe.device} ({pipe.device_reason}) in {number} ({pipe.dtype_reason})")
-    return pipe
-
-
 def _list_classes(model: str, as_json: bool) -> None:
     import nextscale
 
-    names = nextscale.load(model, device="cpu", dtype="float32").vocabulary.names
+    vocabulary = nextscale.load(model, device="cpu", dtype="float32").vocabulary
     if as_json:
-        answer_json(list(names))
-    else:
-        answer("\n".join(f"{i:4}  {name}" for i, name in enumerate(names)))
+        answer_json({"classes": list(vocabulary.names), "styles": list(vocabulary.styles)})
+        return
+    answer("\n".join(f"{i:4}  {name}" for i, name in enumerate(vocabulary.names)))
+    if vocabulary.styles:
+        answer(f"styles: {', '.join(vocabulary.styles)}")
 
 
 def _draw(
@@ -248,13 +257,15 @@ def _write(
     from nextscale.pictures import strip as lay_out_scales
 
     written: dict[str, Any] = {"images": []}
+    names = [_names(result.recipe_of(i)) for i in range(len(result.images))]
     for i, image in enumerate(result.images):
         recipe = result.recipe_of(i)
-        path = save_png(image, out / f"{_file_name(recipe['class_label'])}-{recipe['seed']}.png", recipe)
-        written["images"].append({"file": str(path), "class": recipe["class_label"], "seed": recipe["seed"]})
+        stem = "-".join([_file_name(name) for name in names[i].values()] + [str(recipe["seed"])])
+        path = save_png(image, out / f"{stem}.png", recipe)
+        written["images"].append({"file": str(path), **names[i], "seed": recipe["seed"]})
     factor = factor_for(result.images[0])
     if grid or (grid is None and len(result.images) > 1):
-        page = lay_out(result.images, scale=factor, labels=result.recipe["class_labels"])
+        page = lay_out(result.images, scale=factor, labels=[", ".join(named.values()) for named in names])
         written["grid"] = str(save_png(page, out / "grid.png", result.recipe))
     if growth is not None:
         labels = [f"{h}x{w}" for h, w in (row.size for row in result.plan.rows)]
@@ -263,8 +274,13 @@ def _write(
     return written
 
 
-def _file_name(label: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", label).strip("-.") or "class"
+def _names(recipe: dict[str, Any]) -> dict[str, str]:
+    """What a picture shows: its class and, where the model has styles, its style."""
+    return {"class": recipe["class_label"]} | ({"style": recipe["style"]} if "style" in recipe else {})
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "class"
 
 
 def _sentence(written: dict[str, Any], out: Path, seconds: float) -> str:

@@ -14,7 +14,7 @@ def info(
     model: Annotated[str, typer.Argument(help="A bundled model or a checkpoint folder.")] = "emoji",
     as_json: AsJson = False,
 ) -> None:
-    """Say what a model is: its parts, sizes, classes, defaults and card."""
+    """Say what a model is: its parts, sizes, classes, styles, defaults and card."""
     from nextscale.checkpoints.load import checkpoint_folder, revision
     from nextscale.checkpoints.store import read_config
 
@@ -29,11 +29,16 @@ def info(
         "defaults": config.get("defaults", {}),
         "components": {name: _component(folder, name, part) for name, part in config["components"].items()},
     }
+    if "model" in config["components"]:
+        facts |= _labels(folder, config["components"]["model"])
     if as_json:
         answer_json({**facts, "card": card.read_text(encoding="utf-8") if card.is_file() else None})
         return
     for name in ("name", "folder", "revision", "defaults"):
         answer(f"{name:<10}{_plain(facts[name])}")
+    if "classes" in facts:
+        answer(f"{'classes':<10}{len(facts['classes'])}, listed by nextscale generate --list-classes")
+        answer(f"{'styles':<10}{', '.join(facts['styles']) or 'none'}")
     for name, part in facts["components"].items():
         answer(
             f"{name:<10}{part['type']}, {part['parameters'] / 1e6:.2f} million parameters, "
@@ -47,15 +52,27 @@ def info(
 
 def _component(folder: Path, name: str, described: dict[str, Any]) -> dict[str, Any]:
     """Type, configuration and size of one part; its weights are not read."""
-    from nextscale.checkpoints.store import build_component
+    from nextscale.checkpoints.store import build_component, component_file
 
     module = build_component(described, f"{folder / 'config.json'}, {name}")
     return {
         "type": described["type"],
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
-        "bytes": (folder / f"{name}.safetensors").stat().st_size,
+        "bytes": component_file(folder, name, described).stat().st_size,
         "config": described["config"],
     }
+
+
+def _labels(folder: Path, described: dict[str, Any]) -> dict[str, list[str]]:
+    """The classes and styles that a generator knows."""
+    from nextscale.checkpoints.load import load_vocabulary
+    from nextscale.checkpoints.store import build_component
+    from nextscale.models.base import NextScaleModel
+
+    model = build_component(described, f"{folder / 'config.json'}, model")
+    assert isinstance(model, NextScaleModel)
+    vocabulary = load_vocabulary(folder, model.null_class)
+    return {"classes": list(vocabulary.names), "styles": list(vocabulary.styles)}
 
 
 def _plain(value: Any) -> str:

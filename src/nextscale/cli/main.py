@@ -18,6 +18,8 @@ from nextscale.cli.generate import generate
 from nextscale.cli.info import info
 from nextscale.cli.plan import plan
 from nextscale.cli.reconstruct import reconstruct
+from nextscale.cli.runs import runs
+from nextscale.cli.selftest import selftest
 from nextscale.cli.train import train
 from nextscale.cli.verify import verify
 from nextscale.errors import NextscaleError
@@ -29,9 +31,11 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     reconstruct,
     plan,
     train,
+    runs,
     evaluate,
     convert,
     verify,
+    selftest,
     info,
     doctor,
 )
@@ -63,17 +67,24 @@ def main() -> None:
     Set NEXTSCALE_DEBUG=1 to see the traceback all the same.
     """
     try:
-        app()
-    except (NextscaleError, OSError) as error:
-        if os.environ.get("NEXTSCALE_DEBUG"):
+        sys.exit(app(standalone_mode=False))  # the exit code, or None where a verb came to its end
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None or os.environ.get("NEXTSCALE_DEBUG"):
             raise
-        typer.echo(f"nextscale: {_sentence(error)}", err=True)
+        if sentence:
+            typer.echo(f"nextscale: {sentence}", err=True)
         sys.exit(2)
 
 
-def _sentence(error: NextscaleError | OSError) -> str:
-    """The library's own sentence, or what the operating system says about a file."""
+def _sentence(error: Exception) -> str | None:
+    """The library's own sentence, what the operating system says about a file, or what Typer says about an option
+    (nothing where it has shown the help instead); None for a fault of ours.
+    """
     if isinstance(error, OSError) and error.strerror:
         named = f"{error.filename}: " if error.filename else ""
         return f"{named}{error.strerror}"
-    return " ".join(str(error).split())
+    if isinstance(error, NextscaleError | OSError):
+        return " ".join(str(error).split())
+    typers: Callable[[], str] | None = getattr(error, "format_message", None)
+    return None if typers is None else typers().rstrip(".")

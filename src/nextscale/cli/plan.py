@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextscale.cli.console import AsJson, Device, Dtype, answer, answer_json
+from nextscale.cli.console import (
+    AsJson,
+    Device,
+    Dtype,
+    GuidanceScale,
+    Smooth,
+    Temperature,
+    TopK,
+    TopP,
+    answer,
+    answer_json,
+    given,
+)
 from nextscale.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -29,15 +41,11 @@ def plan(
         ),
     ] = "emoji",
     num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, help="Pictures drawn together.")] = 1,
-    guidance_scale: Annotated[
-        float | None, typer.Option(min=0, help="Classifier-free guidance; 1 switches it off and halves the work.")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Above 0; lower draws likelier tokens.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=0, help="Draw from the k likeliest tokens; 0 is off.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Draw from the likeliest tokens of this probability; 0 is off.")
-    ] = None,
-    smooth: Annotated[bool, typer.Option("--smooth", help="Mix codes instead of drawing one per place.")] = False,
+    guidance_scale: GuidanceScale = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    smooth: Smooth = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
@@ -49,9 +57,8 @@ def plan(
 
     number, _ = choose_dtype(dtype, choose_device(device)[0])
     parts, defaults = _parts(model)
-    named = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    asked = {name: value for name, value in named.items() if value is not None}
-    rows = default_plan(parts["model"], **(defaults | asked | ({"smooth": True} if smooth else {})))
+    asked = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
+    rows = default_plan(parts["model"], **(defaults | asked))
     priced = price(rows, parts, num_images, number.itemsize)
     told = {
         "model": model,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nextscale.cli.console import AsJson, Device, Dtype, answer, answer_json, check_writable
+from nextscale.cli.console import AsJson, Device, Dtype, answer, answer_json, check_writable, load_pipeline
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,7 +31,7 @@ def reconstruct(
     import nextscale
     from nextscale.pipeline import fit
 
-    pipe = nextscale.load(model, device=device, dtype=dtype)
+    pipe = load_pipeline(model, device, dtype)
     wanted = fit(image, pipe.resolution)
     stages = pipe.reconstruct(image)
     sizes = [f"{h}x{w}" for h, w in pipe.tokenizer.schedule]

@@ -1,4 +1,4 @@
-"""``nextscale train tokenizer|var|m-var``: train by a recipe, resuming where the run folder holds a checkpoint."""
+"""``nextscale train tokenizer|var|m-var|classifier``: train by a recipe, or resume the run that the folder holds."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nextscale.cli.console import answer, remark
+from nextscale.cli.console import answer, remark, remarks
 from nextscale.errors import TrainingError
 
 if TYPE_CHECKING:
-    from nextscale.training.trainer import Progress
+    from nextscale.training.progress import Progress
 
 LINE_EVERY = 50
 """Steps between two lines of progress where standard error is no terminal."""
 
 
 def train(
-    kind: Annotated[str, typer.Argument(help="What to train: tokenizer, var or m-var.")],
+    kind: Annotated[str, typer.Argument(help="What to train: tokenizer, var, m-var or classifier.")],
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a YAML file.")],
-    data: Annotated[Path, typer.Option(help="An emoji set, or a folder of images.")],
+    data: Annotated[Path, typer.Option(help="An emoji set, a folder of images, or shards.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a run that it holds is resumed.")],
     tokenizer: Annotated[str | None, typer.Option(help="Frozen tokenizer of a generator: a name or folder.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Change the recipe: section.key=value.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps; the schedule stays.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or mps.")] = "auto",
+    init: Annotated[str | None, typer.Option(help="Start from this checkpoint of the same architecture.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of encoded tokens, to share them between runs; a generator's own else.")
+    ] = None,
 ) -> None:
-    """Train a tokenizer, or a generator on the tokens of one. Ctrl-C saves; the same command again resumes."""
+    """Train a tokenizer, a generator on its tokens, or a classifier. Ctrl-C saves; the same command again resumes."""
     try:
         from nextscale.training.start import start
         from nextscale.training.trainer import Interrupted
@@ -41,13 +45,16 @@ def train(
     bar = Bar()
     try:
         with bar:
-            trainer = start(kind, recipe, data, output, tokenizer, overrides, device, bar.show)
+            with remarks():
+                trainer = start(kind, recipe, data, output, tokenizer, overrides, device, bar.show, init, cache)
             metrics = trainer.run(max_steps)
     except Interrupted as stop:
-        remark(f"{stop}; give the same command again to resume")
+        if trainer.main:
+            remark(f"{stop}; give the same command again to resume")
         raise typer.Exit(130) from None
-    answer(_numbers(metrics))
-    answer(f"{trainer.step} of {trainer.total} steps done; {output / 'export'} holds the result")
+    if trainer.main:
+        answer(_numbers(metrics))
+        answer(f"{trainer.step} of {trainer.total} steps done; {output / 'export'} holds the result")
 
 
 class Bar:
@@ -73,23 +80,33 @@ class Bar:
         """The trainer's callback."""
         if at.kind == "start" and at.step:
             self._console.print(f"resuming after step {at.step}")
+        elif at.kind in ("price", "warning"):
+            self._console.print(f"warning, step {at.step}: {at.text}" if at.kind == "warning" else at.text)
         elif at.kind == "validation":
             self._console.print(f"step {at.step} held-out  {_numbers(at.metrics)}")
+        elif at.kind in ("reading", "encoding"):
+            self._bar.update(self._task, completed=at.step, total=at.total, description=f"{at.kind} images")
         elif at.kind == "step":
-            speed = f"{at.images_per_second:.1f} images/s  {_duration(at.seconds_left)} left"
-            text = f"loss {at.metrics['loss']:.4g}  {speed}"
+            text = _state(at)
             self._bar.update(self._task, completed=at.step, total=at.total, description=text)
             if not self._console.is_terminal and at.step % LINE_EVERY == 0:
                 self._console.print(f"step {at.step}/{at.total}  {text}")
 
 
+def _state(at: Progress) -> str:
+    """What the bar says after a step; waiting for data is named where it costs anything."""
+    from nextscale.training.cost import duration
+
+    tokens = f"  {at.tokens_per_second:.0f} tokens/s" if at.tokens_per_second else ""
+    waiting = f"  {at.waiting:.0%} waiting for data" if at.waiting >= 0.005 else ""
+    return (
+        f"loss {at.metrics['loss']:.4g}  {at.images_per_second:.1f} images/s{tokens}  "
+        f"{at.peak_share:.0%} of peak{waiting}  {duration(at.seconds_left)} left"
+    )
+
+
 def _numbers(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-
-
-def _duration(seconds: float) -> str:
-    minutes = int(seconds // 60)
-    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{int(seconds % 60):02d}s"
 
 
 if __name__ == "__main__":

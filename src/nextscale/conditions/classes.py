@@ -1,8 +1,9 @@
-"""Class labels: ids, names, and plain words that find a class.
+"""Class labels: ids, names, plain words that find a class, and styles.
 
-A class-conditional model knows its classes as integers. A ``ClassVocabulary`` travels with it and turns what people
+A class-conditional model knows its labels as integers. A ``ClassVocabulary`` travels with it and turns what people
 write into those integers: a class name as it is ("animal-mammal"), or words ("grinning cat"), looked up in the names
-and keywords of the things the classes are made of.
+and keywords of the things the classes are made of. Where the same things were drawn in several styles, class and style
+together are the label.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from torch import Tensor
 
 from nextscale.errors import CheckpointError, InputError
 
@@ -60,7 +63,10 @@ class Match:
 
 @dataclass(frozen=True)
 class ClassVocabulary:
-    """The classes of a model in the order of their ids, and the things they are made of.
+    """The classes of a model in the order of their ids, the things they are made of, and the styles they come in.
+
+    ``styles`` is empty where a model knows no styles. Its length is the number of labels a model has: every class in
+    every style.
 
     >>> vocabulary = ClassVocabulary(("cat-face", "animal-bird"), (Thing("grinning cat", 0, ("smile",)),))
     >>> vocabulary.ids(["animal-bird", 0])
@@ -71,21 +77,36 @@ class ClassVocabulary:
 
     names: tuple[str, ...]
     things: tuple[Thing, ...] = ()
+    styles: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        repeated = [name for name, count in Counter(self.names).items() if count > 1]
-        if not self.names or repeated:
-            seen = f"{repeated[0]!r} twice" if repeated else "none"
-            raise InputError(f"a vocabulary needs class names that differ, and got {seen}")
+        for kind, names in (("class names", self.names), ("styles", self.styles)):
+            repeated = [name for name, count in Counter(names).items() if count > 1]
+            if repeated:
+                raise InputError(f"a vocabulary needs {kind} that differ, and got {repeated[0]!r} twice")
+        if not self.names:
+            raise InputError("a vocabulary needs class names that differ, and got none")
         for thing in self.things:
             if not 0 <= thing.class_id < len(self.names):
                 raise InputError(f"{thing.name!r} has class {thing.class_id}; expected 0 to {len(self.names) - 1}")
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.names) * max(1, len(self.styles))
+
+    def labels(self, class_ids: Tensor, style_ids: Tensor) -> Tensor:
+        """A model's labels (N,) int64: style * number of classes + class, so that without styles it is the class.
+
+        class_ids, style_ids: (N,) int64; style ids are 0 where there are no styles.
+        """
+        labels = style_ids * len(self.names) + class_ids
+        # One more would be the null class, which a model takes without complaint.
+        assert not len(labels) or int(labels.max()) < len(self), f"a label of {int(labels.max())} among {len(self)}"
+        return labels
 
     @classmethod
-    def from_records(cls, names: Sequence[str], records: Iterable[Mapping[str, Any]]) -> ClassVocabulary:
+    def from_records(
+        cls, names: Sequence[str], records: Iterable[Mapping[str, Any]], styles: Sequence[str] = ()
+    ) -> ClassVocabulary:
         """Build a vocabulary from the lines of an emoji set's ``metadata.jsonl``.
 
         Args:
@@ -93,6 +114,7 @@ class ClassVocabulary:
             records: mappings with ``name``, ``class``, ``keywords``, ``tones`` and perhaps ``gender``, in the order
                 ties are decided by.
                 Skin-tone variants and further styles of the same name are left out.
+            styles: the styles in the order of their ids; a set of one style has this one, an image folder has none.
         """
         number = {name: i for i, name in enumerate(names)}
         things: dict[str, Thing] = {}
@@ -104,31 +126,32 @@ class ClassVocabulary:
             more = [*record["keywords"], *filter(None, [record.get("gender")])]
             keywords = tuple(word for word in more if not known.issuperset(_words(word)))
             things[name] = Thing(name, number[record["class"]], keywords)
-        return cls(tuple(names), tuple(things.values()))
+        return cls(tuple(names), tuple(things.values()), tuple(styles))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; ``from_dict`` reads it back. A thing is ``[name, class id, "keyword|keyword"]``."""
         things = [[thing.name, thing.class_id, "|".join(thing.keywords)] for thing in self.things]
-        return {"names": list(self.names), "things": things}
+        return {"names": list(self.names), "styles": list(self.styles), "things": things}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ClassVocabulary:
-        """Read what ``to_dict`` wrote.
+        """Read what ``to_dict`` wrote, also before there were styles.
 
         Raises:
             CheckpointError: the data is something else.
         """
-        if not isinstance(data, Mapping) or set(data) - {"names", "things"} or "names" not in data:
+        if not isinstance(data, Mapping) or set(data) - {"names", "styles", "things"} or "names" not in data:
             seen = f"the keys {sorted(data)}" if isinstance(data, Mapping) else type(data).__name__
-            raise CheckpointError(f"a vocabulary is {seen}; expected names and things")
+            raise CheckpointError(f"a vocabulary is {seen}; expected names, styles and things")
         try:
             things = tuple(
                 Thing(str(name), int(class_id), tuple(words.split("|")) if words else ())
                 for name, class_id, words in data.get("things", ())
             )
-            return cls(tuple(str(name) for name in data["names"]), things)
+            names, styles = (tuple(str(name) for name in data.get(key, ())) for key in ("names", "styles"))
+            return cls(names, things, styles)
         except (TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"a vocabulary is damaged: {error}; expected names and things") from error
+            raise CheckpointError(f"a vocabulary is damaged: {error}; expected names, styles and things") from error
 
     def ids(self, labels: Sequence[int | str]) -> list[int]:
         """Class ids of names or ids; a number may also be written as a string.
@@ -145,15 +168,31 @@ class ClassVocabulary:
             if not label.strip().lstrip("-").isdecimal():
                 raise InputError(f"there is no class {label!r}; {self._nearest_class(label)}")
         elif isinstance(label, bool) or not hasattr(label, "__index__"):
-            raise InputError(f"a class label is {label!r}; expected a name or an id from 0 to {len(self) - 1}")
+            raise InputError(f"a class label is {label!r}; expected a name or an id from 0 to {len(self.names) - 1}")
         number = int(label)
-        if not 0 <= number < len(self):
-            raise InputError(f"class id {number} is out of range; expected 0 to {len(self) - 1}")
+        if not 0 <= number < len(self.names):
+            raise InputError(f"class id {number} is out of range; expected 0 to {len(self.names) - 1}")
         return number
+
+    def style_ids(self, styles: Sequence[str]) -> list[int]:
+        """Ids of styles by name.
+
+        Raises:
+            InputError: a style that is none (with the nearest one), or any style where the model knows none.
+        """
+        for style in styles:
+            if not self.styles:
+                raise InputError(f"the style {style!r} was asked for, but this model has no styles; leave it out")
+            if style not in self.styles:
+                near = difflib.get_close_matches(str(style).lower(), self.styles, n=1, cutoff=0.5)
+                guess = f"did you mean {near[0]!r}? " if near else ""
+                raise InputError(f"there is no style {style!r}; {guess}expected one of {', '.join(self.styles)}")
+        return [self.styles.index(style) for style in styles]
 
     def _nearest_class(self, text: str) -> str:
         near = difflib.get_close_matches(text.lower(), self.names, n=1, cutoff=0.5)
-        return f"did you mean {near[0]!r}?" if near else f"expected one of {len(self)} names such as {self.names[0]!r}"
+        some = f"one of {len(self.names)} names such as {self.names[0]!r}"
+        return f"did you mean {near[0]!r}?" if near else f"expected {some}"
 
     def find(self, words: str) -> Match:
         """The class that plain words mean.
@@ -225,7 +264,7 @@ class ClassVocabulary:
                 near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
                 if near:
                     return f"did you mean {near[0]!r}?"
-        return f"try another word, or one of the {len(self)} class names such as {self.names[0]!r}"
+        return f"try another word, or one of the {len(self.names)} class names such as {self.names[0]!r}"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
     OUT/images/<style>/<hexcode>.png
 
 Drawings are rendered as vectors at the resolution asked for, on white. The same sources give the same bytes.
+While it is built the set lies in a hidden folder beside OUT, where an interrupted build finds what it had drawn.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import hashlib
 import io
 import json
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from nextscale.data.emoji_sources import CHARS_FROM, PACKAGES, Icons, Package, l
 from nextscale.errors import InputError
 
 FORMAT_VERSION = 1
+PNG_END = b"IEND\xaeB`\x82"  # Pillow would read a file that was cut before it all the same
 STYLES = ("noto", "fluent-emoji-flat", "fluent-emoji", "twemoji", "openmoji")
 
 
@@ -43,12 +44,14 @@ class EmojiSummary:
 
 def build_emoji(
     out: Path | str,
-    styles: Sequence[str] = ("noto",),
+    styles: Sequence[str] = STYLES,
     resolution: int = 64,
     progress: Callable[[int, int], None] | None = None,
     packages: Mapping[str, Package] = PACKAGES,
 ) -> EmojiSummary:
     """Build the data set in the folder ``out``; a folder that holds just this build already is left as it is.
+
+    A build that was interrupted is continued.
 
     Args:
         out: a folder that does not exist, is empty, or holds an emoji set (which is replaced if it is another one).
@@ -67,17 +70,13 @@ def build_emoji(
     built = _existing_build(out)
     if built is not None and built["recipe"] == recipe and _complete(out, built):
         return _summary(out, built, fresh=False)
+    unfinished = out.parent / f".{out.name}.part"
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{out.name}.tmp-", dir=out.parent))
+        _prepare(unfinished, recipe)
+        description = _build_in(unfinished, chosen, resolution, recipe, packages, progress)
+        _swap(unfinished, out)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); expected a folder that can") from error
-    try:
-        description = _build_in(temporary, chosen, resolution, recipe, packages, progress)
-        temporary.chmod(0o755)
-        _swap(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return _summary(out, description, fresh=True)
 
 
@@ -159,22 +158,32 @@ def _summary(out: Path, description: Mapping[str, Any], fresh: bool) -> EmojiSum
     )
 
 
-def _swap(temporary: Path, out: Path) -> None:
+def _prepare(unfinished: Path, recipe: Mapping[str, Any]) -> None:
+    """Make the folder of an unfinished build, or keep it where it is one of the same recipe."""
+    note = unfinished / "recipe.json"
+    wanted = json.dumps(recipe)
+    if note.is_file() and note.read_text(encoding="utf-8") == wanted:
+        return
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for style in recipe["styles"]:
+        (unfinished / "images" / style).mkdir(parents=True)
+    note.write_text(wanted, encoding="utf-8")
+
+
+def _swap(finished: Path, out: Path) -> None:
     """Put the finished folder in the place of ``out``, in one step where there was nothing before."""
-    try:
-        if not out.exists() or not any(out.iterdir()):
-            temporary.replace(out)
-            return
-        old = temporary.with_name(temporary.name + ".old")
+    old = finished.with_name(finished.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists() and any(out.iterdir()):
         out.replace(old)
-        try:
-            temporary.replace(out)
-        except OSError:
+    try:
+        finished.replace(out)
+    except OSError:
+        if old.exists():
             old.replace(out)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); expected a folder that can") from error
+        raise
+    (out / "recipe.json").unlink()
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _build_in(
@@ -193,8 +202,7 @@ def _build_in(
     lines = []
     for done, (style, one) in enumerate(wanted):
         file = f"images/{style}/{one.hexcode}.png"
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        pixels = _draw(icons[style], one, resolution, folder / file)
+        pixels = _drawn(folder / file) or _draw(icons[style], one, resolution, folder / file)
         line = json.dumps(_record(style, one, file), ensure_ascii=False)
         digest.update(line.encode())
         digest.update(pixels)
@@ -221,6 +229,17 @@ def _build_in(
     return description
 
 
+def _drawn(path: Path) -> bytes | None:
+    """The RGB bytes of a picture that an interrupted build has left; None if there is none, or a damaged one."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.tobytes() if path.read_bytes().endswith(PNG_END) else None
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
 def _draw(icons: Icons, emoji: Emoji, resolution: int, path: Path) -> bytes:
     """Render one emoji on white, save it as PNG, and return its RGB bytes (H W C)."""
     import resvg_py
@@ -238,7 +257,9 @@ def _draw(icons: Icons, emoji: Emoji, resolution: int, path: Path) -> bytes:
         raise InputError(f"the drawing of {emoji.name!r} cannot be rendered ({error})") from error
     picture = Image.open(io.BytesIO(bytes(png))).convert("RGB")
     assert picture.size == (resolution, resolution)
-    picture.save(path, optimize=False, compress_level=6)
+    aside = path.with_suffix(".tmp")
+    picture.save(aside, "png", optimize=False, compress_level=6)
+    aside.replace(path)
     return picture.tobytes()
 
 

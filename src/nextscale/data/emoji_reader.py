@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from nextscale.data.emoji import FORMAT_VERSION
-from nextscale.data.images import ImageData, check_split, existing_folder, image_data
+from nextscale.data.images import ImageData, InMemory, check_split, existing_folder
 from nextscale.errors import InputError
 
 
@@ -77,4 +79,18 @@ def load_emoji(folder: Path | str, split: str = "train", style: str | None = Non
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"{folder / record['file']} is missing or damaged; build the set again") from error
     labels = [number[record["class"]] for record in records]
-    return image_data(pixels, labels, classes, split, [record["name"] for record in records], [])
+    style_labels = [styles.index(record["style"]) for record in records]
+    # The styles of a set of one say nothing about its content.
+    known = [classes, labels] if len(styles) < 2 else [classes, labels, styles, style_labels]
+    digest = hashlib.sha256(json.dumps(known).encode())
+    digest.update(pixels.data)
+    return ImageData(
+        pictures=InMemory(torch.from_numpy(pixels), resolution),
+        labels=torch.tensor(labels),
+        classes=classes,
+        split=split,
+        names=[record["name"] for record in records],
+        hash=digest.hexdigest(),
+        style_labels=torch.tensor(style_labels),
+        styles=styles,
+    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import tarfile
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nextscale.data.cache import cache_folder
 from nextscale.errors import InputError
 
 
@@ -56,12 +56,6 @@ PACKAGES: Mapping[str, Package] = {
 
 # Which package knows a style's code points, where the style's own package does not.
 CHARS_FROM: Mapping[str, str] = {"fluent-emoji": "fluent-emoji-flat"}
-
-
-def cache_folder() -> Path:
-    """The folder downloads are kept in: ``$NEXTSCALE_CACHE``, else ``~/.cache/nextscale``."""
-    chosen = os.environ.get("NEXTSCALE_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "nextscale"
 
 
 def fetch(package: Package) -> Path:

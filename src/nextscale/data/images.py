@@ -1,58 +1,147 @@
-"""What every reader returns: images in memory, with their labels, names and hash."""
+"""What every reader returns: images, in memory or decoded when they are asked for, with labels, names and a hash.
+
+Shape letters: ``N`` images of the set, ``B`` of one batch.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-import torch
+from torch import Tensor
 
+from nextscale.data.pictures import crop
 from nextscale.errors import InputError
 
 SPLITS = ("train", "heldout", "all")
+THREADS = max(2, min(8, os.cpu_count() or 1))
+"""Decoding threads: Pillow decodes and resizes without Python's lock."""
+
+
+class Source(Protocol):
+    """What training asks of anything it reads its samples from: images, or tokens made of them before."""
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """See ``ImageData``."""
+
+    @property
+    def waited(self) -> float:
+        """Seconds that reading has taken in all, for whoever wants to know the share of time spent waiting."""
+
+    def prefetch(self, rows: Tensor) -> None:
+        """Hear which rows (B,) will be read next."""
+
+
+class InMemory:
+    """Pictures that were decoded once, each uint8 (3, h, w) with no side below the resolution.
+
+    A tensor (N, 3, resolution, resolution) holds pictures of which nothing is cropped.
+    """
+
+    def __init__(self, pictures: Sequence[Tensor] | Tensor, resolution: int) -> None:
+        self.pictures, self.resolution, self.waited = pictures, resolution, 0.0
+
+    def prefetch(self, rows: Tensor) -> None:
+        """Nothing to do."""
+
+    def read(self, rows: Tensor, places: Tensor | None) -> Tensor:
+        """Squares (B, 3, resolution, resolution); see ``crop``."""
+        if isinstance(self.pictures, Tensor):
+            return self.pictures[rows]
+        return crop([self.pictures[row] for row in rows.tolist()], self.resolution, places)
+
+
+class OnDemand:
+    """Pictures that are decoded by a few threads when they are asked for, or before, where it is known what comes.
+
+    decode: uint8 (3, h, w) of the picture of a row.
+    """
+
+    def __init__(self, decode: Callable[[int], Tensor], resolution: int) -> None:
+        self.resolution, self.waited, self._decode = resolution, 0.0, decode
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
+        self._coming: dict[int, Future[Tensor]] = {}
+
+    def prefetch(self, rows: Tensor) -> None:
+        """Start to decode what will be asked for next."""
+        for row in rows.tolist():
+            if row not in self._coming:
+                self._coming[row] = self._pool.submit(self._decode, row)
+
+    def read(self, rows: Tensor, places: Tensor | None) -> Tensor:
+        """Squares (B, 3, resolution, resolution); see ``crop``."""
+        self.prefetch(rows)
+        pictures = {row: self._coming.pop(row).result() for row in dict.fromkeys(rows.tolist())}
+        return crop([pictures[row] for row in rows.tolist()], self.resolution, places)
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images in memory with their labels.
+    """Images with their labels. Pixels come from :meth:`read`.
 
-    ``images`` is uint8 ``(N, 3, H, W)``, ``labels`` int64 ``(N,)`` with entries below ``len(classes)``; ``names`` says
-    what each image shows (an emoji's name, a file's name). ``hash`` is that of the pixels, labels and classes: equal
-    hashes are equal data. ``unreadable`` lists the files that were left out because they are damaged.
+    ``labels``, int64 ``(N,)``, are places in ``classes``; ``style_labels``, int64 ``(N,)``, are places in ``styles``
+    (a set without styles has zeros and an empty list). ``names`` says what each image shows (an emoji's name, a file's
+    name). Equal hashes are equal data. ``unreadable`` lists the files that were left out because they are damaged.
+    ``groups`` are the sizes of the parts the images lie in, one after another (shards): an order that stays within a
+    few of them at a time reads faster. It is empty where any order is as good.
     """
 
-    images: torch.Tensor
-    labels: torch.Tensor
+    pictures: InMemory | OnDemand
+    labels: Tensor
     classes: list[str]
     split: str
     names: list[str]
     hash: str
+    style_labels: Tensor
+    styles: list[str]
     unreadable: tuple[str, ...] = ()
+    groups: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def resolution(self) -> int:
+        """Height and width of the images."""
+        return self.pictures.resolution
 
-def image_data(
-    pixels: np.ndarray, labels: Sequence[int], classes: list[str], split: str, names: list[str], unreadable: list[str]
-) -> ImageData:
-    """Put decoded images (uint8, N 3 H W) and all that is known about them together, and hash them."""
-    digest = hashlib.sha256(json.dumps([classes, list(labels)]).encode())
-    digest.update(pixels.data)
-    return ImageData(
-        images=torch.from_numpy(pixels),
-        labels=torch.tensor(labels, dtype=torch.int64),
-        classes=classes,
-        split=split,
-        names=names,
-        hash=digest.hexdigest(),
-        unreadable=tuple(unreadable),
-    )
+    def read(self, rows: Tensor, places: Tensor | None = None) -> Tensor:
+        """The images of ``rows`` (B,): uint8 (B, 3, H, W).
+
+        places: (B, 2) in [0, 1), where in the picture the square is cropped (training); None takes the centre. Emoji
+        are drawn at the resolution, so nothing of them is cropped.
+        """
+        start = time.perf_counter()
+        squares = self.pictures.read(rows, places)
+        self.pictures.waited += time.perf_counter() - start
+        return squares
+
+    @property
+    def waited(self) -> float:
+        """Seconds that :meth:`read` has taken in all."""
+        return self.pictures.waited
+
+    def prefetch(self, rows: Tensor) -> None:
+        """Say which rows will be read next: where images are not in memory, threads begin to decode them."""
+        self.pictures.prefetch(rows)
+
+    @property
+    def images(self) -> Tensor:
+        """All images at once, uint8 (N, 3, H, W), the centre of each.
+
+        Raises:
+            InputError: the set is not in memory.
+        """
+        if not isinstance(self.pictures, InMemory):
+            raise InputError(f"{len(self)} images at {self.resolution} pixels are too many to hold in memory at once")
+        kept = self.pictures.pictures
+        return kept if isinstance(kept, Tensor) else crop(kept, self.resolution)
 
 
 def existing_folder(path: Path | str) -> Path:

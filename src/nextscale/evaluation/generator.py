@@ -78,11 +78,12 @@ def score_generator(
     return Scores.of(loss / len(labels), hits / len(labels), schedule)
 
 
-def class_ids(classes: Sequence[str], known: Sequence[str]) -> Tensor:
+def class_ids(classes: Sequence[str], known: Sequence[str], who: str = "the model", what: str = "class") -> Tensor:
     """The model's id, (classes,) int64, of each of the data's ``classes``; ``known`` are the model's names in order.
 
     Classes are matched by name; data may lack some of them. A model without names (they are "0", "1", ...) takes named
-    classes in their order if there are as many. Raises ``InputError`` naming the classes that the model does not know.
+    classes in their order if there are as many. Raises ``InputError`` naming the classes that ``who`` does not know;
+    what: what messages call one of the names.
     """
     unknown = [name for name in classes if name not in known]
     nameless = list(known) == [str(i) for i in range(len(known))]
@@ -93,8 +94,8 @@ def class_ids(classes: Sequence[str], known: Sequence[str]) -> Tensor:
         missing = [name for name in known if name not in classes]
         lacks = f", and the data lack {', '.join(map(repr, missing[:3]))}" if missing else ""
         raise InputError(
-            f"the model does not know the data's class {', '.join(map(repr, unknown[:3]))}{more}{lacks}; "
-            f"expected some of its {len(known)} classes"
+            f"{who} does not know the data's {what} {', '.join(map(repr, unknown[:3]))}{more}{lacks}; "
+            f"expected some of its {len(known)} {what}{'es' if what == 'class' else 's'}"
         )
     return torch.tensor([list(known).index(name) for name in classes])
 

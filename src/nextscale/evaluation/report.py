@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,60 +12,21 @@ import torch
 from torch import Tensor
 
 from nextscale import __version__
-from nextscale.data.folder import ImageData, load_data
-from nextscale.data.images import check_split, existing_folder
+from nextscale.data.folder import load_data
+from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.errors import InputError
-from nextscale.evaluation.generator import Scores, class_ids, sample_rows, score_generator
+from nextscale.evaluation.generated import GeneratedReport, judge_generated
+from nextscale.evaluation.generator import Scores, sample_rows, score_generator
+from nextscale.evaluation.nearest import Neighbours
 from nextscale.evaluation.speed import forward_flops, matmul_peak
-from nextscale.evaluation.tokenizer import CodeUse, Spread, Step, code_use, encode_all, reconstruction_psnr, silent
-from nextscale.models.base import NextScaleModel
-from nextscale.tokenizers.base import Tokenizer
+from nextscale.evaluation.subject import Judge, Progress, Source, Subject, labels_of, no_progress, square_resolution
+from nextscale.evaluation.tokenizer_report import TokenizerReport, tokenizer_report
 
-Progress = Callable[[str, str], AbstractContextManager[Step]]
-"""``progress(title, unit)`` is entered for every stage and gives the ``step(done, total)`` of that stage."""
-
-PSNR_BAR, USE_BAR, PERPLEXITY_BAR = 22.0, 0.95, 0.3
-"""What the bundled tokenizer must reach: dB on held-out images; share in use and perplexity / codes in training."""
-
-
-@contextmanager
-def no_progress(title: str, unit: str) -> Iterator[Step]:
-    """The progress nobody looks at."""
-    yield silent
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is evaluated: a tokenizer, and perhaps the generator that draws with it and the names of its classes."""
-
-    name: str
-    revision: str
-    tokenizer: Tokenizer
-    model: NextScaleModel | None = None
-    classes: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Source:
-    """The images a number was measured on; data_hash is the whole split's, of which ``images`` may be a sample."""
-
-    split: str
-    images: int
-    data_hash: str
-
-
-@dataclass(frozen=True)
-class TokenizerReport:
-    """psnr: drawn from all scales; psnr_by_scale: from the first k; codes: of the training split."""
-
-    source: Source
-    psnr: Spread
-    psnr_by_scale: tuple[Spread, ...]
-    images_per_second: float
-    codes_source: Source
-    codes: int
-    use: CodeUse
-    use_by_scale: tuple[CodeUse, ...]
+PSNR_BAR, STYLE_PSNR_BAR, USE_BAR, PERPLEXITY_BAR = 23.0, 21.0, 0.95, 0.3
+"""What the bundled tokenizer must reach: dB on held-out images, over all and in every style; share of the codes in use
+and perplexity / codes in training."""
+CLASS_BAR, STYLE_BAR = 0.7, 0.95
+"""How often the class and the style of generated images must be recognised, relative to held-out images."""
 
 
 @dataclass(frozen=True)
@@ -102,92 +61,110 @@ class Bar:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was measured, and on what. ``settings`` is plain data."""
+    """Everything that was measured, and on what. ``settings`` is plain data; ``neighbours`` is what pictures are made
+    of, and no part of the numbers.
+    """
 
     settings: dict[str, Any]
     scales: tuple[str, ...]
     tokenizer: TokenizerReport
-    generator: GeneratorReport | None
+    against: TokenizerReport | None = None
+    generator: GeneratorReport | None = None
+    generated: GeneratedReport | None = None
+    neighbours: Neighbours | None = None
 
     @property
     def bars(self) -> tuple[Bar, ...]:
-        """The bars that apply: that of the PSNR stands for held-out images only."""
-        t = self.tokenizer
-        bars = [Bar("PSNR, dB", t.psnr.mean, PSNR_BAR)] if t.source.split == "heldout" else []
-        bars += [Bar("codes in use", t.use.share, USE_BAR)]
-        return (*bars, Bar("perplexity / codes", t.use.perplexity / t.codes, PERPLEXITY_BAR))
+        """The bars that apply: PSNR and distance for held-out images only."""
+        t, other, bars = self.tokenizer, self.against, list[Bar]()
+        if t.source.split == "heldout":
+            bars.append(Bar("PSNR, dB", t.psnr.mean, PSNR_BAR))
+            if t.styles:
+                worst = min(t.styles, key=lambda style: style.psnr.mean)
+                bars.append(Bar(f"PSNR of the worst style ({worst.name}), dB", worst.psnr.mean, STYLE_PSNR_BAR))
+            if t.distance and other and other.distance:
+                ratio = other.distance.mean / max(t.distance.mean, 1e-12)
+                bars.append(Bar(f"distance of {other.name} / distance", ratio, 1.0))
+        bars.append(Bar("codes in use", t.use.share, USE_BAR))
+        bars.append(Bar("perplexity / codes", t.use.perplexity / t.codes, PERPLEXITY_BAR))
+        if self.generated and self.generated.class_ratio:
+            bars.append(Bar("class recognised, ratio", self.generated.class_ratio.value, CLASS_BAR))
+        if self.generated and self.generated.style_ratio:
+            bars.append(Bar("style recognised, ratio", self.generated.style_ratio.value, STYLE_BAR))
+        return tuple(bars)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: everything the table shows."""
-        whole = asdict(self)
+        whole = asdict(replace(self, neighbours=None))
+        del whole["neighbours"]
         return whole | {"bars": [asdict(bar) | {"met": bar.met} for bar in self.bars]}
 
 
-def evaluate(subject: Subject, folder: Path | str, split: str = "heldout", progress: Progress = no_progress) -> Report:
+def evaluate(
+    subject: Subject,
+    folder: Path | str,
+    split: str = "heldout",
+    progress: Progress = no_progress,
+    *,
+    judge: Judge | None = None,
+    against: Subject | None = None,
+    generated: int = 0,
+) -> Report:
     """Measure ``subject`` (modules in evaluation mode) on a split of the data in ``folder`` (see ``load_data``).
 
-    Raises ``InputError`` if there is no such folder or split, the images do not fit the tokenizer's resolution, or the
-    model does not know the data's classes.
+    judge: a classifier to measure distances with; against: another tokenizer to measure as well; generated: how many
+    images to draw and judge, for the held-out split only. Raises ``InputError`` if there is no such folder or split,
+    the images do not fit the tokenizers' resolution, the model or the classifier does not know the data's classes, or
+    images are to be judged without a generator or a judge.
     """
     check_split(split)
     existing_folder(folder)
+    _check(subject, split, judge, against, generated)
     resolution = square_resolution(subject.tokenizer)
     data = load_data(folder, resolution, split)
     train = data if split == "train" else load_data(folder, resolution, "train")
-    ids = None if subject.model is None else class_ids(data.classes, subject.classes)
-    tokenizer, tokens, train_tokens = _tokenizer_report(subject.tokenizer, data, train, progress)
-    generator = None
-    if ids is not None:
-        seen = Encoded(data, tokens, ids[data.labels]), Encoded(train, train_tokens, ids[train.labels])
-        generator = _generator_report(subject, *seen, progress)
-    sizes = tuple(f"{h}x{w}" for h, w in subject.tokenizer.schedule)
-    return Report(_settings(subject, folder, data, train), sizes, tokenizer, generator)
+    labels = None
+    if subject.vocabulary is not None:
+        labels = labels_of(subject.vocabulary, data), labels_of(subject.vocabulary, train)
+    tokenizer, *tokens = tokenizer_report(subject, data, train, judge, progress)
+    report = Report(_settings(subject, folder, data, train, judge), tokenizer.scales, tokenizer)
+    if against is not None:
+        report = replace(report, against=tokenizer_report(against, data, train, judge, progress)[0])
+    if labels is not None:
+        seen = Encoded(data, tokens[0], labels[0]), Encoded(train, tokens[1], labels[1])
+        report = replace(report, generator=_generator_report(subject, *seen, progress))
+    if generated:
+        assert judge is not None
+        judged, neighbours = judge_generated(subject, judge, folder, data, train, generated, progress)
+        report = replace(report, generated=judged, neighbours=neighbours)
+    return report
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A split as token maps (N, h, w), one per scale, with the model's class ids (N,)."""
+    """A split as token maps (N, h, w), one per scale, with the model's labels (N,)."""
 
     data: ImageData
     tokens: list[Tensor]
     labels: Tensor
 
 
-def square_resolution(tokenizer: Tokenizer) -> int:
-    """Side of the images in pixels. Raises ``InputError`` if they are not square; no reader of data has others."""
-    h, w = (side * tokenizer.stride for side in tokenizer.schedule.grid)
-    if h != w:
-        raise InputError(f"the model draws {h}x{w} pixels; expected square images to evaluate on")
-    return h
-
-
-def _tokenizer_report(
-    tokenizer: Tokenizer, data: ImageData, train: ImageData, progress: Progress
-) -> tuple[TokenizerReport, list[Tensor], list[Tensor]]:
-    """The report, and the token maps of the split and of the training split."""
-    start = time.perf_counter()
-    with progress("encoding", "images") as step:
-        tokens = encode_all(tokenizer, data.images, step)
-    with progress("decoding every scale", "images") as step:
-        measured = reconstruction_psnr(tokenizer, data.images, tokens, range(len(tokens)), step)
-    seconds = time.perf_counter() - start
-    train_tokens = tokens
-    if train is not data:
-        with progress("encoding the training split", "images") as step:
-            train_tokens = encode_all(tokenizer, train.images, step)
-    use, use_by_scale = code_use(train_tokens, tokenizer.code_count)
-    by_scale = tuple(Spread.of(measured[k]) for k in range(len(tokens)))
-    report = TokenizerReport(
-        source=_source(data),
-        psnr=by_scale[-1],
-        psnr_by_scale=by_scale,
-        images_per_second=len(data) / seconds,
-        codes_source=_source(train),
-        codes=tokenizer.code_count,
-        use=use,
-        use_by_scale=use_by_scale,
-    )
-    return report, tokens, train_tokens
+def _check(subject: Subject, split: str, judge: Judge | None, against: Subject | None, generated: int) -> None:
+    """Refuse what cannot be measured before any work is done."""
+    resolution = square_resolution(subject.tokenizer)
+    if against is not None and square_resolution(against.tokenizer) != resolution:
+        other = square_resolution(against.tokenizer)
+        raise InputError(
+            f"{against.name} keeps images of {other} pixels; expected {resolution}, as {subject.name} does"
+        )
+    if not generated:
+        return
+    if subject.model is None:
+        raise InputError(f"{subject.name} is a tokenizer alone; expected a model with a generator to judge its images")
+    if judge is None:
+        raise InputError("generated images are judged by a classifier, and none is at hand; name one with --classifier")
+    if split != "heldout":
+        raise InputError(f"generated images are held against held-out ones; expected the split heldout, not {split}")
 
 
 def _generator_report(subject: Subject, split: Encoded, training: Encoded, progress: Progress) -> GeneratorReport:
@@ -200,13 +177,13 @@ def _generator_report(subject: Subject, split: Encoded, training: Encoded, progr
     train_scores = train_source = None
     if split.data.split == "heldout":
         rows = sample_rows(len(training.labels), len(split.labels))
-        train_source = _source(training.data, len(rows))
+        train_source = Source.of(training.data, len(rows))
         sampled = [maps[rows] for maps in training.tokens]
         with progress("predicting training images", "images") as step:
             train_scores = score_generator(model, subject.tokenizer, sampled, training.labels[rows], step)
     weight = next(model.parameters())
     return GeneratorReport(
-        source=_source(split.data),
+        source=Source.of(split.data),
         scores=scores,
         train_source=train_source,
         train=train_scores,
@@ -217,20 +194,19 @@ def _generator_report(subject: Subject, split: Encoded, training: Encoded, progr
     )
 
 
-def _source(data: ImageData, images: int | None = None) -> Source:
-    return Source(data.split, len(data) if images is None else images, data.hash)
-
-
-def _settings(subject: Subject, folder: Path | str, data: ImageData, train: ImageData) -> dict[str, Any]:
+def _settings(
+    subject: Subject, folder: Path | str, data: ImageData, train: ImageData, judge: Judge | None
+) -> dict[str, Any]:
     weight = next(subject.tokenizer.parameters())
-    height, width = data.images.shape[-2:]
     return {
         "model": subject.name,
         "revision": subject.revision,
+        "classifier": None if judge is None else judge.name,
+        "classifier_revision": None if judge is None else judge.revision,
         "device": str(weight.device),
         "dtype": str(weight.dtype).removeprefix("torch."),
         "data": str(folder),
-        "pixels": f"{height}x{width}",
+        "pixels": f"{data.resolution}x{data.resolution}",
         "background": "white",
         "split": data.split,
         "images": len(data),
@@ -238,6 +214,7 @@ def _settings(subject: Subject, folder: Path | str, data: ImageData, train: Imag
         "train_images": len(train),
         "train_hash": train.hash,
         "classes": len(data.classes),
+        "styles": list(data.styles),
         "unreadable": len(set(data.unreadable) | set(train.unreadable)),
         "nextscale": __version__,
         "torch": torch.__version__,

@@ -1,12 +1,23 @@
-"""What a machine's number of images per second is worth: the share of its own matrix-product speed that was reached."""
+"""What a machine's number of images per second is worth: the share of its own matrix-product speed that was reached;
+what a generator's FLOPs are spent on; and how fast generators draw, measured in turns.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
+from nextscale.generate import generate
 from nextscale.models.base import NextScaleModel
+from nextscale.plan import Plan
+from nextscale.price import price
+from nextscale.sampling import IndependentNoise
+from nextscale.tokenizers.base import Tokenizer
 
 SIDE, TRIALS = 1024, 5
 
@@ -27,3 +38,88 @@ def forward_flops(model: NextScaleModel) -> int:
     schedule = model.schedule
     steps = sum(model.step_flops(schedule, k, 1, 1, None) for k in range(len(schedule)))
     return model.condition_flops(1) + steps + model.head_flops(schedule.tokens, 1)
+
+
+@dataclass(frozen=True)
+class BlockFlops:
+    """FLOPs of all blocks for all tokens of one image, one branch.
+
+    linear: the layers' matrix products with weights; attention: queries with keys, and the weighted values; scan: of
+    recurrent mixers, all between their projections; condition: the AdaLN projections, once per image.
+    """
+
+    linear: int
+    attention: int
+    scan: int
+    condition: int
+
+
+def block_flops(model: NextScaleModel) -> BlockFlops:
+    """Split what the model's own prices say of its blocks by what the FLOPs are spent on."""
+    schedule, total, attention, scan = model.schedule, 0, 0, 0
+    mixers: list[Any] = [module for module in model.blocks.modules() if hasattr(module, "spec")]
+    for k, n in enumerate(schedule.lengths):
+        total += model.step_flops(schedule, k, 1, 1, None) - model.step_flops(schedule, k, 1, 1, ())
+        for mixer in mixers:
+            seen = n if mixer.spec.reads == "own" else schedule.offsets[k + 1]
+            products = sum(2 * n * part.weight.numel() for part in mixer.children() if isinstance(part, nn.Linear))
+            beyond = mixer.flops(n, seen) - products
+            if mixer.spec.reads == "state":
+                scan += beyond
+            else:
+                attention += beyond
+    return BlockFlops(total - attention - scan, attention, scan, model.condition_flops(1))
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """What :func:`generation_speeds` races: networks, a plan of theirs, and the class ids (B,) of a batch."""
+
+    tokenizer: Tokenizer
+    model: NextScaleModel
+    plan: Plan
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Images per second of whole generations, pixels included: median, slowest and fastest round; without the decoder
+    (median); and FLOP/s as a share of ``matmul_peak`` (median, as the plan is priced).
+    """
+
+    images_per_second: float
+    slowest: float
+    fastest: float
+    undecoded: float
+    peak_share: float
+
+
+def generation_speeds(contestants: Sequence[Contestant], rounds: int) -> list[Speed]:
+    """Draw every contestant's batch ``rounds`` times, in turns, after one turn that warms up; seeds are 0, 1, ..."""
+    seconds = torch.zeros(len(contestants), rounds + 1, 2, dtype=torch.float64)
+    for turn in range(rounds + 1):
+        for i, contestant in enumerate(contestants):
+            seconds[i, turn] = torch.tensor(_one_generation(contestant))
+    return [_speed(contestant, taken[1:]) for contestant, taken in zip(contestants, seconds, strict=True)]
+
+
+def _one_generation(c: Contestant) -> tuple[float, float]:
+    """Seconds until the tokens of a batch are drawn, and until its pixels are."""
+    parts, images = {"tokenizer": c.tokenizer, "model": c.model}, len(c.labels)
+    start = time.perf_counter()
+    *_, last = generate(c.plan, parts, c.labels, images, IndependentNoise(list(range(images))))
+    last.canvas.latent[0, 0, 0, 0].item()  # reading one number waits for the device
+    drawn = time.perf_counter()
+    with torch.inference_mode():
+        c.tokenizer.decode(last.canvas)[0, 0, 0, 0].item()
+    return drawn - start, time.perf_counter() - start
+
+
+def _speed(c: Contestant, seconds: torch.Tensor) -> Speed:
+    """From the seconds (rounds, 2) of :func:`_one_generation`."""
+    weight, images = next(c.model.parameters()), len(c.labels)
+    undecoded, whole = (images / seconds.median(0).values).tolist()
+    flops = price(c.plan, {"tokenizer": c.tokenizer, "model": c.model}, 1).flops
+    peak = matmul_peak(weight.device, weight.dtype)
+    slowest, fastest = images / float(seconds[:, 1].max()), images / float(seconds[:, 1].min())
+    return Speed(whole, slowest, fastest, undecoded, whole * flops / peak)

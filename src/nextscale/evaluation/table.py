@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nextscale.evaluation.columns import aligned
+from nextscale.evaluation.generated import GeneratedReport
 from nextscale.evaluation.generator import Score
-from nextscale.evaluation.report import GeneratorReport, Report, Source
+from nextscale.evaluation.recognition import Rate, Ratio
+from nextscale.evaluation.report import GeneratorReport, Report
+from nextscale.evaluation.subject import Source
+from nextscale.evaluation.tokenizer import Spread
+from nextscale.evaluation.tokenizer_report import TokenizerReport
 
 
 def text(report: Report) -> str:
@@ -16,28 +22,52 @@ def text(report: Report) -> str:
         f"nextscale {s['nextscale']}, torch {s['torch']}\n"
         f"{s['data']}: {s['pixels']} pixels on {s['background']}, classes: {s['classes']}"
     )
-    parts = [head, _reconstruction(report), _codes(report), _bars(report)]
+    tokenizers = [report.tokenizer] if report.against is None else [report.tokenizer, report.against]
+    parts = [head]
+    for t in tokenizers:
+        parts += [_reconstruction(report, t), _codes(report, t)]
+    if any(t.distance or t.styles for t in tokenizers) or len(tokenizers) > 1:
+        parts.append(_kept(report, tokenizers))
     if report.generator is not None:
-        parts.insert(3, _generator(report, report.generator))
-    return "\n\n".join(parts)
+        parts.append(_generator(report, report.generator))
+    if report.generated is not None:
+        parts.append(_generated(report, report.generated))
+    return "\n\n".join([*parts, _bars(report)])
 
 
-def _reconstruction(report: Report) -> str:
-    t = report.tokenizer
-    rows = [("drawn from", "PSNR, dB", "std", "5th percentile")]
-    for k, (size, spread) in enumerate(zip(report.scales, t.psnr_by_scale, strict=True)):
-        name = size if k == 0 else f"up to {size}" if k < len(report.scales) - 1 else "all"
-        rows.append((name, f"{spread.mean:.2f}", f"{spread.std:.2f}", f"{spread.p5:.2f}"))
-    title = f"Reconstruction: mean over the images of each image's PSNR, pixels in [0, 1]\n{_on(report, t.source)}"
-    return f"{title}, {t.images_per_second:.1f} images/s with every scale decoded\n{_aligned(rows)}"
+def _reconstruction(report: Report, t: TokenizerReport) -> str:
+    rows: list[tuple[str, ...]] = [("drawn from", "PSNR, dB", "std", "5th percentile")]
+    for k, (size, spread) in enumerate(zip(t.scales, t.psnr_by_scale, strict=True)):
+        name = size if k == 0 else f"up to {size}" if k < len(t.scales) - 1 else "all"
+        rows.append((name, *_psnr(spread)))
+    title = f"Reconstruction: mean over the images of each image's PSNR, pixels in [0, 1]\n{_on(report, t.source, t)}"
+    return f"{title}, {t.images_per_second:.1f} images/s with every scale decoded\n{aligned(rows)}"
 
 
-def _codes(report: Report) -> str:
-    t = report.tokenizer
+def _codes(report: Report, t: TokenizerReport) -> str:
     rows = [("scale", "codes in use", "perplexity")]
-    for size, use in zip((*report.scales, "all"), (*t.use_by_scale, t.use), strict=True):
+    for size, use in zip((*t.scales, "all"), (*t.use_by_scale, t.use), strict=True):
         rows.append((size, f"{100 * use.share:.1f} %", f"{use.perplexity:.1f}"))
-    return f"Codebook: {t.codes} codes\n{_on(report, t.codes_source)}\n{_aligned(rows)}"
+    return f"Codebook: {t.codes} codes\n{_on(report, t.codes_source, t)}\n{aligned(rows)}"
+
+
+def _kept(report: Report, tokenizers: Sequence[TokenizerReport]) -> str:
+    """Reconstruction from all scales, over all images and in every style; tokenizers side by side."""
+    head: tuple[str, ...] = ("style", "images")
+    rows: list[tuple[str, ...]] = [("all", str(tokenizers[0].psnr.count))]
+    rows += [(style.name, str(style.psnr.count)) for style in tokenizers[0].styles]
+    for t in tokenizers:
+        measured = [(t.psnr, t.distance), *((style.psnr, style.distance) for style in t.styles)]
+        head += ("PSNR, dB", "std", "5th percentile") + (("distance", "error", "std") if t.distance else ())
+        for i, (psnr, distance) in enumerate(measured):
+            rows[i] += _psnr(psnr) + (_distance(distance) if distance else ())
+    title = f"Styles: {' and, right of it, '.join(t.name for t in tokenizers)}, drawn from all scales"
+    if report.settings["classifier"]:
+        title += (
+            f"\ndistance: of an image to its reconstruction, Euclidean, in the features of {_judge(report)},"
+            " as a multiple of the root mean square distance of two images picked at random; error: of the mean"
+        )
+    return f"{title}\n{_on(report, tokenizers[0].source, tokenizers[0])}\n{aligned([head, *rows])}"
 
 
 def _generator(report: Report, g: GeneratorReport) -> str:
@@ -58,24 +88,78 @@ def _generator(report: Report, g: GeneratorReport) -> str:
         f"{g.images_per_second:.1f} images/s, {g.tokens_per_second:.0f} tokens/s, "
         f"{100 * g.peak_share:.0f} % of this machine's matrix-product speed"
     )
-    return f"{title}\n{_on(report, g.source)}{sampled}\n{speed}\n{_aligned(rows)}"
+    return f"{title}\n{_on(report, g.source, report.tokenizer)}{sampled}\n{speed}\n{aligned(rows)}"
+
+
+def _generated(report: Report, g: GeneratedReport) -> str:
+    settings = ", ".join(f"{name} {value}" for name, value in g.sampling.items()) or "plain sampling"
+    lines = [
+        f"Generated: {g.images} images with seeds 0 to {g.images - 1}, {settings}; labels in the proportions of the "
+        "held-out images",
+        f"{_on(report, g.source, report.tokenizer)}; train: {g.train_source.images} images, "
+        f"data {g.train_source.data_hash[:12]}",
+        f"judged by {_judge(report)}; near copies: nearest training image at most {g.threshold:.3f} away, as the "
+        "nearest hundredth of the held-out images has it",
+        f"recognised: generated images that are no near copies (class: of the {g.classes} classes with three or more "
+        "held-out families), held-out ones weighted to the same labels; ± one standard error",
+    ]
+    rows: list[tuple[str, ...]] = [("", "generated", "images", "held-out", "images", "ratio")]
+    for name, ratio in (("class recognised", g.class_ratio), ("style recognised", g.style_ratio)):
+        rows.append((name, *_ratio(ratio)))
+    rows.append(("near copies", _percent(g.copies), str(g.copies.images), "1.0 %", str(g.source.images), "-"))
+    rows.append(
+        (
+            "nearer than the held-out median",
+            _percent(g.closer),
+            str(g.closer.images),
+            "50.0 %",
+            str(g.source.images),
+            "-",
+        )
+    )
+    after = (
+        f"chance that a generated image is farther from the training images than a held-out one: {g.farther:.3f} "
+        "(0.5: alike; less: memorised)\n"
+        f"Frechet distance to the held-out images in the classifier's features (not the FID): {g.frechet:.4f}; "
+        f"of {min(g.images, g.train_source.images)} training images: {g.frechet_train:.4f}"
+    )
+    return "\n".join([*lines, aligned(rows), after])
 
 
 def _bars(report: Report) -> str:
     rows = [("bar", "measured", "at least", "")]
     for bar in report.bars:
         rows.append((bar.name, f"{bar.value:.3f}", f"{bar.at_least:g}", "pass" if bar.met else "miss"))
-    return f"Bars of the bundled model\n{_aligned(rows)}"
+    return f"Bars of the bundled model\n{aligned(rows)}"
 
 
-def _on(report: Report, source: Source) -> str:
+def _on(report: Report, source: Source, t: TokenizerReport) -> str:
     s = report.settings
     return (
         f"{source.split}: {source.images} images, data {source.data_hash[:12]}, {s['dtype']} on {s['device']}, "
-        f"revision {s['revision']}"
+        f"{t.name} revision {t.revision}"
     )
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+def _judge(report: Report) -> str:
+    return f"{report.settings['classifier']}, revision {report.settings['classifier_revision']}"
+
+
+def _psnr(spread: Spread) -> tuple[str, ...]:
+    return f"{spread.mean:.2f}", f"{spread.std:.2f}", f"{spread.p5:.2f}"
+
+
+def _distance(spread: Spread) -> tuple[str, ...]:
+    return f"{spread.mean:.4f}", f"{spread.error:.4f}", f"{spread.std:.4f}"
+
+
+def _percent(rate: Rate) -> str:
+    return f"{100 * rate.value:.1f} ± {100 * rate.error:.1f} %"
+
+
+def _ratio(ratio: Ratio | None) -> tuple[str, ...]:
+    if ratio is None:
+        return ("-",) * 5
+    generated, real = ratio.generated, ratio.real
+    shares = (_percent(generated), str(generated.images), _percent(real), str(real.images))
+    return *shares, f"{ratio.value:.3f} ± {ratio.error:.3f}"

@@ -14,12 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nextscale.tokenizers.base import Canvas, Tokenizer
+from nextscale.data.images import ImageData
+from nextscale.tokenizers.base import Canvas, Tokenizer, draw
 from nextscale.tokenizers.residual import codebook_use
 
 BATCH = 64
 SMALLEST_ERROR = 1e-10
 """Mean squared errors below this count as this, so that a perfect picture has 100 dB and not infinity."""
+
+Images = Tensor | ImageData
+"""Images as a tensor, uint8 (N, 3, H, W), or as a data set, which may decode them when they are read."""
 
 Step = Callable[[int, int], None]
 """``step(done, total)`` is called after every batch, with numbers of images."""
@@ -31,17 +35,23 @@ def silent(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Spread:
-    """A number measured on many images: mean, standard deviation (over N, not N - 1) and 5th percentile."""
+    """A number measured on ``count`` images: mean, standard deviation (over N, not N - 1) and 5th percentile."""
 
     mean: float
     std: float
     p5: float
+    count: int
 
     @classmethod
     def of(cls, values: Tensor) -> Spread:
         """The spread of ``values`` (N,)."""
         values = values.double()
-        return cls(float(values.mean()), float(values.std(correction=0)), float(values.quantile(0.05)))
+        return cls(float(values.mean()), float(values.std(correction=0)), float(values.quantile(0.05)), len(values))
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean, with the images as independent."""
+        return self.std / self.count**0.5
 
 
 @dataclass(frozen=True)
@@ -61,31 +71,37 @@ def psnr(images: Tensor, originals: Tensor) -> Tensor:
     return -10 * error.clamp_min(SMALLEST_ERROR).log10()
 
 
+def signed_batches(images: Images, device: torch.device, step: Step = silent) -> Iterator[Tensor]:
+    """All images in order, (B, 3, H, W) float32 in [-1, 1] on ``device``, channels last."""
+    for start in range(0, len(images), BATCH):
+        part = _read(images, start)
+        yield part.to(device).to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
+        step(start + len(part), len(images))
+
+
 @torch.no_grad()
-def encode_all(tokenizer: Tokenizer, images: Tensor, step: Step = silent) -> list[Tensor]:
-    """Token maps (N, h, w) int64 of uint8 images (N, 3, H, W), one tensor per scale, on the CPU."""
+def encode_all(tokenizer: Tokenizer, images: Images, step: Step = silent) -> list[Tensor]:
+    """Token maps (N, h, w) int64 of all images, one tensor per scale, on the CPU."""
     weight, maps = next(tokenizer.parameters()), []
-    for part in images.split(BATCH):
-        signed = part.to(weight.device).to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
+    for signed in signed_batches(images, weight.device, step):
         latent = tokenizer.latent(signed.to(weight.dtype))
         maps.append([tokens.cpu() for tokens in tokenizer.encode(latent)])
-        step(BATCH * (len(maps) - 1) + len(part), len(images))
     return [torch.cat(scale) for scale in zip(*maps, strict=True)]
 
 
 @torch.no_grad()
 def reconstruction_psnr(
-    tokenizer: Tokenizer, images: Tensor, tokens: Sequence[Tensor], scales: Collection[int], step: Step = silent
+    tokenizer: Tokenizer, images: Images, tokens: Sequence[Tensor], scales: Collection[int], step: Step = silent
 ) -> dict[int, Tensor]:
     """PSNR (N,) of the images drawn from the tokens of scale k and all coarser ones, for every k in ``scales``.
 
-    images: the originals, uint8 (N, 3, H, W); tokens: what :func:`encode_all` gave for them.
+    images: the originals; tokens: what :func:`encode_all` gave for them.
     """
     device = next(tokenizer.parameters()).device
     found: dict[int, list[Tensor]] = {k: [] for k in scales}
     for start in range(0, len(images), BATCH):
         rows = slice(start, start + BATCH)
-        originals = images[rows].to(device) / 255
+        originals = _read(images, start).to(device) / 255
         for k, canvas in enumerate(_canvases(tokenizer, [maps[rows].to(device) for maps in tokens])):
             if k in found:
                 found[k].append(psnr((tokenizer.decode(canvas) + 1) / 2, originals).cpu())
@@ -93,9 +109,28 @@ def reconstruction_psnr(
     return {k: torch.cat(parts) for k, parts in found.items()}
 
 
+@torch.no_grad()
+def reconstructed(tokenizer: Tokenizer, tokens: Sequence[Tensor], step: Step = silent) -> Iterator[Tensor]:
+    """What is drawn from all scales of ``tokens``, which :func:`encode_all` gave: (B, 3, H, W) float32 in [-1, 1], in
+    order, on the tokenizer's device.
+    """
+    device, count = next(tokenizer.parameters()).device, len(tokens[0])
+    for start in range(0, count, BATCH):
+        canvas = draw(tokenizer, [maps[start : start + BATCH].to(device) for maps in tokens])
+        yield tokenizer.decode(canvas).float()
+        step(start + len(canvas.latent), count)
+
+
 def code_use(tokens: Sequence[Tensor], codes: int) -> tuple[CodeUse, tuple[CodeUse, ...]]:
     """Use of a codebook of ``codes`` codes over all scales together, and at each scale."""
     return CodeUse(*codebook_use(tokens, codes)), tuple(CodeUse(*codebook_use([maps], codes)) for maps in tokens)
+
+
+def _read(images: Images, start: int) -> Tensor:
+    """The batch that begins at row ``start``, uint8 (B, 3, H, W)."""
+    if isinstance(images, Tensor):
+        return images[start : start + BATCH]
+    return images.read(torch.arange(start, min(start + BATCH, len(images))))
 
 
 def _canvases(tokenizer: Tokenizer, tokens: Sequence[Tensor]) -> Iterator[Canvas]:

@@ -1,4 +1,4 @@
-"""Adaptive layer norm, feed-forward and stochastic depth: the small parts every block of the family shares."""
+"""Adaptive layer norm and feed-forward: the small parts every block of the family shares."""
 
 from __future__ import annotations
 
@@ -26,17 +26,3 @@ class FeedForward(nn.Module):
     def flops(self, tokens: int) -> int:
         """FLOPs of ``tokens`` tokens of one row."""
         return 4 * tokens * self.fc1.in_features * self.fc1.out_features
-
-
-class DropPath(nn.Module):
-    """Drops a residual branch for a random share ``rate`` of the rows while training, and scales up the others."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        keep = torch.rand((x.shape[0], 1, 1), device=x.device) >= self.rate
-        return x * (keep.to(x.dtype) / (1 - self.rate))

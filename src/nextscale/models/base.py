@@ -85,9 +85,9 @@ class NextScaleModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(self, inputs: Sequence[Tensor], condition: Condition) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], condition: Condition, recompute: bool = False) -> Tensor:
         """Teacher-forced logits (R, L, V) float32 of all scales from the inputs (R, c, h_k, w_k) of the scales after
-        the first.
+        the first. recompute: blocks keep their input alone until the gradients are computed.
         """
 
     @abstractmethod

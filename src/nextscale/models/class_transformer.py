@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nextscale.errors import InputError, PlanError
 from nextscale.layers.adaln import modulate
@@ -24,7 +26,7 @@ class ClassTransformerConfig:
     depth.
 
     classes: without the null class; codes, code_dim: the tokenizer's; sizes: the trained schedule; l2_norm:
-    unit queries and keys; drop_path: rate of the last block in training.
+    unit queries and keys; drop_path: rate of the last block in training, see ``ClassTransformer.drop_paths``.
     """
 
     depth: int
@@ -59,6 +61,8 @@ class ClassTransformer(NextScaleModel):
     guidance = "ramp"
     name: str
     """What messages call the model."""
+    gates: int
+    """Residual branches of a block; their gates stand first in its modulation."""
     head_ada_lin: nn.Linear
     head_lin: nn.Linear
 
@@ -91,6 +95,22 @@ class ClassTransformer(NextScaleModel):
         vector = self.class_embedding(labels)
         modulation = self.modulation(nn.functional.silu(vector))
         return Condition(start=vector[:, None] + self.pos_start, vector=vector, modulation=modulation)
+
+    def drop_paths(self, condition: Condition, chance: Tensor) -> Condition:
+        """Stochastic depth for training (arXiv 1603.09382): a residual branch is dropped by closing its gate.
+
+        chance: uniform numbers (R, blocks, gates). Where one is below the rate of its block, the gate becomes 0; the
+        others open by 1 / (1 - rate), so that the mean stays.
+        """
+        if not self.config.drop_path:
+            return condition
+        modulation = []
+        for i, whole in enumerate(condition.modulation):
+            rate = self.config.drop_path_of(i)
+            factor = (chance[:, i] >= rate).to(whole.dtype) / (1 - rate)
+            gates, others = whole[:, :, : self.gates], whole[:, :, self.gates :]
+            modulation.append(torch.cat([gates * factor[:, None, :, None], others], 2))
+        return replace(condition, modulation=tuple(modulation))
 
     def embed(self, inputs: Tensor | None, k: int, condition: Condition) -> Tensor:
         """Input of scale k: tokens (R, l, C) with their position and level."""
@@ -129,3 +149,12 @@ class ClassTransformer(NextScaleModel):
             nn.init.trunc_normal_(embedding, std=std)
         self.head_lin.weight.mul_(head)
         self.head_ada_lin.weight.mul_(0.5)
+
+
+def run_block(block: nn.Module, recompute: bool, *arguments: Any) -> Tensor:
+    """``block(*arguments)``. With ``recompute`` it keeps nothing but its arguments, and what its gradient needs is
+    computed once more (activation checkpointing, arXiv 1604.06174).
+    """
+    if not recompute:
+        return block(*arguments)
+    return checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)

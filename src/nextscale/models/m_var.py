@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from nextscale.errors import InputError
-from nextscale.layers.adaln import DropPath, FeedForward, modulate
+from nextscale.layers.adaln import FeedForward, modulate
 from nextscale.layers.attention import Attention
 from nextscale.layers.mamba2 import Mamba2
 from nextscale.layers.slots import AttentionSlot
 from nextscale.memory.segments import TeacherForcing
 from nextscale.models.base import Condition, Slots
-from nextscale.models.class_transformer import ClassTransformer, ClassTransformerConfig
+from nextscale.models.class_transformer import ClassTransformer, ClassTransformerConfig, run_block
 from nextscale.scales import ScaleSchedule
 
 InterScaleMixer = Mamba2 | Attention
@@ -72,12 +72,13 @@ class MVAR(ClassTransformer):
     """
 
     name = "M-VAR"
+    gates = 3
     config: MVARConfig
 
     def __init__(self, config: MVARConfig) -> None:
         super().__init__(config)
         c = config.width
-        blocks = [Block(config, inter_scale_mixer(config), config.drop_path_of(i)) for i in range(config.depth)]
+        blocks = [Block(config, inter_scale_mixer(config)) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
         self.slots = tuple(spec for block in blocks for spec in (block.attention.spec, block.mixer.spec))
         self.memory = "recurrent" if config.mixer == "mamba2" else "full"
@@ -87,11 +88,11 @@ class MVAR(ClassTransformer):
     def modulation(self, activated: Tensor) -> tuple[Tensor, ...]:
         return tuple(block.modulation(activated) for block in self.blocks)  # type: ignore[operator]
 
-    def forward(self, inputs: Sequence[Tensor], condition: Condition) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], condition: Condition, recompute: bool = False) -> Tensor:
         x = torch.cat([self.embed(x_k, k, condition) for k, x_k in enumerate([None, *inputs])], 1)
         memory = TeacherForcing(self.slots, self.schedule.prefix(len(inputs) + 1), x.device)
         for i, block in enumerate(self.blocks):
-            x = block(x, condition.modulation[i], memory.slot(2 * i), memory.slot(2 * i + 1))
+            x = run_block(block, recompute, x, condition.modulation[i], memory.slot(2 * i), memory.slot(2 * i + 1))
         return self.head(x, condition)
 
     def step(
@@ -129,14 +130,13 @@ class Block(nn.Module):
     gate.
     """
 
-    def __init__(self, config: MVARConfig, mixer: InterScaleMixer, drop_path: float) -> None:
+    def __init__(self, config: MVARConfig, mixer: InterScaleMixer) -> None:
         super().__init__()
         c = config.width
         self.eps = config.norm_eps
         self.attention = Attention(c, config.heads, config.l2_norm, reads="own")
         self.mixer = mixer
         self.ffn = FeedForward(c, round(c * config.mlp_ratio))
-        self.drop_path = DropPath(drop_path)
         self.ada_lin = nn.Linear(c, 9 * c)
 
     def modulation(self, activated: Tensor) -> Tensor:
@@ -148,9 +148,9 @@ class Block(nn.Module):
         for.
         """
         gamma1, gamma2, gamma3, s1, s2, s3, b1, b2, b3 = modulation.unbind(2)
-        x = x + self.drop_path(gamma1 * self.attention(modulate(x, s1, b1, self.eps), own))
-        x = x + self.drop_path(gamma2 * self.mixer(modulate(x, s2, b2, self.eps), past))
-        return x + self.drop_path(gamma3 * self.ffn(modulate(x, s3, b3, self.eps)))
+        x = x + gamma1 * self.attention(modulate(x, s1, b1, self.eps), own)
+        x = x + gamma2 * self.mixer(modulate(x, s2, b2, self.eps), past)
+        return x + gamma3 * self.ffn(modulate(x, s3, b3, self.eps))
 
     def flops(self, tokens: int, seen: int) -> int:
         """FLOPs of :meth:`forward` for ``tokens`` tokens of one scale and one row; ``seen``: tokens of all

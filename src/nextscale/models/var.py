@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nextscale.layers.adaln import DropPath, FeedForward, modulate
+from nextscale.layers.adaln import FeedForward, modulate
 from nextscale.layers.attention import Attention
 from nextscale.layers.slots import AttentionSlot
 from nextscale.memory.segments import TeacherForcing
 from nextscale.models.base import Condition, Slots
-from nextscale.models.class_transformer import ClassTransformer, ClassTransformerConfig
+from nextscale.models.class_transformer import ClassTransformer, ClassTransformerConfig, run_block
 from nextscale.scales import ScaleSchedule
 
 
@@ -49,6 +49,7 @@ class VAR(ClassTransformer):
     """See :class:`~nextscale.models.base.NextScaleModel` for the methods."""
 
     name = "VAR"
+    gates = 2
     memory = "full"
     config: VARConfig
 
@@ -56,7 +57,7 @@ class VAR(ClassTransformer):
         super().__init__(config)
         c = config.width
         self.shared_ada_lin = nn.Linear(c, 6 * c) if config.shared_adaln else None
-        blocks = [Block(config, config.drop_path_of(i)) for i in range(config.depth)]
+        blocks = [Block(config) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
         self.slots = tuple(block.attention.spec for block in blocks)
         self.head_ada_lin = nn.Linear(c, 2 * c)
@@ -66,11 +67,11 @@ class VAR(ClassTransformer):
         shared = None if self.shared_ada_lin is None else self.shared_ada_lin(activated)
         return tuple(block.modulation(activated, shared) for block in self.blocks)  # type: ignore[operator]
 
-    def forward(self, inputs: Sequence[Tensor], condition: Condition) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], condition: Condition, recompute: bool = False) -> Tensor:
         x = torch.cat([self.embed(x_k, k, condition) for k, x_k in enumerate([None, *inputs])], 1)
         memory = TeacherForcing(self.slots, self.schedule.prefix(len(inputs) + 1), x.device)
         for i, block in enumerate(self.blocks):
-            x = block(x, condition.modulation[i], memory.slot(i))
+            x = run_block(block, recompute, x, condition.modulation[i], memory.slot(i))
         return self.head(x, condition)
 
     def step(
@@ -104,13 +105,12 @@ class Block(nn.Module):
     """Attention and feed-forward, each behind an AdaLN and a learned gate:
     x + gamma1 Attn(LN(x)(1 + s1) + b1), then x + gamma2 FFN(LN(x)(1 + s2) + b2)."""
 
-    def __init__(self, config: VARConfig, drop_path: float) -> None:
+    def __init__(self, config: VARConfig) -> None:
         super().__init__()
         c = config.width
         self.eps = config.norm_eps
         self.attention = Attention(c, config.heads, config.l2_norm)
         self.ffn = FeedForward(c, round(c * config.mlp_ratio))
-        self.drop_path = DropPath(drop_path)
         self.ada_lin = None if config.shared_adaln else nn.Linear(c, 6 * c)
         self.ada_gss = nn.Parameter(torch.randn(6, c) / math.sqrt(c)) if config.shared_adaln else None
 
@@ -123,8 +123,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor, slot: AttentionSlot) -> Tensor:
         gamma1, gamma2, s1, s2, b1, b2 = modulation.unbind(2)
-        x = x + self.drop_path(gamma1 * self.attention(modulate(x, s1, b1, self.eps), slot))
-        return x + self.drop_path(gamma2 * self.ffn(modulate(x, s2, b2, self.eps)))
+        x = x + gamma1 * self.attention(modulate(x, s1, b1, self.eps), slot)
+        return x + gamma2 * self.ffn(modulate(x, s2, b2, self.eps))
 
     def flops(self, tokens: int, seen: int) -> int:
         """FLOPs of :meth:`forward` for ``tokens`` tokens of one row that see ``seen`` keys."""

@@ -1,11 +1,13 @@
 """Training a class-conditional generator (VAR, M-VAR) on the tokens of a frozen tokenizer.
 
-Loss: cross-entropy, the mean over all tokens of all scales. Every image is encoded once, before training.
+Loss: cross-entropy, the mean over all tokens of all scales, which may have weights. The images and some variants of
+them are encoded once, before training, or new variants at every step (see ``tokens.py``).
 Shape letters: ``N`` images of the set, ``B`` batch, ``h w`` one token map, ``L`` tokens of all scales, ``V`` codes.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nextscale.conditions.classes import ClassVocabulary
-from nextscale.data.images import ImageData
+from nextscale.data.images import ImageData, Source
+from nextscale.errors import InputError
 from nextscale.evaluation.generator import score_generator
-from nextscale.evaluation.tokenizer import encode_all
 from nextscale.models.class_transformer import ClassTransformer
 from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.models.var import VAR, VARConfig
@@ -25,15 +27,18 @@ from nextscale.pipeline import Pipeline
 from nextscale.tokenizers.base import Tokenizer, inputs
 from nextscale.training.generator_recipe import MVARRecipe, VARRecipe
 from nextscale.training.objectives import Metrics, picture
-
-Maps = list[Tensor]
-"""One token map (N, h, w) per scale."""
+from nextscale.training.order import SampleNoise
+from nextscale.training.tokens import Augmentation, Progress, Tokens, cached_tokens, encode
 
 SAMPLES, SAMPLES_PER_ROW = 24, 12
 
 
 class GeneratorObjective:
-    """See the module's docstring. ``tokenizer`` is frozen and belongs to the exported pipeline."""
+    """See the module's docstring.
+
+    tokenizer: frozen; it belongs to the exported pipeline. revision: what names its weights. cache: the folder that
+    tokens are kept in. progress: called with (images encoded, images to encode) before training.
+    """
 
     def __init__(
         self,
@@ -41,36 +46,65 @@ class GeneratorObjective:
         train: ImageData,
         heldout: ImageData,
         tokenizer: Tokenizer,
+        revision: str,
         vocabulary: ClassVocabulary,
         device: torch.device,
+        cache: Path,
         name: str = "unnamed",
+        progress: Progress | None = None,
     ) -> None:
-        self.name = name
-        self.recipe, self.tokenizer, self.vocabulary, self.device = recipe, tokenizer.to(device), vocabulary, device
-        self.images = len(train)
+        self.name, self.recipe, self.train, self.vocabulary, self.device = name, recipe, train, vocabulary, device
+        self.tokenizer, self.images = tokenizer.to(device), len(train)
+        if recipe.sampling.top_k > tokenizer.code_count:
+            raise InputError(
+                f"sampling.top_k is {recipe.sampling.top_k}, but the tokenizer has {tokenizer.code_count} codes; "
+                "expected at most as many, 0 for off"
+            )
         self.module = new_model(recipe, tokenizer, len(vocabulary)).to(device)
-        self.plain = self._encode(train.images)
-        self.mirrored = self._encode(train.images.flip(-1)) if recipe.data.flip else self.plain
-        self.labels = train.labels.to(device)
-        mirrors = [recipe.data.flip * (name not in recipe.data.unmirrored) for name in vocabulary.names]
-        self.flip = torch.tensor(mirrors, device=device)
-        self.heldout, self.heldout_labels = self._encode(heldout.images), heldout.labels.to(device)
+        self.weights = token_weights(recipe, tokenizer).to(device)
+        self.ignorance = {"loss": math.log(tokenizer.code_count)}
+        self.labels = vocabulary.labels(train.labels, train.style_labels).to(device)
+        self.heldout_labels = vocabulary.labels(heldout.labels, heldout.style_labels).to(device)
+        self.warnings = [_one_class(train)] if len(train.labels.unique()) == 1 else []
+        data = recipe.data
+        self.augmentation = Augmentation(data.flip, data.unmirrored, data.shift, data.recolour)
+        self.tokens: Tokens | None = None
+        if data.copies:
+            self.tokens, damaged = cached_tokens(
+                cache, self.tokenizer, revision, train, data.copies, self.augmentation, progress
+            )
+            self.warnings += damaged
+        held_out, damaged = cached_tokens(cache, self.tokenizer, revision, heldout, progress=progress)
+        self.warnings += damaged
+        self.heldout = self._maps(held_out.all())
+        self.reads: Source = self.tokens or train
 
     def begin(self, generator: torch.Generator) -> None:
         """Nothing to prepare."""
 
-    def loss(self, model: nn.Module, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        chance = torch.rand(len(rows), generator=generator).to(self.device)
-        dropped = (torch.rand(len(rows), generator=generator) < self.recipe.loss.label_drop).to(self.device)
-        rows = rows.to(self.device)
-        turned = chance < self.flip[self.labels[rows]]
-        pairs = zip(self.plain, self.mirrored, strict=True)
-        tokens = [torch.where(turned[:, None, None], m[rows], p[rows]) for p, m in pairs]
-        labels = self.labels[rows].masked_fill(dropped, self.module.null_class)
-        logits, targets = self._logits(model, self.module, tokens, labels)
+    def loss(self, model: nn.Module, rows: Tensor, noise: SampleNoise) -> tuple[Tensor, dict[str, Tensor]]:
+        variant = noise.uniform()
+        dropped = (noise.uniform() < self.recipe.loss.label_drop).to(self.device)
+        paths = noise.uniform(self.module.config.depth, self.module.gates).to(self.device)
+        targets = self._variants(rows, variant, noise).to(self.device)
+        labels = self.labels[rows.to(self.device)].masked_fill(dropped, self.module.null_class)
+        condition = self.module.drop_paths(self.module.condition(labels), paths)
+        with torch.no_grad():
+            seen = inputs(self.tokenizer, self._maps(targets))
+        logits = model(seen, condition, self.recipe.run.checkpointing).float()
         smoothing = self.recipe.loss.label_smoothing
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), label_smoothing=smoothing)
-        return loss, {"accuracy": (logits.detach().argmax(-1) == targets).float().mean()}
+        losses = F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), reduction="none", label_smoothing=smoothing
+        ).view_as(targets)
+        accuracy = (logits.detach().argmax(-1) == targets).float().mean()
+        return (losses * self.weights).mean(), {"accuracy": accuracy}
+
+    def _variants(self, rows: Tensor, variant: Tensor, noise: SampleNoise) -> Tensor:
+        """Tokens (B, L) of a variant of each image of ``rows``, chosen by ``variant`` (B,), uniform in [0, 1)."""
+        if self.tokens is not None:
+            return self.tokens.read((variant * self.recipe.data.copies).long(), rows)
+        turned = variant < self.augmentation.flip
+        return encode(self.tokenizer, self.augmentation.images(self.train, rows, turned, noise, self.device))
 
     def after_step(self, optimizer: torch.optim.Optimizer, average: nn.Module, generator: torch.Generator) -> Metrics:
         return {}
@@ -84,11 +118,16 @@ class GeneratorObjective:
             metrics |= {f"loss_{k}": score.loss, f"accuracy_{k}": score.accuracy}
         return metrics
 
+    def merit(self, held_out: Metrics) -> float:
+        return -held_out["loss"]
+
     def sample(self, module: nn.Module) -> Image.Image:
-        """One image of each of up to 24 classes, spread over all of them; image i has seed i."""
+        """One image of each of up to 24 classes, spread over all of them, styles by turns; image i has seed i."""
+        names, styles = self.vocabulary.names, self.vocabulary.styles
         count = min(SAMPLES, len(self.vocabulary))
-        labels = torch.linspace(0, len(self.vocabulary) - 1, count).long().tolist()
-        result = self._pipeline(module)(class_labels=labels, seed=0, output_type="pt")
+        labels = torch.linspace(0, len(names) - 1, count).long().tolist()
+        drawn_in = [styles[i % len(styles)] for i in range(count)] if styles else None
+        result = self._pipeline(module)(class_labels=labels, style=drawn_in, seed=0, output_type="pt")
         return picture(list((result.images * 2 - 1).split(SAMPLES_PER_ROW)))
 
     def state(self) -> dict[str, Tensor]:
@@ -105,16 +144,36 @@ class GeneratorObjective:
         defaults = self.recipe.sampling.model_dump()
         return Pipeline(self.tokenizer, module, self.vocabulary, name=self.name, defaults=defaults)
 
-    def _encode(self, images: Tensor) -> Maps:
-        """Token maps of uint8 images (N, 3, H, W), in float32 whatever the precision of training."""
-        return [maps.to(self.device) for maps in encode_all(self.tokenizer, images)]
+    def _maps(self, tokens: Tensor) -> list[Tensor]:
+        """Tokens (B, L) as one token map (B, h, w) per scale."""
+        schedule = self.tokenizer.schedule
+        return [part.unflatten(1, size) for part, size in zip(tokens.split(schedule.lengths, 1), schedule, strict=True)]
 
-    def _logits(self, model: nn.Module, raw: ClassTransformer, tokens: Maps, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, L, V) float32 and targets (B, L). ``model`` is ``raw`` as the engine has wrapped it."""
-        with torch.no_grad():
-            seen = inputs(self.tokenizer, tokens)
-        logits = model(seen, raw.condition(labels))
-        return logits.float(), torch.cat([t.flatten(1) for t in tokens], 1)
+
+def token_weights(recipe: VARRecipe | MVARRecipe, tokenizer: Tokenizer) -> Tensor:
+    """How much each token (L,) counts in the loss; the mean is 1.
+
+    Raises:
+        InputError: the recipe has not as many weights as the tokenizer has scales.
+    """
+    schedule, weights = tokenizer.schedule, recipe.loss.scale_weights
+    if weights is None:
+        return torch.ones(schedule.tokens)
+    if len(weights) != len(schedule):
+        raise InputError(
+            f"loss.scale_weights has {len(weights)} numbers; expected one for each of the tokenizer's {len(schedule)} "
+            "scales"
+        )
+    repeated = torch.tensor(weights).repeat_interleave(torch.tensor(schedule.lengths))
+    return repeated / repeated.mean()
+
+
+def _one_class(train: ImageData) -> str:
+    (label,) = train.labels.unique().tolist()
+    return (
+        f"all {len(train)} training images are of one class, {train.classes[label]!r}: the generator will know no "
+        "other; put images into one folder per class if they are of several kinds"
+    )
 
 
 def new_model(recipe: VARRecipe | MVARRecipe, tokenizer: Tokenizer, classes: int) -> ClassTransformer:

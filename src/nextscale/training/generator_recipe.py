@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from nextscale.training.sections import DataSection, OptimSection, RunSection, ScheduleSection, Section, Share
 
 
 class GeneratorDataSection(DataSection):
-    """unmirrored: names of classes whose images are never mirrored, such as letters and arrows; names that the data do
-    not have are passed over.
+    """copies: how many versions of every training image are encoded beforehand; the first is the image as it is, the
+    others vary. With 0 every step encodes new ones, which costs time and no disk.
+
+    How they vary: flip: share of mirrored ones; unmirrored: names of classes that never are, such as letters and
+    arrows (names that the data do not have are passed over); shift: largest displacement in pixels, white coming in
+    behind; recolour: share whose red, green and blue are exchanged at random. Pictures that are larger than the
+    resolution are cropped at random places.
     """
 
+    copies: int = Field(default=1, ge=0)
     unmirrored: tuple[str, ...] = ()
+    shift: int = Field(default=0, ge=0)
+    recolour: Share = 0.0
+
+    @model_validator(mode="after")
+    def _heard(self) -> GeneratorDataSection:
+        if self.copies == 1 and (self.flip or self.shift or self.recolour):
+            raise ValueError("flip, shift and recolour change copies beside the first: give copies = 2 or more, or 0")
+        return self
 
 
 class TransformerSection(Section):
@@ -52,10 +66,20 @@ class MVARSection(TransformerSection):
 
 
 class GeneratorLoss(Section):
-    """label_smoothing: of the cross-entropy; label_drop: share of labels replaced by the null class while training."""
+    """label_smoothing: of the cross-entropy; label_drop: share of labels replaced by the null class while training;
+    scale_weights: how much a token of each scale counts, all the same where it is left out.
+    """
 
     label_smoothing: Share = 0.0
     label_drop: Share = 0.1
+    scale_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None
+
+    @field_validator("scale_weights")
+    @classmethod
+    def _not_all_zero(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and not any(value):
+            raise ValueError("one of the weights must be above 0")
+        return value
 
 
 class SamplingSection(Section):
@@ -67,6 +91,14 @@ class SamplingSection(Section):
     top_p: Share = 0.0
 
 
+class GeneratorRunSection(RunSection):
+    """checkpointing: blocks keep their input alone and compute the rest again for the gradients, which saves most of
+    the memory of activations for a third more time.
+    """
+
+    checkpointing: bool = False
+
+
 class GeneratorRecipe(Section):
     """How to train a class-conditional generator on the tokens of a frozen tokenizer."""
 
@@ -75,7 +107,7 @@ class GeneratorRecipe(Section):
     sampling: SamplingSection = SamplingSection()
     optim: OptimSection
     schedule: ScheduleSection
-    run: RunSection
+    run: GeneratorRunSection
 
 
 class VARRecipe(GeneratorRecipe):

@@ -15,16 +15,18 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nextscale.errors import InputError
+from nextscale.training.classifier_recipe import ClassifierRecipe
 from nextscale.training.generator_recipe import MVARRecipe, VARRecipe
 from nextscale.training.tokenizer_recipe import TokenizerRecipe
 
 SHIPPED = Path(__file__).parent / "recipes"
 
-Recipe = TokenizerRecipe | VARRecipe | MVARRecipe
-KINDS: dict[str, type[TokenizerRecipe] | type[VARRecipe] | type[MVARRecipe]] = {
+Recipe = TokenizerRecipe | VARRecipe | MVARRecipe | ClassifierRecipe
+KINDS: dict[str, type[TokenizerRecipe] | type[VARRecipe] | type[MVARRecipe] | type[ClassifierRecipe]] = {
     "tokenizer": TokenizerRecipe,
     "var": VARRecipe,
     "m-var": MVARRecipe,
+    "classifier": ClassifierRecipe,
 }
 
 

@@ -3,18 +3,27 @@
 RUN is
 
     RUN/recipe.yaml                       the resolved recipe, code version and data hash
+    RUN/price.json                        what the run was expected to cost, and what it has cost
     RUN/log.jsonl                         one line per logged step
+    RUN/log.csv                           the same as a table, written with every checkpoint
     RUN/checkpoints/step-000500/          weights, their average, optimiser and counters
     RUN/samples/step-000500.png
     RUN/export/                           the averaged weights as a checkpoint that the library loads
+
+Only the main process of a run writes; the others read checkpoints from the same folder.
 """
 
 from __future__ import annotations
 
+import csv
+import fcntl
+import io
 import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +35,7 @@ from torch import Tensor, nn
 
 import nextscale
 from nextscale.errors import CheckpointError, InputError, TrainingError
-from nextscale.training.recipe import Recipe, differences
+from nextscale.training.recipe import Recipe, differences, parse_recipe
 
 Log = dict[str, float | int | str]
 
@@ -41,8 +50,35 @@ class RunFolder:
             (path / "samples").mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"the run folder {path} cannot be written: {error.strerror}") from None
-        for left_over in [*(path / "checkpoints").glob("tmp-*"), *path.glob(".export.*")]:
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else writes here meanwhile. Clears away what a run that was killed left half-written.
+
+        Raises:
+            TrainingError: another run is writing here.
+        """
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise TrainingError(f"another run is writing to {self.path}; stop it, or choose another folder") from None
+        try:
+            self._clear()
+            yield
+        finally:
+            os.close(handle)  # which gives the lock back, as the end of the process does
+
+    def _clear(self) -> None:
+        for left_over in (self.path / "checkpoints").glob("tmp-*"):
             shutil.rmtree(left_over)
+        export, aside = self.path / "export", [*self.path.glob(".export.*")]
+        before = [folder for folder in aside if folder.suffix == ".old"]
+        if before and not export.exists():  # killed between taking the old one away and putting the new one there
+            before[0].rename(export)
+        for left_over in [*aside, *self.path.glob(".*.tmp-*")]:
+            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink(missing_ok=True)
 
     def claim(self, recipe: Recipe, facts: dict[str, Any], source: str) -> None:
         """Save the recipe with ``facts`` about the data (hash, ...), or check that the run in the folder has the same.
@@ -53,7 +89,7 @@ class RunFolder:
         if file.is_file() and self.checkpoints():
             found = _read_yaml(file)
             known = {key: (found.get("data") or {}).get(key) for key in facts}
-            changed = differences({"recipe": found.get("recipe") or {}, "data": known}, wanted)
+            changed = differences({"recipe": _completed(found.get("recipe") or {}), "data": known}, wanted)
             if changed:
                 raise TrainingError(
                     f"{self.path} holds a run with another recipe ({changed[0]}); "
@@ -67,20 +103,35 @@ class RunFolder:
         """Complete checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("step-*"), key=_step)
 
+    def last_good(self) -> str:
+        """Where a run can go on from, as the end of a sentence."""
+        found = self.checkpoints()
+        return f"the last good checkpoint is {found[-1]}" if found else "no checkpoint had been written yet"
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of ``step`` lies, or will."""
+        return self.path / "checkpoints" / f"step-{step:06d}"
+
     def save(self, step: int, tensors: dict[str, dict[str, Tensor]]) -> Path:
-        """Write ``tensors`` (one safetensors file per key) as the checkpoint of ``step``; then remove the oldest."""
-        target = self.path / "checkpoints" / f"step-{step:06d}"
+        """Write ``tensors`` (one safetensors file per key) as the checkpoint of ``step``; then remove the oldest.
+
+        A checkpoint is on the disk, the log up to it included, before it carries its name and before another one goes.
+        """
+        target = self.checkpoint(step)
         if not target.exists():
             aside = target.with_name(f"tmp-{target.name}-{os.getpid()}")
             try:
                 aside.mkdir()
                 for name, group in tensors.items():
                     save_file({key: t.detach().contiguous() for key, t in group.items()}, aside / f"{name}.safetensors")
+                for written in [self.path / "log.jsonl", *aside.iterdir(), aside]:
+                    _to_disk(written)
                 aside.rename(target)
+                _to_disk(target.parent)
             except (OSError, SafetensorError) as error:
                 shutil.rmtree(aside, ignore_errors=True)
                 raise TrainingError(
-                    f"the checkpoint of step {step} could not be written to {self.path}: {error}"
+                    f"the checkpoint of step {step} could not be written to {self.path} ({error}); {self.last_good()}"
                 ) from None
         for old in self.checkpoints()[: -self.keep]:
             gone = old.with_name(f"tmp-{old.name}")
@@ -113,11 +164,23 @@ class RunFolder:
             kept = [line for line in file.read_text().splitlines() if _line_step(line) <= step]
             write_text(file, "".join(line + "\n" for line in kept))
 
+    def write_table(self) -> None:
+        """Write the log as a table: a row per line, a column per number that occurs."""
+        file = self.path / "log.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        columns = dict.fromkeys(key for line in lines for key in line)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        write_text(self.path / "log.csv", table.getvalue())
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename it."""
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     aside.write_text(text)
+    _to_disk(aside)
     aside.replace(path)
 
 
@@ -145,6 +208,24 @@ def code_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _to_disk(path: Path) -> None:
+    """Come back when the file or folder is on the disk and not in the system's memory only."""
+    if path.exists():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A saved recipe with the defaults of entries that did not exist when it was saved."""
+    try:
+        return parse_recipe(recipe, "saved").model_dump(mode="json")
+    except InputError:
+        return recipe
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -62,15 +62,20 @@ class ScheduleSection(Section):
 
 
 class RunSection(Section):
-    """batch: images per step; precision: of matrix products (weights stay float32); the ``_every``: in steps; keep: how
-    many checkpoints are held.
+    """batch: images per step, over all processes; accumulate: parts in which each process computes its share, one after
+    another, to save memory; precision: of matrix products (weights stay float32); compile: use ``torch.compile``; the
+    ``_every``: in steps; keep: how many checkpoints are held; export: which averaged weights the folder ``export``
+    holds, the last ones or those that were best on the held-out images so far.
     """
 
     batch: int = Field(ge=1)
+    accumulate: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
     precision: Literal["bf16", "fp32"] = "bf16"
+    compile: bool = False
     log_every: int = Field(default=10, ge=1)
     validate_every: int = Field(default=500, ge=1)
     sample_every: int = Field(default=500, ge=1)
     save_every: int = Field(default=250, ge=1)
     keep: int = Field(default=2, ge=1)
+    export: Literal["last", "best"] = "last"

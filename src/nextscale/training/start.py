@@ -7,26 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
+from nextscale.checkpoints.load import revision
 from nextscale.checkpoints.store import load_component
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.data.emoji_reader import read_metadata
 from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData
-from nextscale.device import choose_device
-from nextscale.errors import InputError, TrainingError
-from nextscale.pipeline import checkpoint_folder, revision
+from nextscale.errors import InputError
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training import order
-from nextscale.training.generator import GeneratorObjective
+from nextscale.training.classifier import ClassifierObjective
+from nextscale.training.classifier_recipe import ClassifierRecipe
+from nextscale.training.engine import engine
+from nextscale.training.generator import GeneratorObjective, new_model
+from nextscale.training.initial import Origin, folder_of, merged
 from nextscale.training.objectives import Objective
+from nextscale.training.parallel import my_parts, rank, wait_for_all
+from nextscale.training.progress import Progress, silent
 from nextscale.training.recipe import KINDS, Recipe, load_recipe
 from nextscale.training.runfolder import RunFolder
 from nextscale.training.tokenizer import TokenizerObjective
 from nextscale.training.tokenizer_recipe import TokenizerRecipe
-from nextscale.training.trainer import Progress, Trainer
+from nextscale.training.trainer import Trainer
 
 
 def start(
@@ -37,69 +40,102 @@ def start(
     tokenizer: str | None = None,
     overrides: list[str] | None = None,
     device: str = "auto",
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[Progress], None] = silent,
+    init: str | None = None,
+    cache: Path | None = None,
 ) -> Trainer:
     """A trainer that is ready to run, or to resume where ``output`` holds a checkpoint.
 
-    kind: ``tokenizer``, ``var`` or ``m-var``; recipe, overrides: see ``load_recipe``; data: an emoji set or a folder of
-    images; tokenizer: a bundled name, a checkpoint or the run that trained it (generators only). Raises a
-    ``NextscaleError`` for what cannot be done.
+    kind: ``tokenizer``, ``var``, ``m-var`` or ``classifier``; recipe, overrides: see ``load_recipe``; data: an emoji
+    set or a folder of images; tokenizer: a bundled name, a checkpoint or the run that trained it (generators only; by
+    default that of ``init``); init: a checkpoint to start from, named likewise; cache: the folder for encoded tokens,
+    ``tokens`` in the run folder by default. Raises a ``NextscaleError`` for what cannot be done.
     """
     if kind not in KINDS:
         raise InputError(f"there is nothing to train called {kind!r}; choose {' or '.join(KINDS)}")
     resolved = load_recipe(recipe, overrides)
     if resolved.kind != kind:
         raise InputError(f"{recipe} is a recipe for a {resolved.kind}, but a {kind} was asked for")
-    frozen = _frozen(resolved, tokenizer)
-    accelerator = engine(resolved, device)
-    train = load_data(data, resolved.data.resolution, "train")
-    heldout = load_data(data, resolved.data.resolution, "heldout")
+    origin = None if init is None else Origin.load(init, _component(resolved))
+    frozen = _frozen(resolved, tokenizer, origin)
+    accelerator = engine(resolved.run, device)
+    my_parts(resolved.run.batch, resolved.run.accumulate)  # refuses a batch that cannot be split
+    shown = progress if rank() == 0 else silent
+    reading, encoding = (_counted(shown, kind) for kind in ("reading", "encoding"))
+    train = load_data(data, resolved.data.resolution, "train", progress=reading)
+    heldout = load_data(data, resolved.data.resolution, "heldout", progress=reading)
+    if isinstance(resolved, ClassifierRecipe) and len(train.classes) < 2:
+        raise InputError(f"all images of {data} are of one class, {train.classes[0]!r}; a classifier needs two or more")
     folder = RunFolder(output, resolved.run.keep)
     facts: dict[str, Any] = {"hash": train.hash, "images": len(train)}
-    folder.claim(resolved, facts if frozen is None else facts | {"tokenizer": frozen[1]}, str(data.resolve()))
+    facts |= {} if frozen is None else {"tokenizer": frozen[1]}
+    facts |= {} if origin is None else {"init": revision(origin.folder)}
+    if rank() == 0:
+        folder.claim(resolved, facts, str(data.resolve()))
+    wait_for_all()
     torch.manual_seed(order.key(resolved.run.seed, "weights"))
     if isinstance(resolved, TokenizerRecipe):
         objective: Objective = TokenizerObjective(resolved, train, heldout, accelerator.device)
+    elif isinstance(resolved, ClassifierRecipe):
+        objective = ClassifierObjective(resolved, train, heldout, families_of(data, heldout), accelerator.device)
     else:
         assert frozen is not None
         vocabulary, name = vocabulary_of(data, train), output.resolve().name
-        objective = GeneratorObjective(resolved, train, heldout, frozen[0], vocabulary, accelerator.device, name)
-    return Trainer(objective, resolved, folder, accelerator, progress)
+        vocabulary = vocabulary if origin is None else merged(vocabulary, origin.vocabulary)
+        tokens = cache or output / "tokens"
+        objective = GeneratorObjective(
+            resolved, train, heldout, *frozen, vocabulary, accelerator.device, tokens, name, encoding
+        )
+    if origin is not None:
+        origin.give_weights(objective.module, getattr(objective, "vocabulary", None))
+    reads = objective.reads if isinstance(objective, GeneratorObjective) else train
+    return Trainer(objective, resolved, folder, accelerator, reads, shown, origin is not None)
 
 
-def engine(recipe: Recipe, device: str) -> Accelerator:
-    """Accelerate in the recipe's precision. Raises ``TrainingError`` if it gives something else than was asked for."""
-    wanted, _ = choose_device(device)
-    precision = "no" if recipe.run.precision == "fp32" else recipe.run.precision
-    AcceleratorState._reset_state()  # it remembers the precision of the process's last run, and refuses another
-    accelerator = Accelerator(mixed_precision=precision, cpu=wanted.type == "cpu")
-    if accelerator.num_processes > 1:
-        raise TrainingError(f"{accelerator.num_processes} processes were started, but training runs in one for now")
-    given = (accelerator.device.type, accelerator.mixed_precision)
-    if given != (wanted.type, precision):
-        raise TrainingError(f"training was asked for on {wanted.type} in {precision}, but the engine took {given}")
-    return accelerator
+def _component(recipe: Recipe) -> str:
+    """What a checkpoint calls the thing that a recipe trains."""
+    if isinstance(recipe, ClassifierRecipe):
+        return recipe.model.network
+    return "tokenizer" if isinstance(recipe, TokenizerRecipe) else "model"
+
+
+def _counted(progress: Callable[[Progress], None], kind: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(Progress(kind, done, total))
 
 
 def vocabulary_of(data: Path, train: ImageData) -> ClassVocabulary:
     """Class names of a data set, with names and keywords of the things in them where it is an emoji set."""
     records = read_metadata(data) if (data / "dataset.json").is_file() else []
-    return ClassVocabulary.from_records(train.classes, records)
+    return ClassVocabulary.from_records(train.classes, records, train.styles)
 
 
-def _frozen(recipe: Recipe, name: str | None) -> tuple[Tokenizer, str] | None:
-    """The frozen tokenizer of a generator, float32, and its revision; None for recipes that train a tokenizer."""
-    if recipe.kind == "tokenizer":
+def families_of(data: Path, images: ImageData) -> list[str]:
+    """The family of every image, the drawings of one thing; outside emoji sets each image is one of its own."""
+    records = read_metadata(data) if (data / "dataset.json").is_file() else []
+    families = {record["name"]: record["family"] for record in records}
+    return [families.get(name, name) for name in images.names]
+
+
+def _frozen(recipe: Recipe, name: str | None, origin: Origin | None) -> tuple[Tokenizer, str] | None:
+    """The frozen tokenizer of a generator, float32, and its revision; None for recipes that need none.
+
+    Checks that a generator can start from ``origin``, before its images are encoded.
+    """
+    if isinstance(recipe, TokenizerRecipe | ClassifierRecipe):
         if name is not None:
-            raise InputError(f"--tokenizer {name} was given, but a tokenizer recipe needs none")
+            raise InputError(f"--tokenizer {name} was given, but a {recipe.kind} recipe needs none")
         return None
+    if name is None and origin is not None:
+        name = origin.name
     if name is None:
         raise InputError("a generator needs the tokenizer whose tokens it learns; name it with --tokenizer")
-    exported = Path(name) / "export"
-    folder = checkpoint_folder(exported if exported.is_dir() else name)
+    folder = folder_of(name)
     tokenizer = load_component(folder, "tokenizer")
     assert isinstance(tokenizer, Tokenizer)
     side, wanted = tokenizer.schedule.grid[0] * tokenizer.stride, recipe.data.resolution
     if side != wanted:
         raise InputError(f"the tokenizer in {folder} is made for {side} pixels, but the recipe says {wanted}")
+    if origin is not None:
+        with torch.device("meta"):
+            origin.check(new_model(recipe, tokenizer, 1))
     return tokenizer, revision(folder)

@@ -1,6 +1,7 @@
 """The one training loop, on Hugging Face Accelerate. It knows an objective, not what is trained.
 
-Everything random is a function of (seed, step), so that a resumed run continues as if it had never stopped.
+Everything random is a function of (seed, step) and of a sample's place in the global batch. So a resumed run continues
+as if it had never stopped, and several processes compute what one would.
 """
 
 from __future__ import annotations
@@ -8,21 +9,22 @@ from __future__ import annotations
 import copy
 import math
 import signal
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
+from nextscale.data.images import Source
 from nextscale.errors import TrainingError
-from nextscale.training import order
+from nextscale.training import order, parallel
 from nextscale.training.objectives import Metrics, Objective
 from nextscale.training.optim import MovingAverage, decay_at, lr_factor, parameter_groups
+from nextscale.training.progress import Account, Progress, silent
 from nextscale.training.recipe import Recipe
 from nextscale.training.runfolder import RunFolder, optimizer_tensors, restore_optimizer
 
@@ -32,16 +34,11 @@ except ImportError:
     SummaryWriter = None  # type: ignore[assignment,misc]
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What a progress bar may show. kind: "start", "step", "validation", "saved"."""
+BEST, LOST = "trainer.best", "trainer.lost"
+"""Names of the trainer's own entries among those of the objective in a checkpoint."""
 
-    kind: str
-    step: int
-    total: int
-    images_per_second: float = 0.0
-    seconds_left: float = math.inf
-    metrics: Metrics = field(default_factory=dict)
+PATIENCE = 100
+"""Steps on end that a loss may be twice what a network has that knows nothing."""
 
 
 class Interrupted(Exception):
@@ -53,7 +50,11 @@ class Interrupted(Exception):
 
 
 class Trainer:
-    """Trains ``objective`` by ``recipe`` in a run folder, resuming from its newest checkpoint where there is one."""
+    """Trains ``objective`` by ``recipe`` in a run folder, resuming from its newest checkpoint where there is one.
+
+    data: what the objective reads while it trains; it is told what comes next. initialised: the weights are
+    those of a checkpoint, so the objective does not prepare fresh ones.
+    """
 
     def __init__(
         self,
@@ -61,30 +62,52 @@ class Trainer:
         recipe: Recipe,
         folder: RunFolder,
         accelerator: Accelerator,
-        progress: Callable[[Progress], None] = lambda _: None,
+        data: Source,
+        progress: Callable[[Progress], None] = silent,
+        initialised: bool = False,
     ) -> None:
         self.objective, self.recipe, self.folder = objective, recipe, folder
-        self.accelerator, self.progress = accelerator, progress
+        self.accelerator, self.data, self.initialised = accelerator, data, initialised
+        self.main = parallel.rank() == 0
+        self.progress = progress
         self.total = recipe.schedule.total(objective.images, recipe.run.batch)
+        self.parts = parallel.my_parts(recipe.run.batch, recipe.run.accumulate)
         optim = recipe.optim
         self.average = MovingAverage(copy.deepcopy(objective.module), optim.ema)
         groups = parameter_groups(objective.module.named_parameters(), optim.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=optim.fused)
-        self.model: nn.Module = accelerator.prepare_model(objective.module)
+        self.model: nn.Module = torch.compile(objective.module) if recipe.run.compile else objective.module  # type: ignore[assignment]
+        self.account = Account(objective, recipe, folder, data)
         self.step = 0
+        self.best = (-math.inf, -1)  # merit and step of the best validation so far
+        self.lost = 0  # steps on end that were worse than knowing nothing
         self._asked_to_stop = False
         self._writer: Any = None
 
     def run(self, max_steps: int | None = None) -> Metrics:
-        """Train to the end (or until ``max_steps`` in all) and return the last validation.
+        """Train to the end (or until ``max_steps`` in all) and return the numbers on the held-out images.
 
-        Raises ``TrainingError`` for a loss that is not finite, ``Interrupted`` after SIGINT or SIGTERM.
+        Raises ``TrainingError`` for a loss that is not finite and for files that cannot be written, ``Interrupted``
+        after SIGINT or SIGTERM.
         """
+        if not self.main:
+            return self._run(max_steps)
+        try:
+            with self.folder.held():
+                return self._run(max_steps)
+        except (OSError, SafetensorError) as error:
+            raise self._stopped(f"a file could not be read or written at step {self.step} ({error})") from None
+
+    def _run(self, max_steps: int | None) -> Metrics:
+        parallel.wait_for_all()  # the main process has the folder
         self._resume()
-        if SummaryWriter is not None:
+        if self.main and SummaryWriter is not None:
             self._writer = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=self.step)
         handlers = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
+            self.progress(Progress("start", self.step, self.total))
+            text = self.account.open(self._trial_loss, self.model, self.parts, self.total)
+            self.progress(Progress("price", self.step, self.total, text=text))
             return self._train(min(self.total, max_steps or self.total))
         finally:
             for number, handler in handlers.items():
@@ -94,41 +117,40 @@ class Trainer:
 
     def _train(self, until: int) -> Metrics:
         run, held_out = self.recipe.run, Metrics()
-        self.progress(Progress("start", self.step, self.total))
-        clock = Clock()
         while self.step < until:
             metrics = self._one_step(self.step)
             self.step += 1
-            clock.count(run.batch)
-            left = (self.total - self.step) * run.batch / clock.speed
-            self.progress(Progress("step", self.step, self.total, clock.speed, left, metrics))
+            last = self.step == self.total
+            self.account.count()
+            self.progress(self.account.progress(self.step, self.total, metrics))
             if self.step % run.log_every == 0:
-                self._log("train", metrics | {"images_per_second": round(clock.speed, 2)})
-            stop = self._asked_to_stop
-            with clock.paused():
-                if self.step % run.validate_every == 0 or self.step == until:
-                    held_out = self._validate()
-                if self.step % run.sample_every == 0 or self.step == until:
+                self._log("train", metrics | self.account.speeds())
+            self._warn()
+            stop = parallel.anywhere(self._asked_to_stop)
+            with self.account.paused():
+                held_out = self._validate() if self.step % run.validate_every == 0 or last else Metrics()
+                if self.step % run.sample_every == 0 or last:
                     self._sample()
-                if self.step % run.save_every == 0 or self.step == until or stop:
+                due = self.step % run.save_every == 0 and not self.lost  # what may be diverging replaces nothing
+                if due or self.step == until or stop:
                     checkpoint = self._save()
             if stop and self.step < until:
                 raise Interrupted(self.step, checkpoint)
+        self.progress(Progress("price", self.step, self.total, text=self.account.close()))
         return held_out or self._measure()
 
     def _one_step(self, step: int) -> Metrics:
         """One update; returns what there is to log."""
-        recipe, seed, optim = self.recipe, self.recipe.run.seed, self.recipe.optim
-        torch.manual_seed(order.key(seed, "global", step))
+        seed, optim = self.recipe.run.seed, self.recipe.optim
         lr = self._set_rates(step)
-        self.model.train()
-        rows = order.rows(self.objective.images, recipe.run.batch, seed, step)
-        with self.accelerator.autocast():
-            loss, extra = self.objective.loss(self.model, rows, order.generator(seed, "step", step))
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise self._diverged(f"the loss is {value} at step {step}")
-        self.accelerator.backward(loss)
+        means = self._gradients(step)
+        if not math.isfinite(means["loss"]):
+            raise self._diverged(f"the loss is {means['loss']} at step {step}")
+        lost = [name for name, value in self.objective.ignorance.items() if means[name] > 2 * value]
+        self.lost = self.lost + 1 if lost else 0
+        if self.lost == PATIENCE:
+            bound = 2 * self.objective.ignorance[lost[0]]
+            raise self._diverged(f"{lost[0]} was above {bound:.3g} for {PATIENCE} steps up to step {step}")
         norm = float(nn.utils.clip_grad_norm_(self.objective.module.parameters(), optim.clip))
         if not math.isfinite(norm):
             raise self._diverged(f"the gradient norm is {norm} at step {step}")
@@ -138,7 +160,37 @@ class Trainer:
         mending = order.generator(seed, "codebook", step + 1)
         with self.accelerator.autocast():
             mended = self.objective.after_step(self.optimizer, self.average.module, mending)
-        return {"loss": value, "lr": lr, "grad_norm": norm} | {k: float(v) for k, v in extra.items()} | mended
+        return {"loss": means.pop("loss"), "lr": lr, "grad_norm": norm} | means | mended
+
+    def _gradients(self, step: int) -> Metrics:
+        """Leave the gradients of the whole batch in the weights; returns the means of what the objective says."""
+        # Nothing draws from the global generator; if something ever does, at least it does so again when resumed.
+        torch.manual_seed(order.key(self.recipe.run.seed, "global", step))
+        rows = self._rows(step)
+        following = self._rows(step + 1)
+        self.data.prefetch(torch.cat([following[part] for part in self.parts]))
+        sums: dict[str, Tensor] = {}
+        for part in self.parts:
+            loss, extra = self._loss(self.model, step, rows, part)
+            self.accelerator.backward(loss / len(self.parts))
+            for name, value in {"loss": loss, **extra}.items():
+                sums[name] = sums.get(name, 0) + value.detach().float()
+        parallel.average_gradients(self.objective.module)
+        means = parallel.mean_over(torch.stack(list(sums.values()))) / len(self.parts)
+        return dict(zip(sums, means.tolist(), strict=True))
+
+    def _rows(self, step: int) -> Tensor:
+        run = self.recipe.run
+        return order.rows(self.objective.images, run.batch, run.seed, step, self.data.groups)
+
+    def _loss(self, model: nn.Module, step: int, rows: Tensor, part: slice) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the objective says of one part of a step's batch."""
+        noise = order.SampleNoise(self.recipe.run.seed, step, len(rows), part)
+        with self.accelerator.autocast():
+            return self.objective.loss(model.train(), rows[part], noise)
+
+    def _trial_loss(self, model: nn.Module, part: slice) -> Tensor:
+        return self._loss(model, self.step, self._rows(self.step), part)[0]
 
     def _set_rates(self, step: int) -> float:
         schedule, optim = self.recipe.schedule, self.recipe.optim
@@ -150,9 +202,15 @@ class Trainer:
         return lr
 
     def _validate(self) -> Metrics:
+        """Every process validates: those that did not could only wait, and a channel loses patience with them."""
         metrics = self._measure()
         self._log("validation", metrics)
         self.progress(Progress("validation", self.step, self.total, metrics=metrics))
+        merit = self.objective.merit(metrics)
+        if merit > self.best[0]:
+            self.best = (merit, self.step)
+            if self.recipe.run.export == "best":
+                self._export()
         return metrics
 
     def _measure(self) -> Metrics:
@@ -160,76 +218,77 @@ class Trainer:
             return self.objective.validate(self.average.module.eval())
 
     def _sample(self) -> None:
-        picture = self.objective.sample(self.average.module.eval())
-        if picture is not None:
+        if self.main and (picture := self.objective.sample(self.average.module.eval())) is not None:
             picture.save(self.folder.path / "samples" / f"step-{self.step:06d}.png")
 
     def _log(self, kind: str, metrics: Metrics) -> None:
+        if not self.main:
+            return
         self.folder.log({"step": self.step, "kind": kind, **metrics})
         for name, value in metrics.items():
             if self._writer is not None:
                 self._writer.add_scalar(f"{kind}/{name}", value, self.step)
 
+    def _warn(self) -> None:
+        """Pass on what the objective is worried about."""
+        for sentence in self.objective.warnings:
+            if self.main:
+                self.folder.log({"step": self.step, "kind": "warning", "text": sentence})
+            self.progress(Progress("warning", self.step, self.total, text=sentence))
+        self.objective.warnings.clear()
+
+    def _export(self) -> None:
+        if self.main:
+            self.objective.export(self.average.module, self.folder.path / "export")
+
     def _save(self) -> Path:
-        tensors = {
-            "weights": self.objective.module.state_dict(),
-            "average": self.average.module.state_dict(),
-            "optimizer": optimizer_tensors(self.optimizer, self.objective.module),
-            "objective": self.objective.state() or {"none": torch.zeros(1)},
-        }
-        path = self.folder.save(self.step, tensors)
-        self.objective.export(self.average.module, self.folder.path / "export")
+        """The export goes first: killed between the two, the run repeats the steps that led to it."""
+        if self.recipe.run.export == "last" or self.best[1] < 0:
+            self._export()
+        path = self.folder.checkpoint(self.step)
+        if self.main:
+            own = {BEST: torch.tensor(self.best, dtype=torch.float64), LOST: torch.tensor(self.lost)}
+            tensors = {
+                "weights": self.objective.module.state_dict(),
+                "average": self.average.module.state_dict(),
+                "optimizer": optimizer_tensors(self.optimizer, self.objective.module),
+                "objective": self.objective.state() | own,
+            }
+            self.folder.save(self.step, tensors)
+            self.folder.write_table()
+            self.account.write()
         self.progress(Progress("saved", self.step, self.total))
         return path
 
     def _resume(self) -> None:
         found = self.folder.load(["weights", "average", "optimizer", "objective"])
         if found is None:
-            self.folder.cut_log(-1)
-            self.objective.begin(order.generator(self.recipe.run.seed, "codebook"))
+            if self.main:
+                self.folder.cut_log(-1)
+            if not self.initialised:
+                self.objective.begin(order.generator(self.recipe.run.seed, "codebook"))
+            parallel.copy_from_main(self.objective.module)
             self.average.module.load_state_dict(self.objective.module.state_dict())
             return
         self.step, tensors = found
-        self.folder.cut_log(self.step)
+        if self.main:
+            self.folder.cut_log(self.step)
         self.objective.module.load_state_dict(tensors["weights"])
         self.average.module.load_state_dict(tensors["average"])
         restore_optimizer(self.optimizer, self.objective.module, tensors["optimizer"])
+        merit, step = tensors["objective"].pop(BEST, torch.tensor(self.best)).tolist()
+        self.best = (merit, int(step))
+        self.lost = int(tensors["objective"].pop(LOST, 0))
         self.objective.load_state(tensors["objective"])
 
     def _diverged(self, what: str) -> TrainingError:
-        last = self.folder.checkpoints()
-        where = f"the last good checkpoint is {last[-1]}" if last else "no checkpoint had been written yet"
-        return TrainingError(f"{what}, so training stopped; {where}; a lower optim.lr often helps")
+        return self._stopped(what, "; a lower optim.lr often helps")
+
+    def _stopped(self, what: str, advice: str = "") -> TrainingError:
+        return TrainingError(f"{what}, so training stopped; {self.folder.last_good()}{advice}")
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         """First signal: finish the step and save. Second: stop at once."""
         if self._asked_to_stop:
             raise KeyboardInterrupt
         self._asked_to_stop = True
-
-
-class Clock:
-    """Images per second over the training steps alone, smoothed over about 20 steps."""
-
-    def __init__(self) -> None:
-        self._last, self._seconds, self._images = time.perf_counter(), 0.0, 0.0
-
-    def count(self, images: int) -> None:
-        now = time.perf_counter()
-        self._seconds = 0.95 * self._seconds + (now - self._last)
-        self._images = 0.95 * self._images + images
-        self._last = now
-
-    @property
-    def speed(self) -> float:
-        return self._images / max(self._seconds, 1e-9)
-
-    def paused(self) -> Clock:
-        """Time inside ``with clock.paused():`` is not counted."""
-        return self
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._last = time.perf_counter()

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from nextscale.checkpoints.convert import m_var, var
 from nextscale.checkpoints.convert.read import read_states
-from nextscale.checkpoints.store import build_component, check_state, read_config, read_weights, save_checkpoint
+from nextscale.checkpoints.load import write_origin
+from nextscale.checkpoints.store import (
+    build_component,
+    check_state,
+    component_file,
+    read_config,
+    read_weights,
+    save_checkpoint,
+)
 from nextscale.errors import CheckpointError
 from nextscale.models.class_transformer import ClassTransformerConfig
 from nextscale.models.m_var import MVAR
@@ -27,7 +35,7 @@ from nextscale.models.var import VAR
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 
-DEFAULTS = {"guidance_scale": 2.5, "top_k": 900, "top_p": 0.96}
+DEFAULTS: Mapping[str, Any] = {"guidance_scale": 2.5, "top_k": 900, "top_p": 0.96}
 """Sampling of VAR's published evaluation (cfg 1.5, which is w = 2.5)."""
 
 
@@ -60,6 +68,18 @@ class ConversionReport:
         return "\n".join([*lines, f"written to {self.out}"])
 
 
+@dataclass(frozen=True)
+class Official:
+    """What official files turned out to hold.
+
+    files: per path, the state dicts in it by role; components: our modules, whose tensors are those of the files,
+    still on disk.
+    """
+
+    files: Mapping[Path, Mapping[str, dict[str, Tensor]]]
+    components: Mapping[str, nn.Module]
+
+
 def convert_files(
     paths: Sequence[Path],
     out: Path,
@@ -70,13 +90,22 @@ def convert_files(
 
     dtype: cast the weights to it, by default they keep theirs; sizes: the scale schedule, needed only where the
     transformer's file does not show it. A tokenizer takes its schedule from the transformer that is converted with it.
-    Raises ``CheckpointError`` for files that are damaged, unknown or do not fit each other; then nothing is written.
+    Tensors go from file to file one by one. Raises ``CheckpointError`` for files that are damaged, unknown or do not
+    fit each other; then nothing is written.
     """
-    if not paths:
-        raise CheckpointError("no file was given; expected a VAR tokenizer, a VAR transformer, or both")
     out = Path(os.path.abspath(out))
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out} is a file; expected a folder to write")
+    official = read_official(paths, sizes)
+    save_official(official, out, out.name, dtype)
+    write_origin(out, [{"file": path.name, "bytes": path.stat().st_size} for path in official.files])
+    return _report(out, official.files, official.components)
+
+
+def read_official(paths: Sequence[Path], sizes: Iterable[int | Iterable[int]] | None = None) -> Official:
+    """The modules that official files hold; arguments and errors as for :func:`convert_files`."""
+    if not paths:
+        raise CheckpointError("no file was given; expected a VAR tokenizer, a VAR transformer, or both")
     found = {Path(path): _recognise(Path(path)) for path in paths}
     transformer = _only(found, "transformer")
     tokenizer = _only(found, "tokenizer")
@@ -94,9 +123,22 @@ def convert_files(
             components["tokenizer"] = _build(lambda: ResidualTokenizer(config_t), weights)
     if len(components) == 2:
         _check_fit(components["tokenizer"], components["model"])
-    extras = {"name": out.name} | ({"defaults": DEFAULTS} if "model" in components else {})
-    save_checkpoint(out, components, extras, dtype=dtype)
-    return _report(out, found, components)
+    return Official(found, components)
+
+
+def save_official(
+    official: Official,
+    out: Path,
+    name: str,
+    dtype: torch.dtype | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write what was read as a checkpoint called ``name``; ``files``: further files beside it."""
+    extras: dict[str, Any] = {"name": name}
+    if "model" in official.components:
+        config: Any = official.components["model"].config
+        extras["defaults"] = {**DEFAULTS, "top_k": min(DEFAULTS["top_k"], config.codes)}
+    save_checkpoint(out, official.components, extras, files, dtype)
 
 
 def export_official(folder: Path, component: str) -> dict[str, Tensor]:
@@ -108,7 +150,7 @@ def export_official(folder: Path, component: str) -> dict[str, Tensor]:
     if component not in described:
         raise CheckpointError(f"{folder} has no {component}; it has {', '.join(described) or 'no components'}")
     module = build_component(described[component], f"{folder / 'config.json'}, {component}")
-    weights = folder / f"{component}.safetensors"
+    weights = component_file(folder, component, described[component])
     state = read_weights(weights)
     check_state(module, state, str(weights))
     if isinstance(module, MVAR):

@@ -1,0 +1,153 @@
+"""What a classifier says of generated images: are they what was asked for, are they new, are they like real ones?
+
+Shape letters: ``N`` generated images, ``M`` held-out ones, ``D`` features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextscale.data.images import ImageData
+from nextscale.errors import InputError
+from nextscale.evaluation.distances import farther, features_of, frechet_distance, named_by, usual_distance
+from nextscale.evaluation.generator import class_ids, sample_rows
+from nextscale.evaluation.nearest import Neighbours
+from nextscale.evaluation.recognition import Rate, Ratio, recognition, wide_classes
+from nextscale.evaluation.subject import Judge, Progress, Source, Subject, families_of, labels_of
+from nextscale.evaluation.tokenizer import BATCH, Images, Step, signed_batches, silent
+from nextscale.generate import generate
+from nextscale.plan import Plan, default_plan
+from nextscale.results import decode
+from nextscale.sampling import IndependentNoise
+
+
+@dataclass(frozen=True)
+class GeneratedReport:
+    """What :func:`judge_generated` measures. Image i was drawn with seed i and the ``sampling`` settings.
+
+    class_ratio, style_ratio: recognition of the generated images that are no near copies, relative to held-out ones;
+    classes over ``classes`` wide ones. None where nothing can be compared (no styles, say).
+    copies: share of near copies; threshold: the distance they are told by; closer: share of the images nearer to a
+    training image than half of the held-out ones are; farther: chance that a generated image is farther from the
+    training images than a held-out one is.
+    frechet: in the classifier's features, to the held-out images; frechet_train: that of as many training images.
+    """
+
+    source: Source
+    train_source: Source
+    images: int
+    sampling: dict[str, Any]
+    classes: int
+    class_ratio: Ratio | None
+    style_ratio: Ratio | None
+    copies: Rate
+    threshold: float
+    closer: Rate
+    farther: float
+    frechet: float
+    frechet_train: float
+
+
+def judge_generated(
+    subject: Subject, judge: Judge, folder: Path | str, heldout: ImageData, train: ImageData, count: int, show: Progress
+) -> tuple[GeneratedReport, Neighbours]:
+    """Draw ``count`` images with the labels of held-out ones and hold them against held-out and training images.
+
+    Raises ``InputError`` for fewer than 2 images, or a classifier that does not know the data's classes.
+    """
+    if count < 2 or len(heldout) < 2:
+        raise InputError(
+            f"{count} generated and {len(heldout)} held-out images; expected at least 2 of each to compare"
+        )
+    assert subject.model is not None
+    assert subject.vocabulary is not None
+    plan, labels = default_plan(subject.model, **subject.defaults), labels_of(subject.vocabulary, heldout)
+    rows = balanced_rows(labels, count)
+    with show("generating", "images") as step:
+        images = draw_images(subject, plan, labels[rows], step)
+    features, heldout_features, train_features = _features(judge, images, heldout, train, show)
+    asked = [_label_name(heldout, row, bool(subject.vocabulary.styles)) for row in rows.tolist()]
+    neighbours = Neighbours.of(images, asked, features, heldout_features, train_features, train)
+    new, families = ~neighbours.copies, families_of(folder, heldout)
+    known = class_ids(heldout.classes, judge.network.config.names, "the classifier")[heldout.labels]
+    said, said_of_real = (named_by(judge.network, signed_batches(some, _device(judge))) for some in (images, heldout))
+    wide = wide_classes(heldout.labels, families)
+    kept = new & torch.isin(heldout.labels[rows], wide)
+    right, right_of_real = said.classes == known[rows], said_of_real.classes == known
+    styles = None
+    if _has_styles(subject, judge, heldout):
+        known = class_ids(heldout.styles, judge.network.config.styles, "the classifier", "style")[heldout.style_labels]
+        right_style, style_labels = (said.styles == known[rows])[new], heldout.style_labels
+        styles = recognition(right_style, style_labels[rows][new], said_of_real.styles == known, style_labels, families)
+    report = GeneratedReport(
+        source=Source.of(heldout),
+        train_source=Source.of(train),
+        images=count,
+        sampling=dict(subject.defaults),
+        classes=len(wide),
+        class_ratio=recognition(right[kept], heldout.labels[rows][kept], right_of_real, heldout.labels, families),
+        style_ratio=styles,
+        copies=Rate.of(neighbours.copies),
+        threshold=neighbours.threshold,
+        closer=Rate.of(neighbours.distances[:, 0] < neighbours.heldout.median()),
+        farther=farther(neighbours.distances[:, 0], neighbours.heldout),
+        frechet=frechet_distance(features, heldout_features),
+        frechet_train=frechet_distance(train_features[sample_rows(len(train), count)], heldout_features),
+    )
+    return report, neighbours
+
+
+def balanced_rows(labels: Tensor, count: int) -> Tensor:
+    """``count`` rows (N,) of ``labels`` (M,), ordered by label, with every label's share as it is in ``labels`` (to
+    within one image).
+    """
+    places = (torch.arange(count, dtype=torch.float64) + 0.5) * len(labels) / count
+    return labels.argsort(stable=True)[places.long()]
+
+
+def draw_images(subject: Subject, plan: Plan, labels: Tensor, step: Step = silent) -> Tensor:
+    """Images of ``labels`` (N,), uint8 (N, 3, H, W) on the CPU as a PNG would hold them; image i has seed i."""
+    assert subject.model is not None
+    parts, device = {"tokenizer": subject.tokenizer, "model": subject.model}, next(subject.model.parameters()).device
+    drawn = []
+    for start in range(0, len(labels), BATCH):
+        batch = labels[start : start + BATCH].to(device)
+        seeds = list(range(start, start + len(batch)))
+        *_, last = generate(plan, parts, batch, len(batch), IndependentNoise(seeds))
+        drawn.append((decode(subject.tokenizer, last.canvas) * 255).round().clamp(0, 255).byte().cpu())
+        step(start + len(batch), len(labels))
+    return torch.cat(drawn)
+
+
+def _device(judge: Judge) -> torch.device:
+    return next(judge.network.parameters()).device
+
+
+def _features(
+    judge: Judge, images: Tensor, heldout: ImageData, train: ImageData, show: Progress
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of generated, held-out and training images, in units of the usual distance of two held-out ones."""
+
+    def measured(title: str, some: Images) -> Tensor:
+        with show(f"features of {title} images", "images") as step:
+            return features_of(judge.network, signed_batches(some, _device(judge), step))
+
+    found = measured("generated", images), measured("held-out", heldout), measured("training", train)
+    unit = usual_distance(found[1])
+    return found[0] / unit, found[1] / unit, found[2] / unit
+
+
+def _label_name(data: ImageData, row: int, styled: bool) -> str:
+    """Class, and style where the model draws in styles, of one image."""
+    name = data.classes[int(data.labels[row])]
+    return f"{name}, {data.styles[int(data.style_labels[row])]}" if styled else name
+
+
+def _has_styles(subject: Subject, judge: Judge, data: ImageData) -> bool:
+    """Whether model, classifier and data all know styles."""
+    return bool(subject.vocabulary and subject.vocabulary.styles and judge.network.config.styles and data.styles)

@@ -1,0 +1,109 @@
+"""How well a tokenizer keeps the images of a split: over all, in every style, and to a classifier's eye."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from nextscale.data.images import ImageData
+from nextscale.evaluation.distances import features_of, usual_distance
+from nextscale.evaluation.subject import Judge, Progress, Source, Subject
+from nextscale.evaluation.tokenizer import (
+    CodeUse,
+    Spread,
+    code_use,
+    encode_all,
+    reconstructed,
+    reconstruction_psnr,
+    signed_batches,
+)
+
+
+@dataclass(frozen=True)
+class StyleQuality:
+    """Reconstruction of one style's images; distance as in ``TokenizerReport``."""
+
+    name: str
+    psnr: Spread
+    distance: Spread | None
+
+
+@dataclass(frozen=True)
+class TokenizerReport:
+    """psnr: drawn from all scales; psnr_by_scale: from the first k; codes: of the training split.
+
+    distance: of each image to its reconstruction in the classifier's features, Euclidean, in units of the root mean
+    square distance of two images of the split; None without a classifier.
+    """
+
+    name: str
+    revision: str
+    source: Source
+    scales: tuple[str, ...]
+    psnr: Spread
+    psnr_by_scale: tuple[Spread, ...]
+    distance: Spread | None
+    styles: tuple[StyleQuality, ...]
+    images_per_second: float
+    codes_source: Source
+    codes: int
+    use: CodeUse
+    use_by_scale: tuple[CodeUse, ...]
+
+
+def tokenizer_report(
+    subject: Subject, data: ImageData, train: ImageData, judge: Judge | None, progress: Progress
+) -> tuple[TokenizerReport, list[Tensor], list[Tensor]]:
+    """The report, and the token maps of the split and of the training split."""
+    tokenizer, start = subject.tokenizer, time.perf_counter()
+    with progress(f"encoding, {subject.name}", "images") as step:
+        tokens = encode_all(tokenizer, data, step)
+    with progress("decoding every scale", "images") as step:
+        measured = reconstruction_psnr(tokenizer, data, tokens, range(len(tokens)), step)
+    seconds = time.perf_counter() - start
+    train_tokens = tokens
+    if train is not data:
+        with progress("encoding the training split", "images") as step:
+            train_tokens = encode_all(tokenizer, train, step)
+    distances = None if judge is None else _distances(subject, data, tokens, judge, progress)
+    use, use_by_scale = code_use(train_tokens, tokenizer.code_count)
+    by_scale = tuple(Spread.of(measured[k]) for k in range(len(tokens)))
+    report = TokenizerReport(
+        name=subject.name,
+        revision=subject.revision,
+        source=Source.of(data),
+        scales=tuple(f"{h}x{w}" for h, w in tokenizer.schedule),
+        psnr=by_scale[-1],
+        psnr_by_scale=by_scale,
+        distance=None if distances is None else Spread.of(distances),
+        styles=_by_style(data, measured[len(tokens) - 1], distances),
+        images_per_second=len(data) / seconds,
+        codes_source=Source.of(train),
+        codes=tokenizer.code_count,
+        use=use,
+        use_by_scale=use_by_scale,
+    )
+    return report, tokens, train_tokens
+
+
+def _distances(subject: Subject, data: ImageData, tokens: list[Tensor], judge: Judge, progress: Progress) -> Tensor:
+    """Distances (N,) of the images to their reconstructions; see ``TokenizerReport``."""
+    device = next(judge.network.parameters()).device
+    with progress("features of the images", "images") as step:
+        originals = features_of(judge.network, signed_batches(data, device, step))
+    with progress("features of the reconstructions", "images") as step:
+        kept = features_of(judge.network, reconstructed(subject.tokenizer, tokens, step))
+    return (kept - originals).norm(dim=1) / usual_distance(originals)
+
+
+def _by_style(data: ImageData, psnr: Tensor, distances: Tensor | None) -> tuple[StyleQuality, ...]:
+    """The quality of every style of which the split has images."""
+    found = []
+    for i, name in enumerate(data.styles):
+        rows = data.style_labels == i
+        if rows.any():
+            distance = None if distances is None else Spread.of(distances[rows])
+            found.append(StyleQuality(name, Spread.of(psnr[rows]), distance))
+    return tuple(found)

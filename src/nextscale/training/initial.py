@@ -1,0 +1,116 @@
+"""Starting from a checkpoint of the same architecture: its weights, and for generators its classes as well.
+
+Classes are matched by name, and by style where both sides have styles. Those of the checkpoint that the data lack stay
+in the vocabulary, so that nothing a model knew is lost; new ones start near the mean of the known ones.
+
+Shape letters: ``C`` width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nextscale.checkpoints.load import checkpoint_folder, load_vocabulary
+from nextscale.checkpoints.store import load_component, type_name
+from nextscale.conditions.classes import ClassVocabulary, Thing
+from nextscale.errors import CheckpointError
+from nextscale.models.class_transformer import ClassTransformer
+
+FREE = ("classes", "drop_path", "beta")
+"""Settings in which the recipe may differ from the checkpoint: they shape no weights, or weights that are matched."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A checkpoint to start from: what the user called it, where it lies, and the network that is trained on."""
+
+    name: str
+    folder: Path
+    module: nn.Module
+
+    @classmethod
+    def load(cls, name: str, component: str) -> Origin:
+        """See ``folder_of``. Raises ``CheckpointError`` where there is no such checkpoint or component."""
+        folder = folder_of(name)
+        return cls(name, folder, load_component(folder, component))
+
+    @property
+    def vocabulary(self) -> ClassVocabulary:
+        """The classes that the checkpoint knows."""
+        assert isinstance(self.module, ClassTransformer)
+        return load_vocabulary(self.folder, self.module.null_class)
+
+    def check(self, module: nn.Module) -> None:
+        """Raises ``CheckpointError`` where ``module`` has another architecture."""
+        wanted, found = type_name(module), type_name(self.module)
+        if wanted != found:
+            raise CheckpointError(
+                f"{self.name} holds a model of type {found}, but the recipe trains one of type {wanted}"
+            )
+        new, old = _settings(module), _settings(self.module)
+        for name in new:
+            if new[name] != old[name]:
+                raise CheckpointError(
+                    f"{self.name} has another architecture: its {name} is {old[name]}, but the recipe means {new[name]}"
+                )
+
+    @torch.no_grad()
+    def give_weights(self, module: nn.Module, vocabulary: ClassVocabulary | None = None) -> None:
+        """Put the checkpoint's weights into ``module``, which passes :meth:`check` or raises as it does.
+
+        vocabulary: of a generator. The embedding of a label that the checkpoint does not know becomes the mean of those
+        it knows plus what it was, the noise of the initialisation.
+        """
+        self.check(module)
+        state = self.module.state_dict()
+        if vocabulary is not None:
+            labels, rows = known_labels(vocabulary, self.vocabulary), state["class_embedding.weight"]
+            fresh = module.get_parameter("class_embedding.weight")
+            grown = fresh + rows[:-1].mean(0).to(fresh)  # the last row is the null class
+            grown[[*labels, -1]] = rows[[*labels.values(), -1]].to(fresh)
+            state["class_embedding.weight"] = grown
+        module.load_state_dict(state)
+
+
+def folder_of(name: str) -> Path:
+    """The checkpoint called ``name``: a bundled one, a folder, or the export of a run. Raises ``CheckpointError``."""
+    exported = Path(name) / "export"
+    return checkpoint_folder(exported if exported.is_dir() else name)
+
+
+def merged(data: ClassVocabulary, known: ClassVocabulary) -> ClassVocabulary:
+    """The classes and styles of the data, which keep their ids, and behind them those that only ``known`` has."""
+    names = (*data.names, *(name for name in known.names if name not in data.names))
+    styles = (*data.styles, *(style for style in known.styles if style not in data.styles))
+    named = {thing.name for thing in data.things}
+    more = [thing for thing in known.things if thing.name not in named]
+    moved = tuple(Thing(t.name, names.index(known.names[t.class_id]), t.keywords) for t in more)
+    return ClassVocabulary(names, data.things + moved, styles)
+
+
+def known_labels(vocabulary: ClassVocabulary, known: ClassVocabulary) -> dict[int, int]:
+    """The label of ``known`` that means the same, for every label of ``vocabulary`` that has one."""
+    found = {}
+    for label in range(len(vocabulary)):
+        style, class_id = divmod(label, len(vocabulary.names))
+        name = vocabulary.names[class_id]
+        style_name = vocabulary.styles[style] if vocabulary.styles and known.styles else None
+        if name in known.names and (style_name is None or style_name in known.styles):
+            known_style = known.styles.index(style_name) if style_name else 0
+            found[label] = known_style * len(known.names) + known.names.index(name)
+    return found
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """The configuration of a module, without what it may differ in, nested settings as ``outer.inner``."""
+    config, flat = module.config, dict[str, Any]()
+    assert is_dataclass(config)
+    for name, value in asdict(config).items():
+        nested = {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+        flat |= {key: inner for key, inner in nested.items() if key not in FREE}
+    return flat

@@ -1,0 +1,34 @@
+"""``nextscale selftest`` prints a report, writes the picture, and its exit code says whether all is well."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from nextscale.checkpoints.weights import write_weights
+from nextscale.pictures import open_picture, read_recipe
+from tests.cli.conftest import Command
+from tests.makers import tiny_pipeline
+
+
+def test_a_sound_checkpoint(nextscale: Command, tiny_model: Path) -> None:
+    done = nextscale("selftest", tiny_model, "-o", "drawn")
+    assert done.code == 0, done.err
+    assert done.out.startswith("### nextscale selftest of tiny: passed\n")
+    picture = Path("drawn/selftest-tiny.png")
+    assert open_picture(picture).size == (16, 16)
+    assert read_recipe(picture)["seed"] == 1
+
+
+def test_a_broken_one(nextscale: Command) -> None:
+    tiny_pipeline().save_pretrained("mine")
+    state = load_file("mine/model.safetensors")
+    write_weights(Path("mine/model.safetensors"), state | {"head_lin.bias": torch.full((48,), torch.inf)})
+    done = nextscale("selftest", "mine", "--json")
+    assert done.code == 1
+    told = json.loads(done.out)
+    assert [one["name"] for one in told["checks"] if one["ok"] is False] == ["numbers"]
+    assert nextscale("selftest", "nothing-here").code == 2

@@ -1,0 +1,116 @@
+"""Starting from a checkpoint keeps what it knew: weights, classes and styles; another architecture is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nextscale.checkpoints.load import load_vocabulary
+from nextscale.checkpoints.store import load_component
+from nextscale.conditions.classes import ClassVocabulary, Thing
+from nextscale.errors import CheckpointError, TrainingError
+from nextscale.training.initial import known_labels, merged
+from nextscale.training.start import start
+from nextscale.training.trainer import Trainer
+from tests.training.tiny import TINY, write_images
+
+VAR = [*TINY["var"], "schedule.epochs=null", "schedule.steps=3"]
+
+
+def test_the_datas_classes_come_first_and_the_known_ones_stay() -> None:
+    known = ClassVocabulary(("cat", "dog"), (Thing("kitten", 0), Thing("puppy", 1)), ("noto", "flat"))
+    data = ClassVocabulary(("dog", "bird"), (Thing("puppy", 0), Thing("duck", 1)), ("ink", "noto"))
+    both = merged(data, known)
+    assert both.names == ("dog", "bird", "cat")
+    assert both.styles == ("ink", "noto", "flat")
+    assert [(thing.name, both.names[thing.class_id]) for thing in both.things] == [
+        ("puppy", "dog"),
+        ("duck", "bird"),
+        ("kitten", "cat"),
+    ]
+    named = {(style, name): i for i, (style, name) in enumerate((s, n) for s in both.styles for n in both.names)}
+    old = {(style, name): i for i, (style, name) in enumerate((s, n) for s in known.styles for n in known.names)}
+    assert known_labels(both, known) == {named[label]: i for label, i in old.items()}
+
+
+def test_without_styles_classes_are_matched_by_name_alone() -> None:
+    known = ClassVocabulary(("cat", "dog"))
+    assert known_labels(ClassVocabulary(("dog",), (), ("a", "b")), known) == {0: 1, 1: 1}
+    assert known_labels(merged(ClassVocabulary(("bird",)), known), known) == {1: 0, 2: 1}
+
+
+@pytest.fixture(scope="module")
+def known(images: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a VAR that knows the classes cold and warm."""
+    output = tmp_path_factory.mktemp("known") / "var"
+    start("var", "var-emoji", images, output, str(tokenizer), VAR, "cpu").run()
+    return output
+
+
+@pytest.fixture(scope="module")
+def other_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of two classes, a new one and warm."""
+    folder = write_images(tmp_path_factory.mktemp("others"))
+    for side in ("train", "val"):
+        (folder / side / "cold").rename(folder / side / "tepid")
+    return folder
+
+
+def started(images: Path, output: Path, known: Path, *more: str, kind: str = "var") -> Trainer:
+    overrides = [*VAR, *more] if kind == "var" else [*TINY["m-var"], *more]
+    return start(kind, f"{kind}-emoji", images, output, None, overrides, "cpu", init=str(known))
+
+
+def test_a_generator_starts_from_the_weights_and_keeps_its_classes(
+    other_images: Path, known: Path, tmp_path: Path
+) -> None:
+    trainer = started(other_images, tmp_path / "run", known)
+    old = load_component(known / "export", "model").state_dict()
+    new = trainer.objective.module.state_dict()
+    assert [key for key in old if key != "class_embedding.weight" and not torch.equal(old[key], new[key])] == []
+    assert all(torch.equal(new[key], value) for key, value in trainer.average.module.state_dict().items())
+    was, rows = old["class_embedding.weight"], new["class_embedding.weight"]
+    tepid, warm, cold, null = range(4)
+    assert torch.equal(rows[[cold, warm, null]], was)
+    apart = (rows[tepid] - was[:2].mean(0)).norm()
+    assert 0 < apart < 3 * trainer.objective.module.get_parameter("class_embedding.weight").std() * rows.shape[1] ** 0.5
+
+    trainer.run()
+    folder = tmp_path / "run" / "export"
+    assert load_vocabulary(folder, 3).names == ("tepid", "warm", "cold")
+    started(other_images, tmp_path / "run", known).run()  # the same command again is no other run
+
+
+def test_a_tokenizer_starts_from_the_weights_and_draws_no_new_codebook(
+    other_images: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    output, overrides = tmp_path / "run", [*TINY["tokenizer"], "loss.l1=0.7"]
+    trainer = start("tokenizer", "tokenizer-emoji", other_images, output, None, overrides, "cpu", init=str(tokenizer))
+    trainer.run(1)
+    before = load_component(tokenizer / "export", "tokenizer").state_dict()["quantizer.codebook.weight"]
+    after = trainer.objective.module.state_dict()["quantizer.codebook.weight"]
+    assert 0 < (after - before).abs().max() < 0.01  # one step of the optimiser, and nothing else
+
+
+def test_another_architecture_is_refused_with_the_reason(
+    images: Path, known: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="another architecture: its width is 16, but the recipe means 32"):
+        started(images, tmp_path / "a", known, "model.width=32")
+    with pytest.raises(CheckpointError, match="holds a model of type var, but the recipe trains one of type m_var"):
+        started(images, tmp_path / "b", known, kind="m-var")
+    with pytest.raises(CheckpointError, match="has no model; it has tokenizer"):
+        started(images, tmp_path / "c", tokenizer)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        started(images, tmp_path / "d", Path("nowhere"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_started_elsewhere_is_not_resumed(
+    images: Path, known: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    start("var", "var-emoji", images, tmp_path / "run", str(tokenizer), VAR, "cpu").run(1)
+    with pytest.raises(TrainingError, match=r"data\.init"):
+        started(images, tmp_path / "run", known)

@@ -1,0 +1,86 @@
+"""The self-test passes what is sound, names what is not, and its report can be pasted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file
+
+from nextscale.checkpoints.published import PUBLISHED
+from nextscale.checkpoints.weights import write_weights
+from nextscale.verification.selftest import Check, SelfTest, selftest
+from tests.checkpoints.hub_server import COMMIT, running_hub, use
+from tests.checkpoints.official import M_VAR_D1, VAR_D1, official_files
+from tests.makers import tiny_pipeline
+
+
+@pytest.fixture
+def _hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for model in (VAR_D1, M_VAR_D1):
+        monkeypatch.setitem(PUBLISHED, model.name, model)
+    with running_hub() as server:
+        server.files |= official_files()
+        use(server, tmp_path / "hf", monkeypatch)
+        yield
+
+
+def check(found: SelfTest, name: str) -> Check:
+    return next(one for one in found.checks if name in one.name)
+
+
+@pytest.mark.usefixtures("_hub")
+@pytest.mark.parametrize("name", ["var-d1", "m-var-d1"])
+def test_random_weights_under_a_published_name_fail_where_they_must(name: str) -> None:
+    """The sizes are those of the table, the files as they came; but the weights know nothing of pictures."""
+    found = selftest(name, device="cpu", dtype="float32")
+    verdicts = {one.name: one.ok for one in found.checks}
+    assert not found.ok
+    assert {one for one, ok in verdicts.items() if ok is False} == {
+        "tokenizer",  # a small one stands in for VAR's here
+        "reconstruction of the test picture",
+        "its tokens, teacher-forced",
+    }
+    assert {one for one, ok in verdicts.items() if ok} == {"files", "generator", "numbers", "picture"}
+    report = str(found)
+    assert report.startswith(f"### nextscale selftest of {name}: FAILED")
+    assert f"from {PUBLISHED[name].file}," in report
+    assert COMMIT in report
+    assert torch.__version__ in report
+    told = json.loads(json.dumps(found.to_dict()))
+    assert (told["ok"], len(told["checks"]), len(told["origin"])) == (False, len(found.checks), 2)
+
+
+@pytest.mark.usefixtures("_hub")
+def test_another_size_than_the_name_says_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    selftest("var-d1", device="cpu")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    folder = Path(constants.HF_HOME) / "nextscale/checkpoints/var-d1@main"
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"name": "var-d16"}))
+    one = check(selftest(folder, device="cpu"), "generator")
+    assert (one.ok, one.expected) == (False, "var-d16: 310,283,520 parameters")
+    assert "depth 1, width 64" in one.found
+
+
+def test_a_checkpoint_of_ones_own_is_measured_and_not_judged(tmp_path: Path) -> None:
+    tiny_pipeline().save_pretrained(tmp_path / "mine")
+    found = selftest(tmp_path / "mine", device="cpu", dtype="float32")
+    assert found.ok
+    assert {one.name for one in found.checks if one.ok} == {"numbers", "picture"}
+    assert found.picture.size == (16, 16)
+    assert check(found, "tokens").found.endswith("(chance: 2.08 %, 3.871)")
+
+
+def test_numbers_that_are_not_finite_are_found(tmp_path: Path) -> None:
+    tiny_pipeline().save_pretrained(tmp_path / "mine")
+    state = load_file(tmp_path / "mine" / "tokenizer.safetensors")
+    state["encoder.conv_in.bias"] = torch.full_like(state["encoder.conv_in.bias"], torch.nan)
+    write_weights(tmp_path / "mine" / "tokenizer.safetensors", state)
+    found = selftest(tmp_path / "mine", device="cpu")
+    assert check(found, "numbers").found.endswith("first tokenizer.encoder.conv_in.bias")
+    assert not found.ok

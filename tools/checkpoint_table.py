@@ -1,0 +1,79 @@
+"""The table of docs/checkpoints.md, computed from the code that it speaks of.
+
+    python tools/checkpoint_table.py            print it
+    python tools/checkpoint_table.py --write    put it into the page
+
+A test holds the page to what is printed here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from nextscale.checkpoints.convert.files import DEFAULTS
+from nextscale.checkpoints.published import PUBLISHED, Published
+from nextscale.models.m_var import MVAR, MVARConfig
+from nextscale.models.var import VAR, VARConfig
+from nextscale.plan import default_plan
+from nextscale.price import price
+from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
+
+PAGE = Path(__file__).parent.parent / "docs" / "checkpoints.md"
+START, END = "<!-- table: python tools/checkpoint_table.py -->\n", "<!-- end of table -->\n"
+
+CORE = 94e9
+"""FLOP/s of float32 matrix products on one core of the machine that the page speaks of (AMD EPYC, AVX-512)."""
+
+HEAD = ("name", "file", "GB", "million parameters", "pixels", "FID", "TFLOP", "seconds", "weights GB", "memory MB")
+
+
+def table() -> str:
+    """The table in Markdown, one line per published checkpoint."""
+    lines = [HEAD, ("---",) * 2 + ("---:",) * (len(HEAD) - 2), *(row(model) for model in PUBLISHED.values())]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def row(model: Published) -> tuple[str, ...]:
+    """One checkpoint: what is known of it, and what one picture costs by its plan (the published sampling, float32)."""
+    with torch.device("meta"):
+        network = _network(model)
+        tokenizer = ResidualTokenizer(ResidualConfig(sizes=network.config.sizes))
+    numbers = sum(p.numel() for module in (network, tokenizer) for p in module.parameters())
+    plan = default_plan(network, **DEFAULTS)
+    priced = price(plan, {"model": network, "tokenizer": tokenizer}, 1, 4)
+    fids = [model.fid] if model.readme_fid in (None, model.fid) else [model.readme_fid, model.fid]
+    return (
+        f"`{model.name}`",
+        f"`{model.file}`" if model.attested else f"`{model.file}` (inferred)",
+        f"{model.parameters * 4 / 1e9:.2f}",
+        f"{model.parameters / 1e6:,.0f}",
+        str(model.pixels),
+        " / ".join(f"{fid:.2f}" for fid in fids),
+        f"{priced.flops / 1e12:.2f}",
+        f"{priced.flops / CORE:.0f}",
+        f"{numbers * 4 / 1e9:.2f}",
+        f"{priced.memory / 1e6:.0f}",
+    )
+
+
+def _network(model: Published) -> VAR | MVAR:
+    if model.system == "var":
+        return VAR(VARConfig.published(model.depth, model.pixels))
+    return MVAR(MVARConfig.published(model.depth, model.pixels))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true")
+    if not parser.parse_args().write:
+        print(table(), end="")
+        return
+    before, _, rest = PAGE.read_text().partition(START)
+    PAGE.write_text(before + START + table() + END + rest.partition(END)[2])
+
+
+if __name__ == "__main__":
+    main()
