@@ -119,3 +119,11 @@ def test_differences_name_every_changed_key() -> None:
 def test_epochs_count_images(images: int, batch: int, steps: int) -> None:
     recipe = load_recipe("var-emoji", ["schedule.epochs=3"])
     assert recipe.schedule.total(images, batch) == steps
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "var", "m-var", "classifier"])
+def test_a_shipped_name_may_leave_out_what_is_trained(kind: str) -> None:
+    assert load_recipe("emoji", kind=kind) == load_recipe(f"{kind}-emoji")
+    assert load_recipe("m-var-d16", kind=kind) == load_recipe("m-var-d16")  # a whole name goes first
+    with pytest.raises(InputError, match="no recipe or file 'emojy'"):
+        load_recipe("emojy", kind=kind)

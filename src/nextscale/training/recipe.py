@@ -35,9 +35,13 @@ def shipped_recipes() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
-def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a shipped recipe or a file, apply ``section.key=value`` overrides, and check it. Raises ``InputError``."""
-    path = _find(str(name_or_path))
+def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None, kind: str | None = None) -> Recipe:
+    """Read a shipped recipe or a file, apply ``section.key=value`` overrides, and check it.
+
+    kind: what is to be trained, which a shipped name may leave out: ``emoji`` of an ``m-var`` is ``m-var-emoji``.
+    Raises ``InputError``.
+    """
+    path = _find(str(name_or_path), kind)
     try:
         data = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -71,11 +75,10 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{key}: {a.get(key)!r} -> {b.get(key)!r}" for key in sorted(a | b) if a.get(key) != b.get(key)]
 
 
-def _find(name: str) -> Path:
-    if (SHIPPED / f"{name}.yaml").is_file():
-        return SHIPPED / f"{name}.yaml"
-    if Path(name).is_file():
-        return Path(name)
+def _find(name: str, kind: str | None) -> Path:
+    for path in (SHIPPED / f"{name}.yaml", Path(name), SHIPPED / f"{kind}-{name}.yaml"):
+        if path.is_file():
+            return path
     near = difflib.get_close_matches(name, shipped_recipes(), 1)
     hint = f"did you mean {near[0]!r}?" if near else f"shipped are {', '.join(shipped_recipes())}"
     raise InputError(f"no recipe or file {name!r}; {hint}")

@@ -53,7 +53,7 @@ def start(
     """
     if kind not in KINDS:
         raise InputError(f"there is nothing to train called {kind!r}; choose {' or '.join(KINDS)}")
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, kind)
     if resolved.kind != kind:
         raise InputError(f"{recipe} is a recipe for a {resolved.kind}, but a {kind} was asked for")
     origin = None if init is None else Origin.load(init, _component(resolved))
