@@ -104,7 +104,7 @@ def test_a_converted_folder_that_changed_is_refused(hub: Hub) -> None:
         (lambda: official.saved(official.transformer(2)), "holds a VARConfig of depth 2 and width 128 .* depth 1"),
         (lambda: official.official_files()[M_VAR_REPO, "d1.pth"], "holds a MVARConfig of depth 1"),
         (lambda: b"<!DOCTYPE html>", "is not a PyTorch weight file"),
-        (lambda: official.official_files()[TOKENIZER], "are both VAR tokenizers; expected one"),
+        (lambda: official.official_files()[TOKENIZER], "both hold a tokenizer; expected one"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_not_converted(

@@ -62,7 +62,7 @@ def test_validation_drops_no_label(images: Path, tokenizer: Path, tmp_path: Path
 
 
 def test_some_classes_are_never_mirrored(images: Path, tokenizer: Path, tmp_path: Path) -> None:
-    more = ("data.flip=1.0", "data.unmirrored=[warm]", "data.copies=0")
+    more = ("data.flip=1.0", "data.unmirrored=[warm]", "data.copies=0", "data.shift=0")
     goal = objective(images, tokenizer, tmp_path, *more)
     whole = goal.train.images
     goal.train = replace(goal.train, pictures=InMemory(whole, goal.train.resolution))  # nothing to crop

@@ -64,7 +64,7 @@ def test_the_official_recipes_are_the_official_ones(
         ("model.autoencoder.groups=7", "cannot be split into 7 norm groups"),
         ("model.sizes=[3, 2]", "scales must not shrink"),
         ("data.resolution=72", "times a stride of 8 is 64x64"),
-        ("schedule.epochs=3", "either steps or epochs"),
+        ("schedule.steps=null", "either steps or epochs"),
         ("run.precision=int8", "'bf16' or 'fp32'"),
         ("optim=3", "optim: input should be"),
         ("run.checkpointing=true", "no key 'run.checkpointing'"),
@@ -127,3 +127,12 @@ def test_a_shipped_name_may_leave_out_what_is_trained(kind: str) -> None:
     assert load_recipe("m-var-d16", kind=kind) == load_recipe("m-var-d16")  # a whole name goes first
     with pytest.raises(InputError, match="no recipe or file 'emojy'"):
         load_recipe("emojy", kind=kind)
+
+
+def test_one_length_takes_the_place_of_the_other() -> None:
+    recipe = load_recipe("m-var-emoji", ["schedule.steps=3"])
+    assert recipe.schedule.steps == 3
+    assert recipe.schedule.epochs is None
+    assert load_recipe("m-var-emoji", ["schedule.steps=3", "schedule.epochs=2"]).schedule.steps is None
+    with pytest.raises(InputError, match="give either steps or epochs"):
+        load_recipe("m-var-emoji", ["schedule.epochs=null"])

@@ -186,7 +186,10 @@ def test_the_comparison_sees_one_byte(name: str, whole: Path, tmp_path: Path) ->
     shutil.copytree(whole, tmp_path / "other")
     file = sorted((tmp_path / "other").rglob(name))[-1]
     content = bytearray(file.read_bytes())
-    content[-3] ^= 1
+    changed = (
+        content.rindex(b'"step": ') + 8 if name == "log.jsonl" else -3
+    )  # the last digit of a float may say nothing
+    content[changed] ^= 1
     file.write_bytes(content)
     with pytest.raises((AssertionError, ValueError)):
         assert_same(whole, tmp_path / "other")

@@ -55,3 +55,4 @@ if __name__ == "__main__":
     for kind in ("tokenizer", "var"):
         train(kind, Path(sys.argv[1]), Path(sys.argv[2]) / kind, Path(sys.argv[3]))
     check_exchange()
+    parallel.finish()

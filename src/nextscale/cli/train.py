@@ -33,6 +33,7 @@ def train(
 ) -> None:
     """Train a tokenizer, a generator on its tokens, or a classifier. Ctrl-C saves; the same command again resumes."""
     try:
+        from nextscale.training.parallel import finish
         from nextscale.training.start import start
         from nextscale.training.trainer import Interrupted
     except ModuleNotFoundError as error:
@@ -51,10 +52,12 @@ def train(
     except Interrupted as stop:
         if trainer.main:
             remark(f"{stop}; give the same command again to resume")
+        finish()
         raise typer.Exit(130) from None
     if trainer.main:
         answer(_numbers(metrics))
         answer(f"{trainer.step} of {trainer.total} steps done; {output / 'export'} holds the result")
+    finish()
 
 
 class Bar:

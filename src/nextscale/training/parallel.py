@@ -101,6 +101,15 @@ def wait_for_all() -> None:
     sum_over(torch.zeros(()))
 
 
+def finish() -> None:
+    """Close the processes' channel once all have come here; called last, since its threads may abort a process that
+    ends while they still listen.
+    """
+    if processes() > 1:
+        wait_for_all()
+        dist.destroy_process_group()
+
+
 def _device() -> torch.device:
     """Where the processes' channel takes tensors from."""
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

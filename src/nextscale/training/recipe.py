@@ -97,6 +97,10 @@ def _override(data: dict[str, Any], override: str) -> None:
         data[last] = yaml.safe_load(text)
     except yaml.YAMLError:
         raise InputError(f"the value of {override!r} is not valid YAML") from None
+    lengths = {"steps", "epochs"}
+    if sections == ["schedule"] and last in lengths:  # one length takes the place of the other
+        (other,) = lengths - {last}
+        data.pop(other, None)
 
 
 def _refuse_unknown(kind: Any, data: Any, path: str) -> None:

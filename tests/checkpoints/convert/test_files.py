@@ -163,7 +163,7 @@ def spoil(folder: Path, name: str) -> list[Path]:
         ("m_var", "m_var.pth: this is no M-VAR transformer: it lacks the tensor blocks.0.mamba.norm.weight"),
         ("two", r"holds two transformers \(a and b\); expected one"),
         ("codes", "the tokenizer has 17 codes but the transformer expects 16"),
-        ("same_role", "are both VAR tokenizers; expected one"),
+        ("same_role", "both hold a tokenizer; expected one"),
         ("missing", "is missing; expected a weight file"),
         ("nothing", "no file was given"),
     ],

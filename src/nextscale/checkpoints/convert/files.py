@@ -207,7 +207,7 @@ def _only(found: Mapping[Path, Mapping[str, dict[str, Tensor]]], role: str) -> t
     alone = [path for path in having if len(found[path]) == 1]
     chosen = alone if len(having) > 1 and alone else having
     if len(chosen) > 1:
-        raise CheckpointError(f"{chosen[0]} and {chosen[1]} are both VAR {role}s; expected one")
+        raise CheckpointError(f"{chosen[0]} and {chosen[1]} both hold a {role}; expected one")
     return (chosen[0], found[chosen[0]][role]) if chosen else None
 
 
