@@ -52,7 +52,7 @@ def train(
     except Interrupted as stop:
         if trainer.main:
             remark(f"{stop}; give the same command again to resume")
-        finish()
+        finish(130)
         raise typer.Exit(130) from None
     if trainer.main:
         answer(_numbers(metrics))

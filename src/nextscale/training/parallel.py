@@ -5,6 +5,9 @@ Shape letters: ``B`` samples of one process, ``P`` processes.
 
 from __future__ import annotations
 
+import os
+import sys
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -101,13 +104,17 @@ def wait_for_all() -> None:
     sum_over(torch.zeros(()))
 
 
-def finish() -> None:
-    """Close the processes' channel once all have come here; called last, since its threads may abort a process that
-    ends while they still listen.
+def finish(code: int = 0) -> None:
+    """End this process once all have come here, where there are several; nothing happens where there is one.
+
+    The interpreter's own way out is not taken: threads of the processes' channel can abort it while it is torn down,
+    and the launcher would call a run that is complete and saved a failed one.
     """
     if processes() > 1:
         wait_for_all()
-        dist.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _device() -> torch.device:
