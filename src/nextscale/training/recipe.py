@@ -98,7 +98,9 @@ def _override(data: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise InputError(f"the value of {override!r} is not valid YAML") from None
     lengths = {"steps", "epochs"}
-    if sections == ["schedule"] and last in lengths:  # one length takes the place of the other
+    if (
+        sections == ["schedule"] and last in lengths and data[last] is not None
+    ):  # one length takes the place of the other
         (other,) = lengths - {last}
         data.pop(other, None)
 
