@@ -145,6 +145,23 @@ def test_a_callback_may_stop(model: NextScaleModel) -> None:
     assert len(run(default_plan(model), model, callback=lambda event: event.k < 1)) == 2
 
 
+def test_a_callback_that_answers_something_else_is_refused(model: NextScaleModel) -> None:
+    plan = default_plan(model)
+    with pytest.raises(InputError, match="returned a Tensor; expected a Canvas"):
+        run(plan, model, callback=lambda event: event.canvas.latent)
+    with pytest.raises(InputError, match=r"a canvas of shape \(1, .* expected \(3, "):
+        run(plan, model, callback=lambda event: event.canvas.select(torch.tensor([0])))
+    kept: list[Canvas] = []
+
+    def stale(event: ScaleEvent) -> Canvas:
+        kept.append(event.canvas)
+        return kept[0]
+
+    with pytest.raises(InputError, match=r"after 1 scales of 4; expected .* after 2 of 4"):
+        run(plan, model, callback=stale)
+    run(plan, model, callback=lambda event: True)  # as progress bars answer
+
+
 def test_a_callback_may_change_the_canvas(model: NextScaleModel) -> None:
     def blank(event: ScaleEvent) -> Canvas | None:
         return replace(event.canvas, latent=event.canvas.latent * 0) if event.k == 0 else None

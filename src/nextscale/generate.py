@@ -124,10 +124,26 @@ def _carry_out(
         event = _draw(k, row, tokenizer, state, branch_logits, parts)
         answer = callback(event) if callback is not None else None
         if isinstance(answer, Canvas):
-            state.canvas = answer
+            state.canvas = _like(state.canvas, answer)
+        elif answer is not None and not isinstance(answer, bool):
+            raise InputError(
+                f"callback_on_scale_end returned a {type(answer).__name__}; expected a Canvas to go on with, False to "
+                "stop, or None"
+            )
         yield event
         if answer is False:
             return
+
+
+def _like(canvas: Canvas, other: Canvas) -> Canvas:
+    """A callback's canvas, which must stand where the loop's own does."""
+    found, expected = ((tuple(c.latent.shape), c.done, c.schedule.sizes) for c in (other, canvas))
+    if found != expected:
+        raise InputError(
+            f"callback_on_scale_end returned a canvas of shape {found[0]} after {found[1]} scales of {len(found[2])}; "
+            f"expected {expected[0]} after {expected[1]} of {len(expected[2])}, as it was given"
+        )
+    return other
 
 
 def _begin(plan: Plan, row: Row, model: NextScaleModel, features: Any, images: int) -> tuple[Condition, Memory]:

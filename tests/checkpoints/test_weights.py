@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from nextscale.checkpoints.convert import var
 from nextscale.checkpoints.weights import NAMES, write_weights
+from nextscale.errors import CheckpointError
 from nextscale.models.var import VARConfig
 from tests.makers import tiny_var
 
@@ -43,6 +44,26 @@ def test_casting_on_the_way_is_casting(tmp_path: Path) -> None:
     back = load_file(tmp_path / "a.safetensors")
     assert back.pop("ids").dtype == torch.int64
     assert all(torch.equal(t, state[name].bfloat16()) for name, t in back.items())
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "expected"),
+    [
+        (float("nan"), None, "b has 1 values of 4 that are not finite numbers"),
+        (float("inf"), torch.bfloat16, "b has 1 values of 4 that are not finite numbers"),
+        (1e5, torch.float16, "b has values up to 100000, too large for torch.float16"),
+    ],
+)
+def test_what_is_no_finite_number_is_not_written(
+    tmp_path: Path, value: float, dtype: torch.dtype | None, expected: str
+) -> None:
+    """And a file that was there before stays; 1e5 itself is a number that bfloat16 has."""
+    write_weights(tmp_path / "a.safetensors", {"a": torch.ones(1)})
+    with pytest.raises(CheckpointError, match=expected):
+        write_weights(tmp_path / "a.safetensors", {"a": torch.ones(2), "b": torch.tensor([1, value, 2, 3])}, dtype)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    assert load_file(tmp_path / "a.safetensors")["a"].shape == (1,)
+    write_weights(tmp_path / "a.safetensors", {"b": torch.tensor([1e5])}, torch.bfloat16)
 
 
 def test_a_file_can_be_replaced_by_what_lies_in_it(tmp_path: Path) -> None:

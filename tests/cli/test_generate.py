@@ -108,6 +108,15 @@ def test_a_recipe_of_another_revision_is_repeated_with_a_warning(nextscale: Comm
     assert "drawn by revision 0123" in done.err
 
 
+def test_a_recipe_of_another_model_is_refused_with_both_names(nextscale: Command, tiny_model: Path) -> None:
+    nextscale("generate", "-c", 0, "--seed", 1, "--model", tiny_model)
+    recipe = read_recipe("out/cat-face-1.png") | {"revision": "0123", "model": "emoji"}
+    save_png(open_picture("out/cat-face-1.png"), "other.png", recipe)
+    refused(nextscale("generate", "--like", "other.png", "--model", tiny_model), "was drawn by emoji, and this is tiny")
+    save_png(open_picture("out/cat-face-1.png"), "own.png", recipe | {"model": "somebodys"})
+    refused(nextscale("generate", "--like", "own.png"), "drawn by somebodys", "name its folder with --model")
+
+
 def test_classes_are_listed(nextscale: Command, tiny_model: Path) -> None:
     done = nextscale("generate", "--list-classes", "--model", tiny_model)
     assert [line.split() for line in done.out.splitlines()][:2] == [["0", "cat-face"], ["1", "animal-bird"]]

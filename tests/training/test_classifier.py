@@ -15,7 +15,7 @@ from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData, InMemory
 from nextscale.errors import InputError
 from nextscale.features.classifier import Prediction
-from nextscale.training.classifier import ClassifierObjective, cut_out, hits, wide
+from nextscale.training.classifier import ClassifierObjective, cut_out, hits
 from nextscale.training.classifier_recipe import ClassifierRecipe
 from nextscale.training.objectives import to_signed
 from nextscale.training.order import SampleNoise
@@ -136,12 +136,6 @@ def test_hits_are_labels_among_the_most_likely() -> None:
     assert hits(logits, labels).tolist() == [1, 0, 0]
     assert hits(logits, labels, 2).tolist() == [1, 1, 0]
     assert hits(logits, labels, 9).tolist() == [1, 1, 1]
-
-
-def test_wide_classes_have_three_families_not_three_images() -> None:
-    labels = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2])
-    families = ["a", "b", "c", "d", "d", "e", "e", "f"]
-    assert wide(labels, families).tolist() == [True] * 3 + [False] * 5
 
 
 def test_validation_is_what_its_names_say(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,10 +28,17 @@ def model_folder(name: str | Path, revision: str | None = None) -> Path:
             from nextscale.checkpoints.hub import published_folder
 
             return published_folder(model, revision)
-        if REPOSITORY.fullmatch(name):
+        if REPOSITORY.fullmatch(name) and not _on_disk(Path(name)):
             from nextscale.checkpoints.hub import repository_folder
 
             return repository_folder(name, revision)
     if revision is not None:
         raise InputError(f"the revision {revision!r} of {str(name)!r} was asked for; only models from the hub have one")
     return checkpoint_folder(name)
+
+
+def _on_disk(path: Path) -> bool:
+    """Whether a name that could be a repository's means a folder that is missing, which the hub need not be asked for:
+    one in a folder that is there, or what training calls its result.
+    """
+    return path.parent.is_dir() or path.name == "export"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,11 @@ def checkpoint_folder(name: str | Path) -> Path:
         raise CheckpointError(
             f"the weights of {model.name} are not here yet; nextscale.load({model.name!r}) or nextscale generate "
             f"--model {model.name} fetches them ({model.file} of {model.repo})"
+        )
+    if re.fullmatch(r"(m-)?var-d\d+(-\d+)?", str(name)):
+        raise CheckpointError(
+            f"no weights have been published for {name}; they have for {', '.join(PUBLISHED)}. nextscale plan prices "
+            "every size"
         )
     bundled = ", ".join(bundled_names()) or "none"
     raise CheckpointError(

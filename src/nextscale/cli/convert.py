@@ -70,6 +70,10 @@ def _files(given: list[Path], revision: str | None) -> list[Path]:
     if model is None:
         if revision is not None:
             raise InputError(f"--revision is {revision!r}, but no published model was named; expected one for it")
+        if len(given) == 1 and not given[0].exists():
+            raise InputError(
+                f"there is no file {given[0]}, and no published model of that name: {', '.join(PUBLISHED)}"
+            )
         return given
     from nextscale.checkpoints.hub import official_files
 

@@ -91,7 +91,9 @@ def generate(
     check_writable(out)
     if recipe is not None and dtype == "auto":
         dtype = recipe["dtype"]
-    pipe = load_pipeline(model or (recipe["model"] if recipe else BUILT_IN), device, dtype)
+    if recipe is not None and model is None:
+        model = _model_of(recipe)
+    pipe = load_pipeline(model or BUILT_IN, device, dtype)
     start = time.perf_counter()
     arguments = asked.arguments(pipe) if recipe is None else _repeated(recipe, pipe)
     result, growth = _draw(pipe, arguments, strip)
@@ -184,6 +186,17 @@ def _recipe_to_repeat(picture: Path, asked: Asked) -> dict[str, Any]:
     return recipe
 
 
+def _model_of(recipe: dict[str, Any]) -> str:
+    """The model that a recipe names, if that name alone finds it; one that was drawn from a folder may lie anywhere."""
+    from nextscale.checkpoints.load import bundled_names
+    from nextscale.checkpoints.published import published
+
+    name = str(recipe["model"])
+    if name in bundled_names() or published(name) or "/" in name or Path(name).is_dir():
+        return name
+    raise InputError(f"the picture was drawn by {name}, a checkpoint of somebody's own; name its folder with --model")
+
+
 def _repeated(recipe: dict[str, Any], pipe: Pipeline) -> dict[str, Any]:
     from nextscale.plan import Plan
 
@@ -196,6 +209,10 @@ def _repeated(recipe: dict[str, Any], pipe: Pipeline) -> dict[str, Any]:
             f"the plan in the recipe cannot be read ({error}); expected one that nextscale wrote"
         ) from error
     if recipe.get("revision") != pipe.revision:
+        if recipe["model"] != pipe.name:
+            raise InputError(
+                f"the picture was drawn by {recipe['model']}, and this is {pipe.name}; expected the model that drew it"
+            )
         remark(
             f"the picture was drawn by revision {recipe.get('revision')} of {recipe['model']}; "
             f"this is {pipe.revision}, so the new one will differ"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 DEPTHS = {"var": (12, 16, 20, 24, 30, 36), "m-var": (12, 16, 20, 24, 30, 32)}
+PIXELS = (256, 512, 1024)
 PUBLISHED_SAMPLING = {"guidance_scale": 2.5, "top_k": 900, "top_p": 0.96}
 """How the published models are evaluated; their cfg 1.5 is a guidance scale of 2.5."""
 
@@ -83,13 +84,15 @@ def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     from nextscale.models.var import VAR, VARConfig
     from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 
-    published = re.fullmatch(r"(m-)?var-d(\d+)(?:-(256|512|1024))?", name)
+    published = re.fullmatch(r"(m-)?var-d(\d+)(?:-(\d+))?", name)
     if published:
         system, depth = "m-var" if published[1] else "var", int(published[2])
         if depth not in DEPTHS[system]:
             sizes = ", ".join(f"{system}-d{known}" for known in DEPTHS[system])
             raise InputError(f"there is no published size {name!r}; there are {sizes}")
         pixels = int(published[3] or (512 if depth == 36 else 256))
+        if pixels not in PIXELS:
+            raise InputError(f"there is no published size {name!r}; {system}-d{depth} has 256, 512 or 1024 pixels")
         config = MVARConfig.published(depth, pixels) if published[1] else VARConfig.published(depth, pixels)
         with torch.device("meta"):
             tokenizer = ResidualTokenizer(ResidualConfig(sizes=config.sizes))

@@ -8,6 +8,7 @@ Shape letters: ``B`` batch, ``C`` channels, ``h w`` places. Images are (B, 3, H,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -51,11 +52,8 @@ class Perceptual(nn.Module):
         channels = [3, *(width for stage in config.channels for width in stage)]
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(channels))
         self.head = nn.Linear(channels[-1], len(config.names) + len(config.styles))
-        for (
-            name,
-            parameter,
-        ) in self.convolutions.named_parameters():  # PyTorch's own, smaller, would silence deep layers
-            if name.endswith("weight"):
+        for name, parameter in self.convolutions.named_parameters():
+            if name.endswith("weight"):  # PyTorch's own values, smaller ones, would silence deep layers
                 nn.init.kaiming_normal_(parameter, nonlinearity="relu")
             else:
                 nn.init.zeros_(parameter)
@@ -63,14 +61,7 @@ class Perceptual(nn.Module):
     def layers(self, images: Tensor) -> list[Tensor]:
         """The last layer (B, C, h, w) of every stage, before it is pooled. Raises ``InputError`` for no images."""
         check_images(images, 2 ** (len(self.config.widths) - 1))
-        rest, x = iter(self.convolutions), images
-        found: list[Tensor] = []
-        for stage in self.config.channels:
-            x = F.max_pool2d(x, 2) if found else x
-            for _ in stage:
-                x = F.relu(next(rest)(x))
-            found.append(x)
-        return found
+        return stages(self.convolutions, self.config.channels, images)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """How different the images of two batches look, (B,): see ``layer_distance``; the sum over layers."""
@@ -90,6 +81,19 @@ class Perceptual(nn.Module):
                 total, before = total + convolution_flops(before, after, side), after
             side //= 2
         return total
+
+
+def stages(convolutions: Iterable[nn.Module], channels: Iterable[tuple[int, ...]], x: Tensor) -> list[Tensor]:
+    """Put ``x`` (B, C, H, W) through convolutions, each rectified, with a max pooling between two stages of
+    ``channels``; the last layer (B, c, h, w) of every stage.
+    """
+    rest, found = iter(convolutions), list[Tensor]()
+    for stage in channels:
+        x = F.max_pool2d(x, 2) if found else x
+        for _ in stage:
+            x = F.relu(next(rest)(x))
+        found.append(x)
+    return found
 
 
 def layer_distance(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextscale.errors import CheckpointError
 from nextscale.features.classifier import check_images
-from nextscale.features.perceptual import layer_distance
+from nextscale.features.perceptual import layer_distance, stages
 
 CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Channels of the convolutions between two poolings."""
@@ -49,14 +48,7 @@ class VGG16(nn.Module):
     def layers(self, images: Tensor) -> list[Tensor]:
         """The last layer (B, C, h, w) of every stage, before it is pooled. Raises ``InputError`` for no images."""
         check_images(images, 2 ** (len(CHANNELS) - 1))
-        rest, x = iter(self.convolutions), (images - self.mean) / self.deviation
-        found: list[Tensor] = []
-        for stage in CHANNELS:
-            x = F.max_pool2d(x, 2) if found else x
-            for _ in stage:
-                x = F.relu(next(rest)(x))
-            found.append(x)
-        return found
+        return stages(self.convolutions, CHANNELS, (images - self.mean) / self.deviation)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """LPIPS of two batches of images, (B,)."""

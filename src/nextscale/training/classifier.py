@@ -17,14 +17,12 @@ from torch import Tensor, nn
 
 from nextscale.checkpoints.store import save_checkpoint
 from nextscale.data.images import ImageData
+from nextscale.evaluation.recognition import wide_classes
 from nextscale.features.classifier import Classifier, ClassifierConfig, Prediction
 from nextscale.features.perceptual import Perceptual, PerceptualConfig
 from nextscale.training.classifier_recipe import ClassifierRecipe
 from nextscale.training.objectives import Metrics, picture, recolour, shift, to_signed
 from nextscale.training.order import SampleNoise
-
-WIDE = 3
-"""Held-out families from which on a class counts as wide: accuracy says little about a class of one or two things."""
 
 SAMPLES, SAMPLES_PER_ROW = 24, 12
 
@@ -49,7 +47,7 @@ class ClassifierObjective:
         self.labels, self.styles = train.labels.to(device), train.style_labels.to(device)
         mirrors = [recipe.data.flip * (name not in recipe.data.unmirrored) for name in train.classes]
         self.flip = torch.tensor(mirrors, device=device)
-        self.wide = wide(heldout.labels, families).to(device)
+        self.wide = torch.isin(heldout.labels, wide_classes(heldout.labels, families)).to(device)
 
     def begin(self, generator: torch.Generator) -> None:
         """Nothing to prepare."""
@@ -140,11 +138,3 @@ def hits(logits: Tensor, labels: Tensor, best: int = 1) -> Tensor:
     """1.0 where the label is among the ``best`` most likely ones, 0.0 elsewhere, (B,)."""
     chosen = logits.detach().topk(min(best, logits.shape[1])).indices
     return (chosen == labels[:, None]).any(1).float()
-
-
-def wide(labels: Tensor, families: Sequence[str]) -> Tensor:
-    """Which images (N,) belong to a class of which ``WIDE`` or more families are held out."""
-    known: dict[int, set[str]] = {}
-    for label, family in zip(labels.tolist(), families, strict=True):
-        known.setdefault(label, set()).add(family)
-    return torch.tensor([len(known[label]) >= WIDE for label in labels.tolist()])

@@ -15,6 +15,7 @@ from nextscale.data.emoji_reader import read_metadata
 from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
+from nextscale.evaluation.subject import families_of
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training import order
 from nextscale.training.classifier import ClassifierObjective
@@ -107,13 +108,6 @@ def vocabulary_of(data: Path, train: ImageData) -> ClassVocabulary:
     """Class names of a data set, with names and keywords of the things in them where it is an emoji set."""
     records = read_metadata(data) if (data / "dataset.json").is_file() else []
     return ClassVocabulary.from_records(train.classes, records, train.styles)
-
-
-def families_of(data: Path, images: ImageData) -> list[str]:
-    """The family of every image, the drawings of one thing; outside emoji sets each image is one of its own."""
-    records = read_metadata(data) if (data / "dataset.json").is_file() else []
-    families = {record["name"]: record["family"] for record in records}
-    return [families.get(name, name) for name in images.names]
 
 
 def _frozen(recipe: Recipe, name: str | None, origin: Origin | None) -> tuple[Tokenizer, str] | None:
