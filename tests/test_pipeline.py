@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import nextscale
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.errors import CheckpointError, InputError, PlanError
 from nextscale.generate import generate
@@ -44,6 +46,18 @@ def test_an_image_is_its_label_and_seed_alone(pipe: Pipeline) -> None:
     assert np.array_equal(np.asarray(together.images[1]), np.asarray(alone.images[0]))
 
 
+def test_a_list_of_seeds_has_one_per_image_in_the_order_of_the_images(pipe: Pipeline) -> None:
+    seeds = [5, 0, 2**40, 5]
+    result = pipe(["face", "food"], num_images=2, seed=seeds)
+    assert result.recipe["seeds"] == seeds
+    for i, (label, seed) in enumerate(zip(["face", "face", "food", "food"], seeds, strict=True)):
+        assert np.array_equal(np.asarray(pipe(label, seed=seed).images[0]), np.asarray(result.images[i]))
+    *_, last = pipe.stream(["face", "food"], num_images=2, seed=tuple(seeds))
+    assert [image.tobytes() for image in last.images()] == [image.tobytes() for image in result.images]
+    with pytest.raises(InputError, match="3 seeds were given for 4 images; give one seed, or one per image"):
+        pipe(["face", "food"], num_images=2, seed=[1, 2, 3])
+
+
 def test_a_recipe_repeats_the_picture(pipe: Pipeline) -> None:
     first = pipe(["face", "tool"], seed=3, temperature=0.9, smooth=True)
     recipe = json.loads(json.dumps(first.recipe_of(1)))
@@ -73,6 +87,18 @@ def test_output_types_agree(pipe: Pipeline, output_type: str) -> None:
     array = other[0].permute(1, 2, 0).numpy() if output_type == "pt" else other[0]
     assert 0 <= array.min() <= array.max() <= 1
     assert np.array_equal(np.asarray(images[0]), np.round(array * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("output_type", ["pil", "pt", "np", "latent"])
+def test_every_output_type_can_be_had_of_bfloat16_and_of_several_images(output_type: str) -> None:
+    half = tiny_pipeline().to(torch.bfloat16)
+    images = half("face", num_images=3, seed=1, output_type=output_type).images  # type: ignore[arg-type]
+    shapes = {"pt": (3, 3, 16, 16), "np": (3, 16, 16, 3), "latent": (3, 8, 4, 4)}
+    if output_type == "pil":
+        assert [image.size for image in images] == [(16, 16)] * 3
+    else:
+        assert tuple(images.shape) == shapes[output_type]
+        assert images.dtype == (np.float32 if output_type == "np" else torch.float32)
 
 
 def test_a_stream_ends_where_a_call_ends(pipe: Pipeline) -> None:
@@ -192,6 +218,73 @@ def test_bfloat16_weights_are_half_as_large_and_still_draw(tmp_path: Path) -> No
     half = load(tmp_path / "half", device="cpu", dtype="bfloat16")
     assert half.dtype == torch.bfloat16
     assert half("face", seed=1).images[0].size == (16, 16)
+
+
+def test_a_pipeline_is_moved_and_cast_in_any_order() -> None:
+    pipe = tiny_pipeline()
+    asked: list[tuple[tuple[Any, ...], dict[str, Any], torch.dtype]] = [
+        (("cpu", torch.bfloat16), {}, torch.bfloat16),
+        ((torch.float32, torch.device("cpu")), {}, torch.float32),
+        (("bfloat16",), {}, torch.bfloat16),
+        (("cpu",), {}, torch.bfloat16),
+        ((), {"dtype": "float32", "device": "cpu"}, torch.float32),
+        ((), {}, torch.float32),
+    ]
+    for given, named, dtype in asked:
+        assert pipe.to(*given, **named) is pipe
+        assert {p.dtype for part in (pipe.model, pipe.tokenizer) for p in part.parameters()} == {dtype}
+        assert pipe("face", seed=1).images[0].size == (16, 16)
+    assert (pipe.device_reason, pipe.dtype_reason) == ("as asked", "as asked")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (("cuda:99", torch.bfloat16), r"the device 'cuda:99' was asked for, but PyTorch .* finds \d+ CUDA devices"),
+        ((99,), "the device 'cuda:99' was asked for"),
+        (("gpu",), "there is no device 'gpu'; expected auto, cpu, cuda"),
+        ((torch.int8,), "there is no dtype 'int8'; expected one of auto, float32, bfloat16, float16"),
+        ((torch.float16,), "float16 was asked for on a CPU; expected float32 or bfloat16 there"),
+        (("cpu", "cuda"), "'cpu' and 'cuda' were both given; expected one device"),
+        (
+            (torch.float32, "cpu", torch.bfloat16),
+            "torch.float32 and torch.bfloat16 were both given; expected one dtype",
+        ),
+    ],
+)
+def test_what_a_pipeline_cannot_be_moved_to_leaves_it_where_it_is(given: tuple[Any, ...], sentence: str) -> None:
+    pipe = tiny_pipeline()
+    with pytest.raises(InputError, match=sentence):
+        pipe.to(*given)
+    assert (pipe.device.type, pipe.dtype, pipe.device_reason) == ("cpu", torch.float32, "as given")
+
+
+@pytest.mark.skipif("not torch.cuda.is_available()", reason="there is no CUDA device here")
+def test_a_pipeline_draws_on_a_gpu_in_bfloat16_and_comes_back() -> None:
+    pipe = tiny_pipeline().to("cuda", torch.bfloat16)
+    assert (pipe.device.type, pipe.dtype) == ("cuda", torch.bfloat16)
+    assert pipe("face", seed=1).images[0].size == (16, 16)
+    assert pipe.to(torch.float32, "cpu")("face", seed=1, output_type="pt").images.device.type == "cpu"
+
+
+@pytest.mark.skipif("torch.cuda.is_available()", reason="there is a CUDA device here")
+def test_without_a_gpu_one_sentence_says_so() -> None:
+    with pytest.raises(InputError, match=r"'cuda' was asked for, but PyTorch .* finds 0 CUDA devices; expected one"):
+        tiny_pipeline().to("cuda", torch.bfloat16)
+
+
+def test_from_pretrained_is_load(tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    pipe.save_pretrained(tmp_path / "saved")
+    drawn = pipe("face", seed=1).images[0]
+    assert nextscale.from_pretrained is nextscale.load is load
+    for again in (
+        nextscale.from_pretrained(tmp_path / "saved", device="cpu", dtype="float32"),
+        Pipeline.from_pretrained(tmp_path / "saved", device="cpu", dtype="float32"),
+    ):
+        assert np.array_equal(np.asarray(again("face", seed=1).images[0]), np.asarray(drawn))
+    with pytest.raises(InputError, match=r"revision 'v1' .* was asked for; only models from the hub have one"):
+        Pipeline.from_pretrained(tmp_path / "saved", revision="v1")
 
 
 def test_reconstruction_shows_one_picture_per_scale(pipe: Pipeline) -> None:

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "load": "nextscale.pipeline",
+    "from_pretrained": "nextscale.pipeline",
     "Pipeline": "nextscale.pipeline",
     "GenerationResult": "nextscale.pipeline",
     "Plan": "nextscale.plan",
@@ -19,11 +20,20 @@ _PUBLIC = {
     "NextscaleError": "nextscale.errors",
 }
 
-__all__ = ["GenerationResult", "NextscaleError", "Pipeline", "Plan", "ScaleSchedule", "__version__", "load"]
+__all__ = [
+    "GenerationResult",
+    "NextscaleError",
+    "Pipeline",
+    "Plan",
+    "ScaleSchedule",
+    "__version__",
+    "from_pretrained",
+    "load",
+]
 
 if TYPE_CHECKING:
     from nextscale.errors import NextscaleError
-    from nextscale.pipeline import GenerationResult, Pipeline, load
+    from nextscale.pipeline import GenerationResult, Pipeline, from_pretrained, load
     from nextscale.plan import Plan
     from nextscale.scales import ScaleSchedule
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -61,6 +62,24 @@ def choose_dtype(name: str | torch.dtype, device: torch.device) -> tuple[torch.d
     if wanted == "float16" and device.type == "cpu":
         raise InputError("float16 was asked for on a CPU; expected float32 or bfloat16 there")
     return DTYPES[wanted], "as asked"
+
+
+def place(
+    given: Sequence[torch.device | torch.dtype | str | int], current: torch.device
+) -> tuple[torch.device | None, torch.dtype | None]:
+    """The device and the number type among ``given``, at most one of each and in any order; None for what is not named.
+
+    As PyTorch's ``to``: ``("cuda", torch.bfloat16)``, ``(torch.float32,)``, ``(1,)`` for the second CUDA device.
+    current: where the networks are. Raises ``InputError`` as the two functions above, and for a second one of a kind.
+    """
+    numbers = [one for one in given if isinstance(one, torch.dtype) or str(one) in DTYPES]
+    devices = [one for one in given if one not in numbers]
+    for kind, named in (("device", devices), ("dtype", numbers)):
+        if len(named) > 1:
+            raise InputError(f"{named[0]!r} and {named[1]!r} were both given; expected one {kind}")
+    wanted = [f"cuda:{one}" if isinstance(one, int) else str(one) for one in devices]
+    device = choose_device(wanted[0])[0] if wanted else None
+    return device, choose_dtype(str(numbers[0]), device or current)[0] if numbers else None
 
 
 def _auto_dtype(device: torch.device) -> tuple[torch.dtype, str]:

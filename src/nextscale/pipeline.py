@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from nextscale.checkpoints.find import model_folder
 from nextscale.checkpoints.load import bundled_names, checkpoint_folder, load_vocabulary, revision
 from nextscale.checkpoints.store import load_component, read_config, save_checkpoint
 from nextscale.conditions.classes import ClassVocabulary
-from nextscale.device import choose_device, choose_dtype
+from nextscale.device import choose_device, choose_dtype, place
 from nextscale.errors import CheckpointError, InputError, PlanError
 from nextscale.generate import Callback, generate
 from nextscale.models.base import NextScaleModel
@@ -43,6 +44,7 @@ __all__ = [
     "checkpoint_folder",
     "decode",
     "fit",
+    "from_pretrained",
     "load",
     "load_vocabulary",
     "revision",
@@ -90,10 +92,23 @@ class Pipeline:
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Pipeline:
-        """Move and cast both networks in place; returns the pipeline."""
+    def to(
+        self,
+        *given: torch.device | torch.dtype | str | int,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> Pipeline:
+        """Move and cast both networks in place; returns the pipeline.
+
+        given: a device, a number type, or both in either order, as in ``to("cuda", torch.bfloat16)``. Raises
+        ``InputError``, with nothing moved, for a device that is not here or a number type that it does not compute in.
+        """
+        named = [one for one in (*given, device, dtype) if one is not None]
+        to_device, to_dtype = place(named, self.device)
         for module in (self.tokenizer, self.model):
-            module.to(device=device, dtype=dtype)
+            module.to(device=to_device, dtype=to_dtype)
+        self.device_reason = self.device_reason if to_device is None else "as asked"
+        self.dtype_reason = self.dtype_reason if to_dtype is None else "as asked"
         return self
 
     def plan(self, **sampling: Any) -> Plan:
@@ -208,6 +223,55 @@ class Pipeline:
         extras = {"name": self.name, "defaults": self.defaults}
         save_checkpoint(Path(folder), components, extras, files, dtype)
 
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        license: str | None = None,
+        datasets: Sequence[str] = (),
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        token: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> str:
+        """Publish this model on the hub as ``repo`` (``org/name``), in one commit; returns its address.
+
+        What goes there is what ``save_pretrained`` writes, in ``dtype`` or as the networks stand: load with
+        ``dtype="float32"`` what shall go there in float32. The card is ``card`` with what the hub sorts by in front;
+        for the other arguments, the warning and the errors see :func:`nextscale.checkpoints.publish.publish`.
+        """
+        from nextscale.checkpoints.publish import check_repository, publish  # the hub's client is slow to import
+
+        check_repository(repo, token)
+        with TemporaryDirectory(prefix="nextscale-") as aside:
+            folder = Path(aside) / "checkpoint"
+            try:
+                self.save_pretrained(folder, dtype)
+            except OSError as error:
+                raise CheckpointError(f"{error}; make room there, or set TMPDIR to a folder elsewhere") from error
+            return publish(
+                folder,
+                repo,
+                license=license,
+                datasets=datasets,
+                private=private,
+                revision=revision,
+                commit_message=commit_message,
+                token=token,
+            )
+
+    @staticmethod
+    def from_pretrained(
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+    ) -> Pipeline:
+        """:func:`load`, by the name it has elsewhere."""
+        return load(name, revision=revision, device=device, dtype=dtype)
+
     def _parts(self, more: Mapping[str, Any]) -> dict[str, Any]:
         return {"tokenizer": self.tokenizer, "model": self.model} | dict(more)
 
@@ -270,6 +334,10 @@ def load(
     pipe = _assembled(model_folder(name, revision), name, chosen_device, chosen_dtype)
     pipe.device_reason, pipe.dtype_reason = device_reason, dtype_reason
     return pipe
+
+
+from_pretrained = load
+"""The name that fingers know from elsewhere."""
 
 
 def _assembled(folder: Path, name: str | Path, device: torch.device, dtype: torch.dtype) -> Pipeline:

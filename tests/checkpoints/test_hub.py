@@ -16,10 +16,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from nextscale.checkpoints.card import split
 from nextscale.checkpoints.convert import export_official
 from nextscale.checkpoints.find import model_folder
 from nextscale.checkpoints.load import checkpoint_folder
-from nextscale.checkpoints.published import M_VAR_REPO, PUBLISHED, TOKENIZER, VAR_REPO
+from nextscale.checkpoints.published import LICENCES, M_VAR_REPO, PUBLISHED, TOKENIZER, VAR_REPO
 from nextscale.errors import CheckpointError, InputError
 from nextscale.pipeline import load
 from tests.checkpoints import official
@@ -50,6 +51,8 @@ def test_a_published_name_is_fetched_converted_once_and_draws(name: str, hub: Hu
     assert (model["repo"], model["commit"]) == (PUBLISHED[name].repo, COMMIT)
     assert tokenizer["file"] == TOKENIZER[1]
     assert model["sha256"] in pipe.card
+    facts = {"license": LICENCES[model["repo"]], "base_model": [model["repo"]], "datasets": ["imagenet-1k"]}
+    assert split(pipe.card)[0] == facts  # which go with the model if it is published
     hub.requests.clear()
     assert load(name, device="cpu").revision == pipe.revision
     assert checkpoint_folder(name) == folder

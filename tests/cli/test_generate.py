@@ -99,6 +99,18 @@ def test_another_seed_draws_another_picture(nextscale: Command, tiny_model: Path
     assert pixels("out/cat-face-1.png") != pixels("out/cat-face-2.png")
 
 
+def test_every_picture_may_have_a_seed_of_its_own(nextscale: Command, tiny_model: Path) -> None:
+    wanted = ["-c", 0, "-c", 2, "-n", 2, "--model", tiny_model, "--dtype", "float32"]
+    done = nextscale("generate", *wanted, "--seed", "9,1, 4,4")
+    assert "4 pictures in out, seeds 9, 1, 4, 4;" in done.out
+    names = sorted(path.name for path in Path("out").iterdir())
+    assert names == ["cat-face-1.png", "cat-face-9.png", "food-fruit-4.png", "grid.png"]
+    nextscale("generate", "-c", 0, "--seed", 1, "--model", tiny_model, "--dtype", "float32", "-o", "alone")
+    assert pixels("alone/cat-face-1.png") == pixels("out/cat-face-1.png")
+    nextscale("generate", "--like", "out/grid.png", "--model", tiny_model, "-o", "again")
+    assert pixels("again/grid.png") == pixels("out/grid.png")
+
+
 def test_a_recipe_of_another_revision_is_repeated_with_a_warning(nextscale: Command, tiny_model: Path) -> None:
     nextscale("generate", "-c", 0, "--seed", 1, "--model", tiny_model)
     recipe = read_recipe("out/cat-face-1.png") | {"revision": "0123"}
@@ -199,6 +211,9 @@ def test_a_model_without_styles_takes_none(nextscale: Command, tiny_model: Path,
         (["--like", "none.png"], ["there is no file none.png"]),
         (["-c", "0", "--like", "none.png"], ["leave --class out"]),
         (["-c", "0", "--seed", str(2**63)], ["seed"]),
+        (["-c", "0", "--seed", "1,2,3"], ["3 seeds were given for 1 images", "one per image"]),
+        (["-c", "0", "--seed", "1,,2"], ["--seed is '1,,2'", "one per picture with commas"]),
+        (["-c", "0", "--seed=-1"], ["--seed is '-1'; expected a whole number"]),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(

@@ -15,10 +15,11 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
+from nextscale.checkpoints.card import join
 from nextscale.checkpoints.convert import Official, read_official, save_official
 from nextscale.checkpoints.download import Fetched, Wanted, fetch, is_disk_error, reason, remember
 from nextscale.checkpoints.load import unchanged, write_origin
-from nextscale.checkpoints.published import TOKENIZER, Published, converted_folder, models_cache
+from nextscale.checkpoints.published import DATASET, LICENCES, TOKENIZER, Published, converted_folder, models_cache
 from nextscale.checkpoints.store import read_config
 from nextscale.errors import CheckpointError
 from nextscale.models.m_var import MVARConfig
@@ -105,7 +106,9 @@ def _card(model: Published, files: list[Fetched]) -> str:
     for file in files:
         at = file.commit or "an unknown commit, put here by hand"
         lines.append(f"- {file.file} of {constants.ENDPOINT}/{file.repo} at {at}, sha256 {file.sha256}")
-    return "\n".join([*lines, "", "The weights stay under their authors' terms: see those repositories.", ""])
+    facts = {"license": LICENCES[model.repo], "base_model": [model.repo], "datasets": [DATASET]}
+    terms = "The weights stay under their authors' terms: see those repositories."
+    return join(facts, "\n".join([*lines, "", terms, ""]))
 
 
 def repository_folder(repo: str, revision: str | None) -> Path:

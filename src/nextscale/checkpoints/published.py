@@ -14,6 +14,10 @@ from typing import Literal
 VAR_REPO, M_VAR_REPO = "FoundationVision/var", "OliverRen/M-VAR"
 TOKENIZER = (VAR_REPO, "vae_ch160v4096z32.pth")
 """One tokenizer serves every model and resolution."""
+LICENCES = {VAR_REPO: "mit", M_VAR_REPO: "apache-2.0"}
+"""What the repositories' own cards state, read off archived copies of their pages."""
+DATASET = "imagenet-1k"
+"""What all of them were trained on, as the hub calls it."""
 
 
 @dataclass(frozen=True)

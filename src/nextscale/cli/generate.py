@@ -55,7 +55,11 @@ def generate(
         int | None, typer.Option("-n", "--num-images", help="Pictures per class and style, at least 1.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the first picture; the others count up. Chosen if not given.")
+        str | None,
+        typer.Option(
+            metavar="N[,N...]",
+            help="Seed of the first picture, the others count up; or one per picture: 3,1,4. Chosen if not given.",
+        ),
     ] = None,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
@@ -81,7 +85,7 @@ def generate(
 ) -> None:
     """Draw new pictures of a class or of what plain words name."""
     sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
-    asked = Asked(" ".join(words or ()), classes or [], styles or [], num_images, seed, sampling)
+    asked = Asked(" ".join(words or ()), classes or [], styles or [], num_images, _seeds(seed), sampling)
     if list_classes:
         _list_classes(model or BUILT_IN, as_json)
         return
@@ -113,7 +117,7 @@ class Asked:
     classes: list[str]
     styles: list[str]
     num_images: int | None
-    seed: int | None
+    seed: int | list[int] | None
     sampling: dict[str, Any]
 
     def check(self) -> None:
@@ -157,6 +161,16 @@ class Asked:
             "seed": self.seed,
             **self.sampling,
         }
+
+
+def _seeds(text: str | None) -> int | list[int] | None:
+    """One seed, or one per picture."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,20}( *, *\d{1,20})*", text.strip()):
+        raise InputError(f"--seed is {text!r}; expected a whole number, or one per picture with commas, as in 3,1,4")
+    seeds = [int(seed) for seed in text.split(",")]
+    return seeds if len(seeds) > 1 else seeds[0]
 
 
 def _recipe_to_repeat(picture: Path, asked: Asked) -> dict[str, Any]:
@@ -306,6 +320,8 @@ def _sentence(written: dict[str, Any], out: Path, seconds: float) -> str:
     if len(images) == 1:
         parts = [f"{images[0]['file']}, seed {seeds[0]}"]
     else:
-        parts = [f"{len(images)} pictures in {out}, seeds {min(seeds)} to {max(seeds)}"]
+        counted = seeds == list(range(seeds[0], seeds[0] + len(seeds)))
+        told = f"{seeds[0]} to {seeds[-1]}" if counted else ", ".join(map(str, seeds))
+        parts = [f"{len(images)} pictures in {out}, seeds {told}"]
     parts += [written[page] for page in ("grid", "strip") if page in written]
     return "; ".join(parts) + f" ({seconds:.1f} s)"

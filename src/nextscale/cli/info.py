@@ -15,6 +15,7 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Say what a model is: its parts, sizes, classes, styles, defaults and card."""
+    from nextscale.checkpoints.card import split
     from nextscale.checkpoints.load import checkpoint_folder, revision
     from nextscale.checkpoints.store import read_config
 
@@ -47,7 +48,7 @@ def info(
         for key, value in part["config"].items():
             answer(f"{'':<10}  {key} {_plain(value)}")
     if card.is_file():
-        answer("\n" + card.read_text(encoding="utf-8").strip())
+        answer("\n" + split(card.read_text(encoding="utf-8"))[1].strip())
 
 
 def _component(folder: Path, name: str, described: dict[str, Any]) -> dict[str, Any]:

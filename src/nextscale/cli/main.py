@@ -17,6 +17,7 @@ from nextscale.cli.evaluate import evaluate
 from nextscale.cli.generate import generate
 from nextscale.cli.info import info
 from nextscale.cli.plan import plan
+from nextscale.cli.push import push
 from nextscale.cli.reconstruct import reconstruct
 from nextscale.cli.runs import runs
 from nextscale.cli.selftest import selftest
@@ -34,6 +35,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     runs,
     evaluate,
     convert,
+    push,
     verify,
     selftest,
     info,

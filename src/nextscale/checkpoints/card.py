@@ -1,0 +1,115 @@
+"""The card of a checkpoint on the hub: its own README.md, with the facts that the hub sorts models by in front.
+
+The facts are YAML between two lines of dashes, and their names are the hub's (https://huggingface.co/docs/hub/model-cards).
+What a card states is kept; what follows from the checkpoint is added.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nextscale.checkpoints.load import load_vocabulary
+from nextscale.checkpoints.store import build_component, read_config
+from nextscale.errors import CheckpointError
+from nextscale.models.base import NextScaleModel
+from nextscale.tokenizers.base import Tokenizer
+
+SYSTEMS = {"var": ("VAR", "2404.02905"), "m_var": ("M-VAR", "2411.10433")}
+"""What a type of model is called, and its paper on arXiv."""
+
+FACTS = re.compile(r"\A---\n(.*?)^---\n", re.DOTALL | re.MULTILINE)
+USE = re.compile(r"<!-- use -->.*?<!-- end of use -->\n?", re.DOTALL)
+ORDER = ("license", "library_name", "pipeline_tag", "base_model", "datasets", "tags")
+
+
+def split(card: str) -> tuple[dict[str, Any], str]:
+    """The facts and the text of a card; it may have either, both or none.
+
+    Raises ``CheckpointError`` where what stands between the lines of dashes is no table of names and values.
+    """
+    found = FACTS.match(card)
+    if found is None:
+        return {}, card
+    try:
+        facts = yaml.safe_load(found[1]) or {}
+    except yaml.YAMLError as error:
+        raise CheckpointError(f"the card begins with facts that are no valid YAML ({error})") from None
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"the card begins with a {type(facts).__name__}; expected a table of names and values")
+    return facts, card[found.end() :].lstrip("\n")
+
+
+def join(facts: Mapping[str, Any], text: str) -> str:
+    """The inverse of :func:`split`, the facts in the usual order."""
+    names = [*(name for name in ORDER if name in facts), *(name for name in facts if name not in ORDER)]
+    told = yaml.safe_dump({name: facts[name] for name in names}, sort_keys=False, allow_unicode=True)
+    return f"---\n{told}---\n\n{text}"
+
+
+def hub_card(folder: Path, repo: str, facts: dict[str, Any]) -> str:
+    """The card of the checkpoint ``folder`` as ``repo`` on the hub.
+
+    facts: these replace what its README.md states. A checkpoint without a README.md gets a plain one. Raises
+    ``CheckpointError`` for a README.md whose facts cannot be read.
+    """
+    described = read_config(folder)
+    readme = folder / "README.md"
+    stated, text = split(readme.read_text(encoding="utf-8") if readme.is_file() else "")
+    kind = described["components"].get("model", {}).get("type")
+    tags = ["next-scale", "visual-autoregressive"]
+    known: dict[str, Any] = {"library_name": "nextscale"}
+    if kind:
+        tags += ["image-generation", "class-conditional", kind.replace("_", "-")]
+        known["pipeline_tag"] = "unconditional-image-generation"  # the hub's drawer for class-conditional models
+    whole = known | stated | facts
+    whole["tags"] = list(dict.fromkeys([*_listed(whole.get("tags")), *tags]))
+    use = _use(repo, drawable=bool(kind))
+    text = text or _text(folder, described)
+    text = USE.sub(lambda _: use, text) if USE.search(text) else f"{text.rstrip()}\n\n{use}"
+    return join(whole, text)
+
+
+def _listed(value: Any) -> list[Any]:
+    """The hub takes one value where it takes a list of them."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _use(repo: str, drawable: bool) -> str:
+    lines = ["With the Python package `nextscale`:", "", "```python"]
+    if drawable:
+        lines += [
+            "import nextscale",
+            "",
+            f'pipe = nextscale.load("{repo}")',
+            "pipe(class_labels=[0], seed=1).images[0]",
+        ]
+    else:
+        lines += ["from huggingface_hub import snapshot_download", "", f'folder = snapshot_download("{repo}")']
+    return "\n".join(["<!-- use -->", "## Use", "", *lines, "```", "<!-- end of use -->", ""])
+
+
+def _text(folder: Path, described: Mapping[str, Any]) -> str:
+    """What can be said of a checkpoint that says nothing of itself."""
+    parts = {name: build_component(part, str(folder)) for name, part in described["components"].items()}
+    lines = [f"# {described.get('name', folder.name)}", ""]
+    model, tokenizer = parts.get("model"), parts.get("tokenizer")
+    if isinstance(model, NextScaleModel) and isinstance(tokenizer, Tokenizer):
+        system, paper = SYSTEMS[described["components"]["model"]["type"]]
+        height, width = (side * tokenizer.stride for side in tokenizer.schedule.grid)
+        vocabulary = load_vocabulary(folder, model.null_class)
+        styles = f" in the styles {', '.join(vocabulary.styles)}" if vocabulary.styles else ""
+        lines += [
+            f"A class-conditional {system} ([arXiv {paper}](https://arxiv.org/abs/{paper})) that draws pictures of "
+            f"{width}x{height} pixels, of {len(vocabulary.names)} classes{styles}.",
+            "",
+        ]
+    lines += ["| part | type | parameters |", "| --- | --- | ---: |"]
+    for name, module in parts.items():
+        count = sum(parameter.numel() for parameter in module.parameters())
+        lines.append(f"| {name} | `{described['components'][name]['type']}` | {count:,} |")
+    return "\n".join([*lines, ""])
