@@ -99,8 +99,8 @@ class ClassifierObjective:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Nothing beside the weights."""
 
-    def export(self, module: nn.Module, folder: Path) -> None:
-        save_checkpoint(folder, {self.recipe.model.network: module})
+    def export(self, module: nn.Module, folder: Path, card: str) -> None:
+        save_checkpoint(folder, {self.recipe.model.network: module}, files={"README.md": card.encode()})
 
     @torch.no_grad()
     def _heldout(self, module: nn.Module) -> Prediction:

@@ -136,8 +136,10 @@ class GeneratorObjective:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Nothing beside the weights."""
 
-    def export(self, module: nn.Module, folder: Path) -> None:
-        self._pipeline(module).save_pretrained(folder)
+    def export(self, module: nn.Module, folder: Path, card: str) -> None:
+        pipe = self._pipeline(module)
+        pipe.card = card
+        pipe.save_pretrained(folder)
 
     def _pipeline(self, module: nn.Module) -> Pipeline:
         assert isinstance(module, ClassTransformer)

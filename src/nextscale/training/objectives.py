@@ -62,8 +62,8 @@ class Objective(Protocol):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take back what ``state`` gave, and forget a step that was begun (``loss``) but not ended (``after_step``)."""
 
-    def export(self, module: nn.Module, folder: Path) -> None:
-        """Write ``module`` so that the library can load it."""
+    def export(self, module: nn.Module, folder: Path, card: str) -> None:
+        """Write ``module`` so that the library can load it, with ``card`` as its README.md."""
 
 
 def to_signed(images: Tensor, device: torch.device) -> Tensor:

@@ -194,8 +194,8 @@ class TokenizerObjective:
         if self.adversary:
             self.adversary.load_state(state)
 
-    def export(self, module: nn.Module, folder: Path) -> None:
-        save_checkpoint(folder, {"tokenizer": module})
+    def export(self, module: nn.Module, folder: Path, card: str) -> None:
+        save_checkpoint(folder, {"tokenizer": module}, files={"README.md": card.encode()})
 
     def _images(self, rows: Tensor) -> Tensor:
         """Training images (B, 3, H, W), the centre of each, on the device."""

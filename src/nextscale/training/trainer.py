@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from nextscale.data.images import Source
 from nextscale.errors import TrainingError
 from nextscale.training import order, parallel
+from nextscale.training.card import run_card
 from nextscale.training.objectives import Metrics, Objective
 from nextscale.training.optim import MovingAverage, decay_at, lr_factor, parameter_groups
 from nextscale.training.progress import Account, Progress, silent
@@ -239,7 +240,8 @@ class Trainer:
 
     def _export(self) -> None:
         if self.main:
-            self.objective.export(self.average.module, self.folder.path / "export")
+            card = run_card(self.folder.path, self.step, self.total)
+            self.objective.export(self.average.module, self.folder.path / "export", card)
 
     def _save(self) -> Path:
         """The export goes first: killed between the two, the run repeats the steps that led to it."""

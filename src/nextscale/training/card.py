@@ -1,0 +1,64 @@
+"""The card of what a run exports: what was trained, on what, from what, how far, and its numbers on held-out images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def run_card(run: Path, step: int, total: int) -> str:
+    """Markdown for the README.md beside the weights of ``step``, out of the run folder's recipe, log and data set.
+
+    The numbers are those of the last validation up to now.
+    """
+    described = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe, version = described["recipe"], described["version"]
+    commit = f" at commit {version['commit'][:12]}" if version["commit"] else ""
+    lines = [
+        f"# {run.resolve().name}",
+        "",
+        f"Trained by `nextscale train {recipe['kind']}`, {step:,} of {total:,} steps of {recipe['run']['batch']} "
+        f"images, with nextscale {version['nextscale']}{commit} and PyTorch {version['torch']}. "
+        "The recipe stands at the end.",
+        "",
+        "## Data",
+        "",
+        *_data(described),
+        *_numbers(run / "log.jsonl"),
+        "## Recipe",
+        "",
+        "```yaml",
+        yaml.safe_dump(recipe, sort_keys=False).rstrip(),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _data(described: dict[str, Any]) -> list[str]:
+    """Images and their licences, and the checkpoints that a run stands on."""
+    source, facts = Path(described["source"]), described["data"]
+    side = described["recipe"]["data"]["resolution"]
+    lines = [
+        f"`{source.name}`: {facts['images']:,} training images at {side}x{side} pixels, hash {facts['hash'][:12]}."
+    ]
+    built = source / "dataset.json"
+    licences = json.loads(built.read_text()).get("licences", {}) if built.is_file() else {}
+    lines += ["", *(f"- {of['name']} by {of['author']}, {of['licence']}, {of['url']}" for of in licences.values())]
+    for what, told in (("init", "Started from the checkpoint"), ("tokenizer", "On the tokens of the tokenizer")):
+        if what in facts:
+            lines += ["", f"{told} of revision {facts[what]}."]
+    return [*lines, ""]
+
+
+def _numbers(log: Path) -> list[str]:
+    entries = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    measured = [entry for entry in entries if entry["kind"] == "validation"]
+    if not measured:
+        return []
+    last = measured[-1]
+    rows = [f"| {name} | {value:.4g} |" for name, value in last.items() if name not in ("step", "kind")]
+    return ["## Held-out numbers", "", f"| number | at step {last['step']:,} |", "| --- | ---: |", *rows, ""]
