@@ -142,8 +142,8 @@ def scan(
     added = ((x * reach[..., -1].transpose(2, 3)[..., None]).flatten(3).mT @ b).unflatten(2, (heads, width))
     carried = log_decay.cumsum(-1).exp()
     states = [x.new_zeros((rows, heads, width, b.shape[-1])) if state is None else state]
-    for i in range(count):
-        states.append(torch.addcmul(added[:, i], states[-1], carried[:, i, :, -1, None, None]))
+    for more, decay in zip(added.unbind(1), carried[..., -1].unbind(1), strict=True):
+        states.append(torch.addcmul(more, states[-1], decay[..., None, None]))
     before = states[0][:, None] if count == 1 else torch.stack(states[:-1], 1)
     y = (c @ before.flatten(2, 3).mT).unflatten(-1, (heads, width)) * carried.transpose(2, 3)[..., None]
     y += inside.transpose(2, 3)
