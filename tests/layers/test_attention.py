@@ -27,13 +27,13 @@ def test_training_and_generation_compute_the_same(mask: Tensor | None, dtype: to
     """With gradients another kernel runs on a CPU; result, number type and gradients are those of the formula."""
     drawn = draw(dtype)
     expected_leaves = [x.double().requires_grad_() for x in drawn]
-    expected = plain(*expected_leaves, mask)
+    expected = plain(expected_leaves[0], expected_leaves[1], expected_leaves[2], mask)
     expected.square().sum().backward()
     leaves = [x.clone().requires_grad_() for x in drawn]
-    found = attend(*leaves, mask)
+    found = attend(leaves[0], leaves[1], leaves[2], mask)
     found.square().sum().backward()
     with torch.no_grad():
-        without = attend(*drawn, mask)
+        without = attend(drawn[0], drawn[1], drawn[2], mask)
     assert found.dtype == without.dtype == dtype
     for one in (found, without):
         torch.testing.assert_close(one.double(), expected, atol=close, rtol=close)
