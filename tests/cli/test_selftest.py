@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from nextscale.checkpoints.weights import write_weights
 from nextscale.pictures import open_picture, read_recipe
 from tests.cli.conftest import Command
 from tests.makers import tiny_pipeline
@@ -26,7 +25,7 @@ def test_a_sound_checkpoint(nextscale: Command, tiny_model: Path) -> None:
 def test_a_broken_one(nextscale: Command) -> None:
     tiny_pipeline().save_pretrained("mine")
     state = load_file("mine/model.safetensors")
-    write_weights(Path("mine/model.safetensors"), state | {"head_lin.bias": torch.full((48,), torch.inf)})
+    save_file(state | {"head_lin.bias": torch.full((48,), torch.inf)}, "mine/model.safetensors")
     done = nextscale("selftest", "mine", "--json")
     assert done.code == 1
     told = json.loads(done.out)

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from nextscale.checkpoints.published import PUBLISHED
-from nextscale.checkpoints.weights import write_weights
 from nextscale.verification.selftest import Check, SelfTest, selftest
 from tests.checkpoints.hub_server import COMMIT, running_hub, use
 from tests.checkpoints.official import M_VAR_D1, VAR_D1, official_files
@@ -80,7 +79,7 @@ def test_numbers_that_are_not_finite_are_found(tmp_path: Path) -> None:
     tiny_pipeline().save_pretrained(tmp_path / "mine")
     state = load_file(tmp_path / "mine" / "tokenizer.safetensors")
     state["encoder.conv_in.bias"] = torch.full_like(state["encoder.conv_in.bias"], torch.nan)
-    write_weights(tmp_path / "mine" / "tokenizer.safetensors", state)
+    save_file(state, tmp_path / "mine" / "tokenizer.safetensors")
     found = selftest(tmp_path / "mine", device="cpu")
     assert check(found, "numbers").found.endswith("first tokenizer.encoder.conv_in.bias")
     assert not found.ok
