@@ -211,7 +211,7 @@ def test_a_model_without_styles_takes_none(nextscale: Command, tiny_model: Path,
         (["--like", "none.png"], ["there is no file none.png"]),
         (["-c", "0", "--like", "none.png"], ["leave --class out"]),
         (["-c", "0", "--seed", str(2**63)], ["seed"]),
-        (["-c", "0", "--seed", "1,2,3"], ["3 seeds were given for 1 images", "one per image"]),
+        (["-c", "0", "-n", "2", "--seed", "1,2,3"], ["3 seeds were given for 2 images", "one per image"]),
         (["-c", "0", "--seed", "1,,2"], ["--seed is '1,,2'", "one per picture with commas"]),
         (["-c", "0", "--seed=-1"], ["--seed is '-1'; expected a whole number"]),
     ],
@@ -276,3 +276,10 @@ def test_a_recipe_that_was_tampered_with_is_refused(
     save_png(Image.new("RGB", (16, 16)), "odd.png", recipe)
     refused(nextscale("generate", "--like", "odd.png", "--model", tiny_model), expected)
     assert not Path("out").exists()
+
+
+def test_a_list_of_seeds_says_how_many_pictures(nextscale: Command, tiny_model: Path) -> None:
+    done = nextscale("generate", "-c", 0, "--seed", "3,1,4", "--model", tiny_model, "-o", "some", "--json")
+    assert [image["seed"] for image in json.loads(done.out)["images"]] == [3, 1, 4]
+    both = nextscale("generate", "-c", 0, "-c", 1, "--seed", "3,1,4", "--model", tiny_model, "-o", "other")
+    refused(both, "3 seeds were given for 2 images")

@@ -154,10 +154,12 @@ class Asked:
             remark(f"in the style {known[0]}; other styles: {', '.join(known[1:])}")
         if known and "all" in styles:
             styles = list(known)
+        drawn = [label for label in labels for _ in range(max(1, len(styles)))]
+        counted = len(self.seed) // len(drawn) if isinstance(self.seed, list) else 1  # a list of seeds says how many
         return {
-            "class_labels": [label for label in labels for _ in range(max(1, len(styles)))],
+            "class_labels": drawn,
             "style": styles * len(labels) or None,
-            "num_images": 1 if self.num_images is None else self.num_images,
+            "num_images": max(1, counted) if self.num_images is None else self.num_images,
             "seed": self.seed,
             **self.sampling,
         }
