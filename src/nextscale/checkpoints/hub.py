@@ -136,7 +136,8 @@ def repository_folder(repo: str, revision: str | None) -> Path:
         absent = isinstance(error, LocalEntryNotFoundError) and error.__cause__
         why = reason(absent if isinstance(absent, Exception) else error)
         raise CheckpointError(
-            f"there is no checkpoint folder {repo} here, and {where} cannot be fetched from the hub: {why}"
+            f"there is no checkpoint folder {repo} here, and {where} cannot be fetched from the hub: {why}. "
+            f"By hand: hf download {repo} --local-dir FOLDER where there is a connection, then load FOLDER"
         ) from error
 
 
