@@ -27,7 +27,7 @@ START, END = "<!-- table: python tools/checkpoint_table.py -->\n", "<!-- end of 
 CORE = 94e9
 """FLOP/s of float32 matrix products on one core of the machine that the page speaks of (AMD EPYC, AVX-512)."""
 
-HEAD = ("name", "file", "GB", "million parameters", "pixels", "FID", "TFLOP", "seconds", "weights GB", "memory MB")
+HEAD = ("name", "file", "GB", "million parameters", "pixels", "FID", "TFLOP", "seconds", "weights GB", "memory MiB")
 
 
 def table() -> str:
@@ -55,7 +55,7 @@ def row(model: Published) -> tuple[str, ...]:
         f"{priced.flops / 1e12:.2f}",
         f"{priced.flops / CORE:.0f}",
         f"{numbers * 4 / 1e9:.2f}",
-        f"{priced.memory / 1e6:.0f}",
+        f"{priced.memory / 2**20:.0f}",
     )
 
 

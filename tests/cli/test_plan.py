@@ -30,6 +30,13 @@ def test_the_price_is_that_of_the_loaded_model(nextscale: Command, tiny_model: P
     assert sum(row["share"] for row in told["rows"]) == pytest.approx(1)
 
 
+def test_the_time_is_the_flops_at_the_speed_of_this_machine(nextscale: Command, tiny_model: Path) -> None:
+    told = json.loads(nextscale("plan", tiny_model, "--json").out)
+    assert told["seconds"] == pytest.approx(told["flops"] / told["flops_per_second"])
+    assert told["flops_per_second"] > 1e8
+    assert "time: at least" in nextscale("plan", tiny_model).err
+
+
 def test_weights_are_not_needed(nextscale: Command, tiny_model: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_model, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
     assert nextscale("plan", "bare").out.splitlines()[1:] == nextscale("plan", tiny_model).out.splitlines()[1:]

@@ -19,6 +19,7 @@ from nextscale.cli.console import (
     answer,
     answer_json,
     given,
+    remark,
 )
 from nextscale.errors import CheckpointError, InputError
 
@@ -51,12 +52,14 @@ def plan(
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Print what happens at every scale, with predicted FLOPs, memory bytes and shares; no weights are needed."""
+    """Print what happens at every scale, with predicted FLOPs, memory bytes, shares and time; no weights are needed."""
     from nextscale.device import choose_device, choose_dtype
+    from nextscale.evaluation.speed import matmul_peak
     from nextscale.plan import default_plan
     from nextscale.price import price, table
 
-    number, _ = choose_dtype(dtype, choose_device(device)[0])
+    where, _ = choose_device(device)
+    number, _ = choose_dtype(dtype, where)
     parts, defaults = _parts(model)
     asked = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
     rows = default_plan(parts["model"], **(defaults | asked))
@@ -67,11 +70,16 @@ def plan(
         "dtype": str(number).removeprefix("torch."),
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
     }
+    peak = matmul_peak(where, number)
     if as_json:
-        answer_json(told | _as_dict(rows, priced))
-    else:
-        answer(_heading(told, rows))
-        answer(table(rows, priced))
+        answer_json(told | _as_dict(rows, priced) | {"flops_per_second": peak, "seconds": priced.flops / peak})
+        return
+    answer(_heading(told, rows))
+    answer(table(rows, priced))
+    remark(
+        f"time: at least {priced.flops / peak:.2g} s, at the {peak / 1e9:.3g} GFLOP/s that matrix products in "
+        f"{told['dtype']} reach on this {where.type.upper()}, measured now; nextscale selftest measures the whole"
+    )
 
 
 def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
