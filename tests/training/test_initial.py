@@ -10,7 +10,7 @@ import torch
 from nextscale.checkpoints.load import load_vocabulary
 from nextscale.checkpoints.store import load_component
 from nextscale.conditions.classes import ClassVocabulary, Thing
-from nextscale.errors import CheckpointError, TrainingError
+from nextscale.errors import CheckpointError, InputError, TrainingError
 from nextscale.training.initial import known_labels, merged
 from nextscale.training.start import start
 from nextscale.training.trainer import Trainer
@@ -92,6 +92,26 @@ def test_a_tokenizer_starts_from_the_weights_and_draws_no_new_codebook(
     before = load_component(tokenizer / "export", "tokenizer").state_dict()["quantizer.codebook.weight"]
     after = trainer.objective.module.state_dict()["quantizer.codebook.weight"]
     assert 0 < (after - before).abs().max() < 0.01  # one step of the optimiser, and nothing else
+
+
+def test_a_refined_decoder_leaves_what_encodes_as_it_was(
+    other_images: Path, tokenizer: Path, eyes: Path, tmp_path: Path
+) -> None:
+    adversarial = "loss.adversarial={weight: 0.1, start: 0, width: 8, layers: 2}"
+    perceptual = f"loss.perceptual={{weight: 0.01, network: '{eyes}'}}"
+    overrides = [*TINY["tokenizer"], "decoder_only=true", "run.export=last", "optim.lr=1e-3", adversarial, perceptual]
+    run = tmp_path / "run"
+    start("tokenizer", "tokenizer-emoji", other_images, run, None, overrides, "cpu", init=str(tokenizer)).run(2)
+    start("tokenizer", "tokenizer-emoji", other_images, run, None, overrides, "cpu", init=str(tokenizer)).run()
+    before, after = (load_component(folder / "export", "tokenizer").state_dict() for folder in (tokenizer, run))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+
+
+def test_a_decoder_cannot_be_refined_without_what_encodes(images: Path, tmp_path: Path) -> None:
+    overrides = [*TINY["tokenizer"], "decoder_only=true"]
+    with pytest.raises(InputError, match="name the tokenizer they are in with --init"):
+        start("tokenizer", "tokenizer-emoji", images, tmp_path / "run", None, overrides, "cpu")
 
 
 def test_another_architecture_is_refused_with_the_reason(

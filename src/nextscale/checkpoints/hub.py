@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
@@ -117,6 +117,8 @@ def repository_folder(repo: str, revision: str | None) -> Path:
     """
     where = f"{repo}{f' at {revision!r}' if revision else ''}"
     try:
+        if not isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str):
+            get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=revision))  # fails at once, without retries
         config = Path(hf_hub_download(repo, "config.json", revision=revision))
         commit = config.parent.name  # the cache keeps a folder per commit, so that what is taken fits together
         for part in read_config(config.parent)["components"]:

@@ -39,6 +39,10 @@ class TokenizerObjective:
         self.images, losses, judge = len(train), recipe.loss, recipe.loss.adversarial
         total = recipe.schedule.total(self.images, recipe.run.batch)
         self.module = ResidualTokenizer(recipe.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.decoder_only:
+            self.module.requires_grad_(False)
+            self.module.post_quant_conv.requires_grad_(True)
+            self.module.decoder.requires_grad_(True)
         looks = losses.perceptual.weight or (judge.weight and judge.network == "features")
         self.perceptual = load_perceptual(losses.perceptual, recipe.data.resolution, device) if looks else None
         layers = self.perceptual.layers if self.perceptual else None
@@ -89,7 +93,8 @@ class TokenizerObjective:
         settings, step, metrics = self.recipe.codebook, self.codes.steps, Metrics()
         if step % self.recipe.run.log_every == 0:
             metrics |= self._health()
-        if settings.restart_below and step % settings.restart_every == 0 and step <= self.last_restart:
+        restarts = settings.restart_below and not self.recipe.decoder_only
+        if restarts and step % settings.restart_every == 0 and step <= self.last_restart:
             metrics["restarted"] = self._restart(optimizer, average, generator)
         self._seen.clear()
         return metrics
@@ -108,7 +113,9 @@ class TokenizerObjective:
         settings = self.recipe.codebook
         h, w = self.module.schedule[max(0, row - 1)]
         what = f"the codebook has collapsed at the scale {h}x{w}" if row else "the codebook has collapsed"
-        if not settings.restart_below:
+        if self.recipe.decoder_only:
+            mended = "nothing mends it, since only the decoder is trained"
+        elif not settings.restart_below:
             mended = "nothing mends it, since codebook.restart_below is 0"
         elif self.codes.steps > self.last_restart:
             mended = f"codes are no longer moved after {settings.restart_until:.0%} of the run (codebook.restart_until)"
