@@ -215,7 +215,9 @@ class Pipeline:
         return torch.from_numpy(array).permute(2, 0, 1)[None].to(next(self.tokenizer.parameters()).dtype)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a checkpoint folder that :func:`load` reads."""
+        """Write a checkpoint folder that :func:`load` reads, in ``dtype`` or in the number type that the networks have
+        now, which on many machines is bfloat16 unless ``load`` was asked for another.
+        """
         files = {"classes.json": json.dumps(self.vocabulary.to_dict(), ensure_ascii=False).encode()}
         if self.card:
             files["README.md"] = self.card.encode()

@@ -34,3 +34,29 @@ def test_a_missing_folder_is_not_looked_for_on_the_hub(
 def test_a_revision_of_what_is_here_is_refused() -> None:
     with pytest.raises(InputError, match="'v1' of 'emoji'"):
         model_folder("emoji", "v1")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("var_d16", "var-d16"),
+        ("VAR-D30", "var-d30"),
+        ("mvar-d16", "m-var-d16"),
+        ("var_d36.pth", "var-d36-512"),
+        ("vard16", "var-d16"),
+    ],
+)
+def test_a_misspelt_name_is_told_the_right_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"\(did you mean {meant}\?\)"):
+        model_folder(name)
+
+
+@pytest.mark.parametrize(
+    ("repo", "some"), [("FoundationVision/var", "var-d16, var-d20"), ("OliverRen/M-VAR", "m-var-d")]
+)
+def test_the_authors_repositories_are_pointed_to_by_their_models(repo: str, some: str) -> None:
+    with pytest.raises(CheckpointError, match=f"name one of them: {some}"):
+        model_folder(repo)

@@ -19,7 +19,15 @@ from nextscale.checkpoints.card import join
 from nextscale.checkpoints.convert import Official, read_official, save_official
 from nextscale.checkpoints.download import Fetched, Wanted, fetch, is_disk_error, reason, remember
 from nextscale.checkpoints.load import unchanged, write_origin
-from nextscale.checkpoints.published import DATASET, LICENCES, TOKENIZER, Published, converted_folder, models_cache
+from nextscale.checkpoints.published import (
+    DATASET,
+    LICENCES,
+    PUBLISHED,
+    TOKENIZER,
+    Published,
+    converted_folder,
+    models_cache,
+)
 from nextscale.checkpoints.store import read_config
 from nextscale.errors import CheckpointError
 from nextscale.models.m_var import MVARConfig
@@ -116,6 +124,9 @@ def repository_folder(repo: str, revision: str | None) -> Path:
     are fetched. Raises ``CheckpointError`` for one that is not, or cannot be had.
     """
     where = f"{repo}{f' at {revision!r}' if revision else ''}"
+    if repo in LICENCES:
+        names = ", ".join(model.name for model in PUBLISHED.values() if model.repo == repo)
+        raise CheckpointError(f"{repo} holds several models in their authors' files; name one of them: {names}")
     try:
         if not isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str):
             get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=revision))  # fails at once, without retries

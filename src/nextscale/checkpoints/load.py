@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nextscale.checkpoints.published import PUBLISHED, converted_folder, published
+from nextscale.checkpoints.published import PUBLISHED, converted_folder, nearest, published
 from nextscale.checkpoints.store import component_file, load_component, read_config
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.errors import CheckpointError
@@ -56,9 +56,10 @@ def checkpoint_folder(name: str | Path) -> Path:
             f"no weights have been published for {name}; they have for {', '.join(PUBLISHED)}. nextscale plan prices "
             "every size"
         )
-    bundled = ", ".join(bundled_names()) or "none"
+    bundled, meant = ", ".join(bundled_names()) or "none", nearest(str(name))
+    hint = f" (did you mean {meant}?)" if meant else ""
     raise CheckpointError(
-        f"there is no model {str(name)!r}: no such bundled model ({bundled}), no published one "
+        f"there is no model {str(name)!r}{hint}: no such bundled model ({bundled}), no published one "
         f"({', '.join(PUBLISHED)}) and no checkpoint folder"
     )
 

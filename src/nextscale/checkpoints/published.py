@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -70,6 +71,16 @@ PUBLISHED = {
 def published(name: str) -> Published | None:
     """The published checkpoint called ``name``; ``var-d36`` and ``var-d16-256`` are understood too."""
     return PUBLISHED.get(name.removesuffix("-256")) or PUBLISHED.get(f"{name}-512")
+
+
+def nearest(name: str) -> str | None:
+    """The published checkpoint that a name which is none was probably meant for: ``VAR_D16``, ``var-d15``,
+    ``var_d16.pth``; None if there is no such.
+    """
+    plain = name.lower().removesuffix(".pth").removesuffix(".safetensors").replace("_", "-").replace("mvar", "m-var")
+    likely = published(plain)
+    found = [likely.name] if likely else get_close_matches(plain, PUBLISHED, 1, 0.8)
+    return found[0] if found else None
 
 
 def models_cache() -> Path:

@@ -100,6 +100,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether ``folder`` is a checkpoint of this library, whatever state it is in."""
+    try:
+        return "components" in read_config(folder)
+    except CheckpointError:
+        return False
+
+
 def load_component(
     folder: Path, name: str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> nn.Module:

@@ -20,6 +20,8 @@ from nextscale.errors import InputError
 if TYPE_CHECKING:
     from nextscale.pipeline import Pipeline
 
+MODEL = "A bundled model, a checkpoint folder, a published model (var-d16, ...) or a repository on the hub (org/name)."
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit, for a model that comes from the hub.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option(help="Number type: auto, float32, bfloat16 or float16.")]
 GuidanceScale = Annotated[
@@ -39,11 +41,11 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None and value is not False}
 
 
-def load_pipeline(model: str, device: str, dtype: str) -> Pipeline:
+def load_pipeline(model: str, device: str, dtype: str, revision: str | None = None) -> Pipeline:
     """Load a model and say where and in which precision it computes, and why."""
     import nextscale
 
-    pipe = nextscale.load(model, device=device, dtype=dtype)
+    pipe = nextscale.load(model, revision=revision, device=device, dtype=dtype)
     number = str(pipe.dtype).removeprefix("torch.")
     remark(f"{pipe.name} on {pipe.device} ({pipe.device_reason}) in {number} ({pipe.dtype_reason})")
     return pipe

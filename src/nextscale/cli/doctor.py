@@ -116,7 +116,9 @@ def _torch(found: Findings) -> None:
     except Exception as error:  # a torch that is too old, or half there, fails in whichever way it likes
         found.facts["torch"] = "cannot be used"
         if not any(problem.what.startswith("torch is") for problem in found.problems):
-            command = f'{sys.executable} -m pip install --force-reinstall "torch=={_version("torch")}"'
+            command = (
+                f'{sys.executable} -m pip install --force-reinstall "torch=={_version("torch").partition("+")[0]}"'
+            )
             found.problems.append(Problem(f"torch cannot be imported ({_first_line(error)})", command))
         return
     cuda = torch.version.cuda or "none"

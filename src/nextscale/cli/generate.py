@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextscale.cli.console import (
+    MODEL,
     AsJson,
     Device,
     Dtype,
     GuidanceScale,
+    Revision,
     Smooth,
     Temperature,
     TopK,
@@ -50,7 +52,8 @@ def generate(
     styles: Annotated[
         list[str] | None, typer.Option("--style", help="A style; may be given several times, or 'all' for every one.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="A bundled model or a checkpoint folder.")] = None,
+    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
+    revision: Revision = None,
     num_images: Annotated[
         int | None, typer.Option("-n", "--num-images", help="Pictures per class and style, at least 1.")
     ] = None,
@@ -87,7 +90,7 @@ def generate(
     sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
     asked = Asked(" ".join(words or ()), classes or [], styles or [], num_images, _seeds(seed), sampling)
     if list_classes:
-        _list_classes(model or BUILT_IN, as_json)
+        _list_classes(model or BUILT_IN, revision, as_json)
         return
     recipe = None if like is None else _recipe_to_repeat(like, asked)
     if recipe is None:
@@ -97,7 +100,7 @@ def generate(
         dtype = recipe["dtype"]
     if recipe is not None and model is None:
         model = _model_of(recipe)
-    pipe = load_pipeline(model or BUILT_IN, device, dtype)
+    pipe = load_pipeline(model or BUILT_IN, device, dtype, revision)
     start = time.perf_counter()
     arguments = asked.arguments(pipe) if recipe is None else _repeated(recipe, pipe)
     result, growth = _draw(pipe, arguments, strip)
@@ -241,10 +244,10 @@ def _repeated(recipe: dict[str, Any], pipe: Pipeline) -> dict[str, Any]:
     }
 
 
-def _list_classes(model: str, as_json: bool) -> None:
+def _list_classes(model: str, revision: str | None, as_json: bool) -> None:
     import nextscale
 
-    vocabulary = nextscale.load(model, device="cpu", dtype="float32").vocabulary
+    vocabulary = nextscale.load(model, revision=revision, device="cpu", dtype="float32").vocabulary
     if as_json:
         answer_json({"classes": list(vocabulary.names), "styles": list(vocabulary.styles)})
         return

@@ -11,7 +11,9 @@ from nextscale.cli.console import AsJson, answer, answer_json
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="A bundled model or a checkpoint folder.")] = "emoji",
+    model: Annotated[
+        str, typer.Argument(help="A bundled model, a checkpoint folder, or a published model that was fetched before.")
+    ] = "emoji",
     as_json: AsJson = False,
 ) -> None:
     """Say what a model is: its parts, sizes, classes, styles, defaults and card."""

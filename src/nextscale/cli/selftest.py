@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from nextscale.checkpoints.published import PUBLISHED
-from nextscale.cli.console import AsJson, Device, Dtype, answer, answer_json, check_writable, remark
+from nextscale.cli.console import AsJson, Device, Dtype, Revision, answer, answer_json, check_writable, remark
 
 
 def selftest(
@@ -20,9 +20,7 @@ def selftest(
             "repository on the hub, or a bundled model."
         ),
     ],
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit, for a model that comes from the hub.")
-    ] = None,
+    revision: Revision = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the picture that is drawn.")] = Path("out"),
     device: Device = "auto",
     dtype: Dtype = "auto",

@@ -58,7 +58,9 @@ def start(
     if resolved.kind != kind:
         raise InputError(f"{recipe} is a recipe for a {resolved.kind}, but a {kind} was asked for")
     if init is None and isinstance(resolved, TokenizerRecipe) and resolved.decoder_only:
-        raise InputError("decoder_only keeps encoder and codebook as they are; name the tokenizer they are in with --init")
+        raise InputError(
+            "decoder_only keeps encoder and codebook as they are; name the tokenizer they are in with --init"
+        )
     origin = None if init is None else Origin.load(init, _component(resolved))
     frozen = _frozen(resolved, tokenizer, origin)
     accelerator = engine(resolved.run, device)

@@ -94,8 +94,8 @@ class CodebookSection(Section):
 class TokenizerRecipe(Section):
     """How to train a tokenizer.
 
-    decoder_only: train what draws, keep what encodes. Tokens stay what they are, so generators that were trained on them
-    draw with the better decoder (as the decoders of latent diffusion models are refined afterwards).
+    decoder_only: train what draws, keep what encodes. Tokens stay what they are, so generators that were trained on
+    them draw with the better decoder (as the decoders of latent diffusion models are refined afterwards).
     """
 
     kind: Literal["tokenizer"]

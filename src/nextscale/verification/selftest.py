@@ -41,6 +41,7 @@ PSNR_BAR = 16.0
 """dB on the test picture; random weights of a small tokenizer gave 9."""
 ACCURACY_BAR = 0.01
 """Share of tokens whose likeliest code is right, with the coarser scales given; chance is 1 / 4096."""
+UNJUDGED = "no bar: not of a published size"
 DOG = 207
 """The ImageNet class that is drawn: golden retriever."""
 
@@ -107,7 +108,7 @@ def selftest(
     looks = [files, *_sizes(pipe, like), _numbers(pipe), *_on_a_picture(pipe, like)]
     picture, recipe, costs = _one_picture(pipe, seed)
     costs.append(Check("loading", f"{seconds:.1f} s"))
-    environment = _environment(pipe)
+    environment = {"loaded from": str(name), **_environment(pipe)}
     return SelfTest(pipe.name, pipe.revision, environment, origin.get("files", []), (*looks, *costs), picture, recipe)
 
 
@@ -175,14 +176,14 @@ def _on_a_picture(pipe: Pipeline, like: Published | None) -> list[Check]:
         Check(
             "reconstruction of the test picture",
             f"{psnr[-1]:.2f} dB (by scale: {' '.join(f'{db:.1f}' for db in psnr)})",
-            f"at least {PSNR_BAR:g} dB" if judged else "",
+            f"at least {PSNR_BAR:g} dB" if judged else UNJUDGED,
             psnr[-1] >= PSNR_BAR if judged else None,
         ),
         Check(
             "its tokens, teacher-forced",
             f"{100 * scores.accuracy:.2f} % of {scores.tokens} right, loss {scores.loss:.3f} (chance: "
             f"{100 / codes:.2f} %, {math.log(codes):.3f})",
-            f"4 to 6 % on photographs, here at least {100 * ACCURACY_BAR:g} %" if judged else "",
+            f"4 to 6 % on photographs, here at least {100 * ACCURACY_BAR:g} %" if judged else UNJUDGED,
             scores.accuracy >= ACCURACY_BAR if judged else None,
         ),
     ]

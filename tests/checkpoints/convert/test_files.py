@@ -47,6 +47,15 @@ def test_a_pair_becomes_a_pipeline_that_draws(folder: Path) -> None:
     assert set(report.to_dict()["files"].values()) == {"VAR transformer", "VAR tokenizer"}
 
 
+def test_what_is_ours_already_is_not_converted(folder: Path) -> None:
+    convert_files([folder / "vae.pth", folder / "var.pth"], folder / "out")
+    for path in (folder / "out", folder / "out" / "model.safetensors"):
+        with pytest.raises(CheckpointError, match="is a nextscale checkpoint already"):
+            convert_files([path], folder / "again")
+    (folder / "config.json").write_text("{}")  # of somebody else's
+    convert_files([folder / "vae.pth"], folder / "again")
+
+
 def test_every_bit_survives_the_way_there_and_back(folder: Path) -> None:
     convert_files([folder / "var.pth", folder / "vae.pth"], folder / "out")
     for component, official in (("model", official_transformer()), ("tokenizer", official_tokenizer())):

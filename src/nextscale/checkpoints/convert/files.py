@@ -24,6 +24,7 @@ from nextscale.checkpoints.store import (
     build_component,
     check_state,
     component_file,
+    is_checkpoint,
     read_config,
     read_weights,
     save_checkpoint,
@@ -38,6 +39,8 @@ from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 DEFAULTS: Mapping[str, Any] = {"guidance_scale": 2.5, "top_k": 900, "top_p": 0.96}
 """Sampling of VAR's published evaluation (cfg 1.5, which is w = 2.5)."""
 
+WEIGHTS = ("tokenizer.safetensors", "model.safetensors")
+"""What our own checkpoints call the files that official ones are converted to."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -106,6 +109,9 @@ def read_official(paths: Sequence[Path], sizes: Iterable[int | Iterable[int]] | 
     """The modules that official files hold; arguments and errors as for :func:`convert_files`."""
     if not paths:
         raise CheckpointError("no file was given; expected a VAR tokenizer, a VAR transformer, or both")
+    for path in map(Path, paths):
+        if is_checkpoint(path) or (path.name in WEIGHTS and is_checkpoint(path.parent)):
+            raise CheckpointError(f"{path} is a nextscale checkpoint already, or part of one; load it as it is")
     found = {Path(path): _recognise(Path(path)) for path in paths}
     transformer = _only(found, "transformer")
     tokenizer = _only(found, "tokenizer")
