@@ -5,7 +5,10 @@
 
     python tools/bundle.py RUN/export emoji-m-var --card tools/cards/emoji-m-var.md --tokenizer-of emoji
 
-With ``--tokenizer-of`` the tokenizer's weights are not stored again: they must be those of that bundled model.
+    python tools/bundle.py RUN/export emoji --card tools/cards/emoji.md --tokenizer DECODER_RUN/export
+
+With ``--tokenizer-of`` the tokenizer's weights are not stored again: they must be those of that bundled model. With
+``--tokenizer`` the model draws with another one whose encoder and codebook are the same: a refined decoder.
 
 The card's text is kept in tools/cards; what it states is measured with the commands it names.
 """
@@ -17,6 +20,7 @@ import json
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from nextscale.checkpoints.load import BUNDLED
 from nextscale.checkpoints.store import load_component, read_config, save_checkpoint
@@ -31,12 +35,15 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--card", type=Path, required=True)
     parser.add_argument("--tokenizer-of", metavar="NAME", help="bundled model whose tokenizer this one shares")
+    parser.add_argument("--tokenizer", type=Path, help="a tokenizer with the same codes and another decoder")
     given = parser.parse_args()
     target, card = BUNDLED / given.name, given.card.read_text()
     components = read_config(given.checkpoint).get("components", {})
     if "model" in components:
         pipe = load(given.checkpoint, device="cpu", dtype="float32")
         pipe.name, pipe.card = given.name, card
+        if given.tokenizer:
+            refine(pipe.tokenizer, load_component(given.tokenizer, "tokenizer"))
         pipe.save_pretrained(target, torch.bfloat16)
     else:  # a feature network
         parts = {name: load_component(given.checkpoint, name) for name in components}
@@ -45,6 +52,15 @@ def main() -> None:
         share_tokenizer(target, given.tokenizer_of)
     size = sum(path.stat().st_size for path in BUNDLED.rglob("*.safetensors"))
     print(f"wrote {target}; all bundled weights: {size / 2**20:.1f} MiB of at most {LIMIT / 2**20:.0f}")
+
+
+def refine(tokenizer: nn.Module, refined: nn.Module) -> None:
+    """Give ``tokenizer`` the decoder of ``refined``, if all that encodes is the same, number by number."""
+    own, theirs = tokenizer.state_dict(), refined.state_dict()
+    other = {name for name in own if not torch.equal(own[name], theirs[name])}
+    if wrong := sorted(name for name in other if not name.startswith(("decoder.", "post_quant_conv."))):
+        raise SystemExit(f"{wrong[0]} differs, so the tokens of the two tokenizers do; nothing was written")
+    tokenizer.load_state_dict(theirs)
 
 
 def share_tokenizer(target: Path, other: str) -> None:
