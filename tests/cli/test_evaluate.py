@@ -151,7 +151,8 @@ def test_a_classifier_judges_and_pictures_are_written(
     for name in ("nearest", "distances"):
         with Image.open(tmp_path / "pictures" / f"{name}.png") as picture:
             assert picture.width > 500
-    told = json.loads(nextscale(*words, "--generated", 12, "--json").out)
+    told = json.loads(nextscale(*words, "--generated", 12, "--guidance-scale", 3, "--top-k", 5, "--json").out)
+    assert (told["generated"]["sampling"]["guidance_scale"], told["generated"]["sampling"]["top_k"]) == (3, 5)
     assert told["settings"]["classifier"] == str(classifier)
     assert told["generated"]["source"]["images"] == 36
 
@@ -160,6 +161,7 @@ def test_a_classifier_judges_and_pictures_are_written(
     ("words", "sentence"),
     [
         (("--generated", "-1"), "--generated is -1; expected a number of images"),
+        (("--top-p", "0.5"), "--top-p is for generated images; expected --generated with their number"),
         (("--out", "pictures"), "--out pictures is for pictures of generated images; expected --generated"),
         (("other", "--against", "third"), "--against is for one model, and 2 were named"),
         (("--classifier", "none"), "there is no model 'none'"),

@@ -7,12 +7,27 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nextscale.cli.console import AsJson, Device, Dtype, answer, answer_json, check_writable, progress, remark
+from nextscale.cli.console import (
+    AsJson,
+    Device,
+    Dtype,
+    GuidanceScale,
+    Temperature,
+    TopK,
+    TopP,
+    answer,
+    answer_json,
+    check_writable,
+    given,
+    progress,
+    remark,
+)
 
 if TYPE_CHECKING:
     from nextscale.evaluation.report import Report
@@ -39,6 +54,10 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for pictures: generated images beside their nearest training images.")
     ] = None,
+    guidance_scale: GuidanceScale = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
@@ -56,7 +75,8 @@ def evaluate(
     check_split(split)
     existing_folder(data)
     names = models or ["emoji"]
-    _check_options(names, classifier, against, generated, out)
+    sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
+    _check_options(names, classifier, against, generated, out, sampling)
     subjects = [_load(name, device, dtype) for name in names]
     with _remarks():
         if len(subjects) > 1:
@@ -64,8 +84,9 @@ def evaluate(
             told, shown = comparison.to_dict(), comparison_text(comparison)
         else:
             other = None if against is None else _load(against, device, dtype, alone=True)
-            judge = _judge(classifier, subjects[0])
-            report = measure(subjects[0], data, split, progress, judge=judge, against=other, generated=generated)
+            subject = replace(subjects[0], defaults={**subjects[0].defaults, **sampling})
+            judge = _judge(classifier, subject)
+            report = measure(subject, data, split, progress, judge=judge, against=other, generated=generated)
             told, shown = report.to_dict(), text(report)
             if out is not None:
                 _save_pictures(report, out)
@@ -76,15 +97,23 @@ def evaluate(
 
 
 def _check_options(
-    names: list[str], classifier: str | None, against: str | None, generated: int, out: Path | None
+    names: list[str],
+    classifier: str | None,
+    against: str | None,
+    generated: int,
+    out: Path | None,
+    sampling: dict[str, float],
 ) -> None:
     """Refuse options that would be ignored, before any work is done."""
     from nextscale.errors import InputError
 
     alone = {"--classifier": classifier, "--against": against, "--generated": generated, "--out": out}
-    given = [option for option, value in alone.items() if value]
-    if len(names) > 1 and given:
-        raise InputError(f"{given[0]} is for one model, and {len(names)} were named; expected one, or no {given[0]}")
+    named = [option for option, value in alone.items() if value]
+    if len(names) > 1 and named:
+        raise InputError(f"{named[0]} is for one model, and {len(names)} were named; expected one, or no {named[0]}")
+    if sampling and not generated:
+        option = next(iter(sampling)).replace("_", "-")
+        raise InputError(f"--{option} is for generated images; expected --generated with their number")
     if generated < 0:
         raise InputError(f"--generated is {generated}; expected a number of images, or 0 for none")
     if out is not None:
