@@ -36,12 +36,16 @@ def main() -> None:
     parser.add_argument("--card", type=Path, required=True)
     parser.add_argument("--tokenizer-of", metavar="NAME", help="bundled model whose tokenizer this one shares")
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer with the same codes and another decoder")
+    parser.add_argument("--guidance-scale", type=float, help="default of the bundled model, instead of the recipe's")
+    parser.add_argument("--top-p", type=float, help="likewise")
     given = parser.parse_args()
     target, card = BUNDLED / given.name, given.card.read_text()
     components = read_config(given.checkpoint).get("components", {})
     if "model" in components:
         pipe = load(given.checkpoint, device="cpu", dtype="float32")
         pipe.name, pipe.card = given.name, card
+        chosen = {"guidance_scale": given.guidance_scale, "top_p": given.top_p}
+        pipe.defaults |= {name: value for name, value in chosen.items() if value is not None}
         if given.tokenizer:
             refine(pipe.tokenizer, load_component(given.tokenizer, "tokenizer"))
         pipe.save_pretrained(target, torch.bfloat16)

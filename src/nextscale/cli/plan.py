@@ -19,7 +19,6 @@ from nextscale.cli.console import (
     answer,
     answer_json,
     given,
-    remark,
 )
 from nextscale.errors import CheckpointError, InputError
 
@@ -76,7 +75,7 @@ def plan(
         return
     answer(_heading(told, rows))
     answer(table(rows, priced))
-    remark(
+    answer(
         f"time: at least {priced.flops / peak:.2g} s, at the {peak / 1e9:.3g} GFLOP/s that matrix products in "
         f"{told['dtype']} reach on this {where.type.upper()}, measured now; nextscale selftest measures the whole"
     )
