@@ -152,6 +152,9 @@ def test_every_class_is_drawn_in_every_style_that_is_named(nextscale: Command, s
     assert drawn == [("face", "openmoji", 1), ("face", "noto", 2), ("flag", "openmoji", 3), ("flag", "noto", 4)]
     assert Path("two/face-openmoji-1.png").is_file()
     assert nextscale("generate", *words, "--style", "all", "-o", "all").code == 0
+    with Image.open("all/grid.png") as six, Image.open("two/grid.png") as four:
+        assert six.width / six.height > 2.5  # nine styles would fit: all six stand in one row
+        assert four.width / four.height > 1.7
     assert len(list(Path("all").glob("*-*-*.png"))) == 6
     assert (Path("all") / "flag-noto-4.png").is_file()
 

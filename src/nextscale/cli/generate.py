@@ -301,13 +301,20 @@ def _write(
         written["images"].append({"file": str(path), **names[i], "seed": recipe["seed"]})
     factor = factor_for(result.images[0])
     if grid or (grid is None and len(result.images) > 1):
-        page = lay_out(result.images, scale=factor, labels=[", ".join(named.values()) for named in names])
+        labels = [", ".join(named.values()) for named in names]
+        page = lay_out(result.images, columns=_columns(names), scale=factor, labels=labels)
         written["grid"] = str(save_png(page, out / "grid.png", result.recipe))
     if growth is not None:
         labels = [f"{h}x{w}" for h, w in (row.size for row in result.plan.rows)]
         page = lay_out_scales(growth, labels, scale=factor)
         written["strip"] = str(save_png(page, out / "strip.png", result.recipe))
     return written
+
+
+def _columns(names: list[dict[str, str]]) -> int | None:
+    """Of the grid, such that pictures of one style stand below each other; None where there are not several."""
+    styles = len({named.get("style") for named in names})
+    return None if styles == 1 or len(names) % styles else styles * max(1, 10 // styles)
 
 
 def _names(recipe: dict[str, Any]) -> dict[str, str]:
