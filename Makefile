@@ -24,11 +24,11 @@ pip := $(VENV)/bin/python -m pip --disable-pip-version-check
 .PHONY: demo test lint type format wheel clean
 .DELETE_ON_ERROR:
 
-# Sixteen pictures, two of each of eight classes, with the seeds 1 to 16; then one picture scale by scale. None is picked.
+# Forty pictures, eight classes in five styles, with the seeds 1 to 40; then the first of them scale by scale. None is picked.
 demo: $(VENV)/run.stamp
-	$(VENV)/bin/nextscale generate --num-images 2 --seed 1 --out $(DEMO) \
-	  -c face-smiling -c face-concerned -c cat-face -c heart -c person-role -c person-gesture -c person-sport -c food-fruit
-	$(VENV)/bin/nextscale generate "grinning cat" --num-images 1 --seed 1 --no-grid --strip --out $(DEMO)
+	$(VENV)/bin/nextscale generate --model emoji-m-var --style all --seed 1 --out $(DEMO) \
+	  -c face-smiling -c cat-face -c heart -c person-role -c animal-mammal -c food-fruit -c transport-ground -c sky-weather
+	$(VENV)/bin/nextscale generate -c face-smiling --model emoji-m-var --style noto --seed 1 --no-grid --strip --out $(DEMO)
 	@echo
 	@echo "a grid of new pictures:            $(DEMO)/grid.png"
 	@echo "one picture, growing by scales:    $(DEMO)/strip.png"

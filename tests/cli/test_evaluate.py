@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 
 from nextscale import load
+from nextscale.checkpoints.load import bundled_names
 from nextscale.checkpoints.store import save_checkpoint
+from nextscale.cli.evaluate import _judge
+from nextscale.evaluation.subject import Subject
 from tests.cli.conftest import Command
 from tests.evaluation.conftest import draw_emoji, draw_folder, tiny_classifier
 from tests.makers import tiny_m_var, tiny_pipeline_of_styles, tiny_tokenizer
@@ -140,7 +143,12 @@ def test_a_classifier_judges_and_pictures_are_written(
     words = ("evaluate", styled_model, "--data", emoji, "--dtype", "float32", "--classifier", classifier)
     done = nextscale(*words, "--generated", 12, "--against", "other", "--out", "pictures")
     assert done.code == 0, done.err
-    for shown in ("Styles: tiny and, right of it, other", "Generated: 12 images with seeds 0 to 11", "not the FID"):
+    for shown in (
+        "Styles: tiny and, right of it, other",
+        "style named  in originals",
+        "Generated: 12 images with seeds 0 to 11",
+        "not the FID",
+    ):
         assert shown in done.out
     for shown in (
         f"classifier: {classifier}, revision",
@@ -151,6 +159,9 @@ def test_a_classifier_judges_and_pictures_are_written(
     for name in ("nearest", "distances"):
         with Image.open(tmp_path / "pictures" / f"{name}.png") as picture:
             assert picture.width > 500
+    told = json.loads(nextscale(*words, "--json").out)
+    shares = [style["named"]["originals"] * style["psnr"]["count"] for style in told["tokenizer"]["styles"]]
+    assert sum(shares) / told["tokenizer"]["psnr"]["count"] == pytest.approx(told["tokenizer"]["named"]["originals"])
     told = json.loads(nextscale(*words, "--generated", 12, "--guidance-scale", 3, "--top-k", 5, "--json").out)
     assert (told["generated"]["sampling"]["guidance_scale"], told["generated"]["sampling"]["top_k"]) == (3, 5)
     assert told["settings"]["classifier"] == str(classifier)
@@ -183,3 +194,11 @@ def test_a_model_is_no_classifier(nextscale: Command, styled_model: Path, emoji:
     done = nextscale("evaluate", styled_model, "--data", emoji, "--classifier", styled_model)
     assert (done.code, done.out) == (2, "")
     assert "has no classifier; it has tokenizer, model" in done.err
+
+
+@pytest.mark.skipif("classifier" not in bundled_names("classifier"), reason="the bundled classifier is not there")
+def test_the_bundled_classifier_judges_the_bundled_models() -> None:
+    pipe = load("emoji", device="cpu", dtype="float32")
+    judge = _judge(None, Subject(pipe.name, pipe.revision, pipe.tokenizer, pipe.model, pipe.vocabulary))
+    assert judge is not None
+    assert judge.name == "classifier"

@@ -67,15 +67,12 @@ def test_tokenizers_stand_side_by_side_in_every_style(judged: Report) -> None:
     lines = [line.split() for line in part.splitlines()[-4:]]
     assert judged.against is not None
     for i, line in enumerate(lines):
-        measured = [
-            (t.psnr, t.distance) if i == 0 else (t.styles[i - 1].psnr, t.styles[i - 1].distance)
-            for t in (judged.tokenizer, judged.against)
-        ]
         numbers = []
-        for psnr, distance in measured:
-            assert distance is not None
+        for t in (judged.tokenizer, judged.against):
+            psnr, distance, named = (getattr(t.styles[i - 1] if i else t, m) for m in ("psnr", "distance", "named"))
             numbers += [f"{psnr.mean:.2f}", f"{psnr.std:.2f}", f"{psnr.p5:.2f}"]
             numbers += [f"{distance.mean:.4f}", f"{distance.error:.4f}", f"{distance.std:.4f}"]
+            numbers += [f"{100 * named.kept:.1f}", "%", f"{100 * named.originals:.1f}", "%"]
         assert line == [["all", "36"], ["noto", "12"], ["twemoji", "12"], ["openmoji", "12"]][i] + numbers
 
 

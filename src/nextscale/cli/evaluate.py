@@ -163,7 +163,7 @@ def _judge(name: str | None, subject: Subject) -> Judge | None:
     from nextscale.evaluation.subject import Judge, square_resolution
     from nextscale.features.classifier import Classifier
 
-    if name is None and BUNDLED not in bundled_names():
+    if name is None and BUNDLED not in bundled_names("classifier"):
         return None
     folder = checkpoint_folder(name or BUNDLED)
     network = load_component(folder, "classifier", next(subject.tokenizer.parameters()).device)

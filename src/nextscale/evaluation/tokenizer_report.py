@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from nextscale.data.images import ImageData
@@ -22,12 +23,26 @@ from nextscale.evaluation.tokenizer import (
 
 
 @dataclass(frozen=True)
+class Named:
+    """How often the classifier names the right style: share of the reconstructions, and of the originals."""
+
+    kept: float
+    originals: float
+
+    @classmethod
+    def of(cls, right: Tensor) -> Named:
+        """Of ``right`` (2, N), reconstructions and originals, bool."""
+        return cls(*right.float().mean(1).tolist())
+
+
+@dataclass(frozen=True)
 class StyleQuality:
-    """Reconstruction of one style's images; distance as in ``TokenizerReport``."""
+    """Reconstruction of one style's images; distance and named as in ``TokenizerReport``."""
 
     name: str
     psnr: Spread
     distance: Spread | None
+    named: Named | None
 
 
 @dataclass(frozen=True)
@@ -35,7 +50,8 @@ class TokenizerReport:
     """psnr: drawn from all scales; psnr_by_scale: from the first k; codes: of the training split.
 
     distance: of each image to its reconstruction in the classifier's features, Euclidean, in units of the root mean
-    square distance of two images of the split; None without a classifier.
+    square distance of two images of the split; None without a classifier. named: None where it or the data know no
+    styles.
     """
 
     name: str
@@ -45,6 +61,7 @@ class TokenizerReport:
     psnr: Spread
     psnr_by_scale: tuple[Spread, ...]
     distance: Spread | None
+    named: Named | None
     styles: tuple[StyleQuality, ...]
     images_per_second: float
     codes_source: Source
@@ -67,7 +84,7 @@ def tokenizer_report(
     if train is not data:
         with progress("encoding the training split", "images") as step:
             train_tokens = encode_all(tokenizer, train, step)
-    distances = None if judge is None else _distances(subject, data, tokens, judge, progress)
+    distances, right = (None, None) if judge is None else _judged(subject, data, tokens, judge, progress)
     use, use_by_scale = code_use(train_tokens, tokenizer.code_count)
     by_scale = tuple(Spread.of(measured[k]) for k in range(len(tokens)))
     report = TokenizerReport(
@@ -78,7 +95,8 @@ def tokenizer_report(
         psnr=by_scale[-1],
         psnr_by_scale=by_scale,
         distance=None if distances is None else Spread.of(distances),
-        styles=_by_style(data, measured[len(tokens) - 1], distances),
+        named=None if right is None else Named.of(right),
+        styles=_by_style(data, measured[len(tokens) - 1], distances, right),
         images_per_second=len(data) / seconds,
         codes_source=Source.of(train),
         codes=tokenizer.code_count,
@@ -88,22 +106,35 @@ def tokenizer_report(
     return report, tokens, train_tokens
 
 
-def _distances(subject: Subject, data: ImageData, tokens: list[Tensor], judge: Judge, progress: Progress) -> Tensor:
-    """Distances (N,) of the images to their reconstructions; see ``TokenizerReport``."""
-    device = next(judge.network.parameters()).device
+def _judged(
+    subject: Subject, data: ImageData, tokens: list[Tensor], judge: Judge, progress: Progress
+) -> tuple[Tensor, Tensor | None]:
+    """Distances (N,) of the images to their reconstructions, and whether the styles of both (2, N) are named right;
+    see ``TokenizerReport``.
+    """
+    network = judge.network
+    device = next(network.parameters()).device
     with progress("features of the images", "images") as step:
-        originals = features_of(judge.network, signed_batches(data, device, step))
+        originals = features_of(network, signed_batches(data, device, step))
     with progress("features of the reconstructions", "images") as step:
-        kept = features_of(judge.network, reconstructed(subject.tokenizer, tokens, step))
-    return (kept - originals).norm(dim=1) / usual_distance(originals)
+        kept = features_of(network, reconstructed(subject.tokenizer, tokens, step))
+    distances, known = (kept - originals).norm(dim=1) / usual_distance(originals), network.config.styles
+    if not data.styles or not set(data.styles) <= set(known):
+        return distances, None
+    styles = torch.tensor([known.index(name) for name in data.styles])[data.style_labels]
+    said = [network.named(x.to(device)).styles.argmax(-1).cpu() for x in (kept, originals)]
+    return distances, torch.stack(said) == styles
 
 
-def _by_style(data: ImageData, psnr: Tensor, distances: Tensor | None) -> tuple[StyleQuality, ...]:
+def _by_style(
+    data: ImageData, psnr: Tensor, distances: Tensor | None, right: Tensor | None
+) -> tuple[StyleQuality, ...]:
     """The quality of every style of which the split has images."""
     found = []
     for i, name in enumerate(data.styles):
         rows = data.style_labels == i
         if rows.any():
             distance = None if distances is None else Spread.of(distances[rows])
-            found.append(StyleQuality(name, Spread.of(psnr[rows]), distance))
+            named = None if right is None else Named.of(right[:, rows])
+            found.append(StyleQuality(name, Spread.of(psnr[rows]), distance, named))
     return tuple(found)

@@ -58,7 +58,11 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Prediction:
         """Logits of class and style. Raises ``InputError`` for what is no batch of images, or too small a one."""
-        return Prediction(*self.head(self.features(images)).split([len(self.config.names), len(self.config.styles)], 1))
+        return self.named(self.features(images))
+
+    def named(self, features: Tensor) -> Prediction:
+        """Logits of class and style from :meth:`features` (B, D)."""
+        return Prediction(*self.head(features).split([len(self.config.names), len(self.config.styles)], 1))
 
     def features(self, images: Tensor) -> Tensor:
         """Features (B, D), float32: what the last stage sees, averaged over all places."""
