@@ -103,4 +103,4 @@ def test_an_environment_of_its_own_draws_from_any_folder(wheel: Path, tmp_path: 
     where = run(python, "-c", "import nextscale; print(nextscale.__file__)", cwd=elsewhere).strip()
     assert Path(where) == packages / "nextscale" / "__init__.py"
     run(python.with_name("nextscale"), "generate", "-c", "heart", "--seed", 1, "-o", "drawn", cwd=elsewhere)
-    assert read_recipe(elsewhere / "drawn" / "heart-1.png")["nextscale"] == __version__
+    assert read_recipe(elsewhere / "drawn" / "heart-noto-1.png")["nextscale"] == __version__
