@@ -44,6 +44,7 @@ def test_a_revision_of_what_is_here_is_refused() -> None:
         ("mvar-d16", "m-var-d16"),
         ("var_d36.pth", "var-d36-512"),
         ("vard16", "var-d16"),
+        ("emoji-mvar", "emoji-m-var"),
     ],
 )
 def test_a_misspelt_name_is_told_the_right_one(

@@ -59,7 +59,7 @@ def test_a_published_model_is_priced_by_name(nextscale: Command, name: str, mill
     [
         (["nonsense"], "no model 'nonsense'"),
         (["m-var-d16-2048"], "no published size 'm-var-d16-2048'; m-var-d16 has 256, 512 or 1024 pixels"),
-        (["var-d17"], "no published size 'var-d17'; there are var-d12, var-d16"),
+        (["var-d17"], "no size 'var-d17' to plan; there are var-d12, var-d16"),
         (["var-d16", "--temperature", "0"], "temperature is 0"),
         (["var-d16", "--top-k", "5000"], "top_k is 5000, but the tokenizer has 4096 codes"),
         (["var-d16", "--dtype", "int4"], "no dtype 'int4'"),

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def checkpoint_folder(name: str | Path) -> Path:
             f"no weights have been published for {name}; they have for {', '.join(PUBLISHED)}. nextscale plan prices "
             "every size"
         )
-    bundled, meant = ", ".join(bundled_names()) or "none", nearest(str(name))
+    bundled = ", ".join(bundled_names()) or "none"
+    meant = next(iter(get_close_matches(str(name), bundled_names(), 1, 0.8)), None) or nearest(str(name))
     hint = f" (did you mean {meant}?)" if meant else ""
     raise CheckpointError(
         f"there is no model {str(name)!r}{hint}: no such bundled model ({bundled}), no published one "

@@ -53,6 +53,8 @@ def save_checkpoint(
     extras: JSON-able entries of ``config.json`` besides the components; files: further files by name; dtype: cast
     floating point weights to it. Raises ``CheckpointError`` if the folder exists and holds something else.
     """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; expected a folder to write to")
     if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
         raise CheckpointError(f"{folder} exists and is not a checkpoint; choose an empty or new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)

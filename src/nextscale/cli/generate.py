@@ -137,9 +137,10 @@ class Asked:
 
     def options(self) -> list[str]:
         """The names of all that was asked for, as options."""
-        named = {"words": self.prompt, "class": self.classes, "style": self.styles}
+        named = {"class": self.classes, "style": self.styles}
         named |= given(num_images=self.num_images, seed=self.seed, **self.sampling)
-        return ["--" + name.replace("_", "-") for name, value in named.items() if value not in ("", [])]
+        options = ["--" + name.replace("_", "-") for name, value in named.items() if value != []]
+        return ["the words", *options] if self.prompt else options
 
     def arguments(self, pipe: Pipeline) -> dict[str, Any]:
         """The pipeline's arguments: every class in every style. Says which class plain words were taken for, and which

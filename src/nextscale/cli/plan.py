@@ -96,7 +96,7 @@ def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         system, depth = "m-var" if published[1] else "var", int(published[2])
         if depth not in DEPTHS[system]:
             sizes = ", ".join(f"{system}-d{known}" for known in DEPTHS[system])
-            raise InputError(f"there is no published size {name!r}; there are {sizes}")
+            raise InputError(f"there is no size {name!r} to plan; there are {sizes}")
         pixels = int(published[3] or (512 if depth == 36 else 256))
         if pixels not in PIXELS:
             raise InputError(f"there is no published size {name!r}; {system}-d{depth} has 256, 512 or 1024 pixels")

@@ -85,7 +85,10 @@ def labels_of(vocabulary: ClassVocabulary, data: ImageData) -> Tensor:
     if not vocabulary.styles:
         return vocabulary.labels(ids, torch.zeros_like(ids))
     if not data.styles:
-        raise InputError(f"the model draws in the styles {', '.join(vocabulary.styles)}, but the data have no styles")
+        raise InputError(
+            f"the model draws in the styles {', '.join(vocabulary.styles)}, but the data have no styles; "
+            "expected an emoji set, as nextscale data emoji builds it"
+        )
     styles = class_ids(data.styles, vocabulary.styles, what="style")[data.style_labels]
     return vocabulary.labels(ids, styles)
 
