@@ -6,6 +6,9 @@ does not.
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -120,3 +123,13 @@ def some_inputs(model: NextScaleModel, images: int = 2, seed: int = 1) -> list[T
     """Random inputs (B, c, h_k, w_k) of all scales after the first."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn((images, CODE_DIM, h, w), generator=generator) for h, w in model.schedule.sizes[1:]]
+
+
+def load_tool(name: str) -> ModuleType:
+    """A script of tools/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-from tests.makers import tiny_tokenizer
-
-TOOL = Path(__file__).parents[1] / "tools" / "bundle.py"
+from tests.makers import load_tool, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
 def bundle() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bundle", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("bundle")
 
 
 def test_a_refined_decoder_is_taken(bundle: ModuleType) -> None:

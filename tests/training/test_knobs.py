@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,19 +9,13 @@ from types import ModuleType
 import pytest
 
 from nextscale.training.recipe import load_recipe
+from tests.makers import load_tool
 from tests.training.tiny import TINY_TOKENIZER
-
-TOOL = Path(__file__).parents[2] / "tools" / "knobs.py"
 
 
 @pytest.fixture(scope="module")
 def knobs() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("knobs", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("knobs")
 
 
 def test_every_knob_is_a_recipe_of_its_own(knobs: ModuleType) -> None:
@@ -36,7 +29,7 @@ def test_one_row_for_every_knob_that_was_asked_for(
     knobs: ModuleType, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = [word for override in TINY_TOKENIZER for word in ("--set", override)]
-    words = [str(TOOL), str(images), "-o", str(tmp_path), "--steps", "2", "--only", "angle", "--device", "cpu"]
+    words = ["knobs.py", str(images), "-o", str(tmp_path), "--steps", "2", "--only", "angle", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [*words, *settings, "--set", "schedule.steps=2"])
     knobs.main()
     table = capsys.readouterr().out.strip().split("\n\n")[-1].splitlines()
