@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from nextscale.request import Request, resolve
 from nextscale.sampling import IndependentNoise, OfficialNoise
 
 STYLED = ClassVocabulary(("animal", "face", "flag"), styles=("noto", "twemoji"))
+LACKING = replace(STYLED, missing=frozenset({("noto", "flag")}))
 PLAIN = ClassVocabulary(("animal", "face", "flag"))
 ONE_STYLE = ClassVocabulary(("animal", "face", "flag"), styles=("noto",))
 
@@ -39,6 +41,21 @@ def test_a_list_of_styles_has_one_per_label() -> None:
 def test_the_first_style_is_taken_where_none_is_named() -> None:
     assert asked(STYLED, "face").styles == ["noto"]
     assert asked(STYLED, prompt=["a face"], style="twemoji").labels.tolist() == [4]
+
+
+def test_where_no_style_is_named_one_that_has_the_class_is_taken() -> None:
+    """No warning either: the suite makes errors of them."""
+    assert asked(LACKING, ["animal", "face", "flag"]).styles == ["noto", "noto", "twemoji"]
+    assert asked(LACKING, prompt="a flag").labels.tolist() == [5]
+
+
+def test_a_style_that_lacks_the_class_is_drawn_with_a_warning() -> None:
+    with pytest.warns(UserWarning, match=r"no image of flag in the style noto.*; styles with images of it: twemoji"):
+        assert asked(LACKING, ["face", "flag"], style="noto").labels.tolist() == [1, 2]
+    nowhere = replace(LACKING, missing=frozenset({("noto", "flag"), ("twemoji", "flag")}))
+    assert asked(nowhere, "flag").styles == ["noto"]
+    with pytest.warns(UserWarning, match="so what it draws there means nothing$"):
+        asked(nowhere, "flag", style="twemoji")
 
 
 def test_a_model_of_one_style_knows_its_name() -> None:

@@ -145,11 +145,11 @@ class Pipeline:
         """Draw ``num_images`` images for every label or prompt.
 
         class_labels: ids or names; prompt: plain words, resolved to a class; style: for models that have styles, one
-        for all labels or one per label, by default the vocabulary's first; guidance_scale: 1 is off; temperature:
-        above 0; top_k, top_p: 0 is off; smooth: VAR's "more smooth" sampling; seed: the first image's seed (the next
-        ones count up), or one per image; generator: official noise instead; plan: a whole plan, instead of the
-        sampling arguments; parts: whatever such a plan names beside tokenizer and model. Raises ``InputError`` or
-        ``PlanError`` for what cannot be done.
+        for all labels or one per label, by default the first that the class was seen in; guidance_scale: 1 is off;
+        temperature: above 0; top_k, top_p: 0 is off; smooth: VAR's "more smooth" sampling; seed: the first image's
+        seed (the next ones count up), or one per image; generator: official noise instead; plan: a whole plan,
+        instead of the sampling arguments; parts: whatever such a plan names beside tokenizer and model. Raises
+        ``InputError`` or ``PlanError`` for what cannot be done; warns of a style that lacks the class.
         """
         sampling = {
             "guidance_scale": guidance_scale,

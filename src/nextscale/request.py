@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
@@ -49,7 +50,7 @@ def resolve(
     seed: int | Sequence[int] | None,
     generator: torch.Generator | None,
 ) -> Request:
-    """Check a call's arguments; ``Pipeline.__call__`` says what they mean.
+    """Check a call's arguments; ``Pipeline.__call__`` says what they mean. Warns of styles that lack their class.
 
     Raises:
         InputError: what was named is not there, contradicts itself, or is of the wrong kind or number.
@@ -57,7 +58,7 @@ def resolve(
     if not isinstance(num_images, int) or num_images < 1:
         raise InputError(f"num_images is {num_images!r}; it must be a whole number of at least 1")
     named = _class_ids(vocabulary, class_labels, prompt)
-    drawn_in = _style_ids(vocabulary, style, len(named))
+    drawn_in = _style_ids(vocabulary, style, named)
     class_ids, style_ids = ([i for i in ids for _ in range(num_images)] for ids in (named, drawn_in))
     seeds, noise = _noise(seed, generator, len(class_ids))
     return Request(
@@ -86,18 +87,32 @@ def _class_ids(
     return vocabulary.ids(labels)
 
 
-def _style_ids(vocabulary: ClassVocabulary, style: Sequence[str] | str | None, count: int) -> list[int]:
-    """One style per label: the one that was named, or the vocabulary's first."""
+def _style_ids(vocabulary: ClassVocabulary, style: Sequence[str] | str | None, class_ids: Sequence[int]) -> list[int]:
+    """One style per class: the one that was named, or the first that the class was seen in."""
     if style is None:
-        return [0] * count
-    if isinstance(style, str):
-        return vocabulary.style_ids([style]) * count
+        seen_in = [vocabulary.styles_of(class_id) for class_id in class_ids]
+        return [vocabulary.styles.index(styles[0]) if styles else 0 for styles in seen_in]
     if not isinstance(style, Sequence):
         raise InputError(f"style is {style!r}; give the name of a style, or one name per label")
-    ids = vocabulary.style_ids(style)
-    if len(ids) != count:
-        raise InputError(f"{len(ids)} styles were given for {count} labels; give one style, or one per label")
+    named = [style] * len(class_ids) if isinstance(style, str) else style
+    ids = vocabulary.style_ids(named)
+    if len(ids) != len(class_ids):
+        raise InputError(f"{len(ids)} styles were given for {len(class_ids)} labels; give one style, or one per label")
+    for pair in dict.fromkeys(zip(named, class_ids, strict=True)):
+        _warn_if_missing(vocabulary, *pair)
     return ids
+
+
+def _warn_if_missing(vocabulary: ClassVocabulary, style: str, class_id: int) -> None:
+    name = vocabulary.names[class_id]
+    if (style, name) in vocabulary.missing:
+        seen = [other for other in vocabulary.styles_of(class_id) if (other, name) not in vocabulary.missing]
+        instead = f"; styles with images of it: {', '.join(seen)}" if seen else ""
+        warnings.warn(
+            f"the model was trained on no image of {name} in the style {style}, so what it draws there means "
+            f"nothing{instead}",
+            stacklevel=5,  # the caller of the pipeline
+        )
 
 
 def _noise(

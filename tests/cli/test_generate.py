@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,28 @@ def test_styles_are_listed(nextscale: Command, styled_model: Path) -> None:
     done = nextscale("generate", "--list-classes", "--model", styled_model)
     assert done.out.splitlines()[-1] == "styles: noto, twemoji, openmoji"
     told = json.loads(nextscale("generate", "--list-classes", "--model", styled_model, "--json").out)
-    assert told == {"classes": ["animal", "face", "flag"], "styles": ["noto", "twemoji", "openmoji"]}
+    assert told == {"classes": ["animal", "face", "flag"], "styles": ["noto", "twemoji", "openmoji"], "missing": {}}
+
+
+def test_what_a_style_lacks_is_said_and_not_taken(nextscale: Command, styled_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(styled_model, tmp_path / "lacking")
+    told = json.loads((model / "classes.json").read_text())
+    (model / "classes.json").write_text(json.dumps(told | {"missing": [["noto", "flag"], ["openmoji", "flag"]]}))
+    listed = nextscale("generate", "--list-classes", "--model", model).out.splitlines()
+    assert listed[-2:] == ["not in noto: flag", "not in openmoji: flag"]
+    listed = nextscale("generate", "--list-classes", "--style", "noto", "--model", model).out.splitlines()
+    assert [line.split()[-1] for line in listed[:2]] == ["animal", "face"]
+    done = nextscale("generate", "-c", "face", "-c", "flag", "--seed", 1, "--model", model)
+    assert "flag in the style twemoji; other styles: none" in done.err
+    assert "in the style noto; other styles: twemoji, openmoji" in done.err
+    assert Path("out/face-noto-1.png").is_file()
+    assert Path("out/flag-twemoji-2.png").is_file()
+    done = nextscale("generate", "-c", "flag", "--style", "all", "--seed", 1, "--model", model, "--json", "-o", "all")
+    assert [image["style"] for image in json.loads(done.out)["images"]] == ["twemoji"]
+    done = nextscale("generate", "-c", "flag", "--style", "noto", "--model", model)
+    assert done.code == 0
+    assert done.err.count("trained on no image of flag in the style noto") == 1
+    refused(nextscale("generate", "--list-classes", "--style", "nota", "--model", model), "did you mean 'noto'?")
 
 
 def test_every_class_is_drawn_in_every_style_that_is_named(nextscale: Command, styled_model: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -127,6 +128,7 @@ def test_variants_and_repeated_names_are_left_out(vocabulary: ClassVocabulary) -
 @pytest.mark.parametrize("styles", [(), ("noto",), ("noto", "twemoji")])
 def test_a_saved_vocabulary_is_the_same(styles: tuple[str, ...]) -> None:
     vocabulary = ClassVocabulary.from_records(NAMES, RECORDS, styles)
+    vocabulary = replace(vocabulary, missing=frozenset((style, NAMES[1]) for style in styles[1:]))
     assert vocabulary.styles == styles
     saved = json.loads(json.dumps(vocabulary.to_dict()))
     assert ClassVocabulary.from_dict(saved) == vocabulary
@@ -135,6 +137,13 @@ def test_a_saved_vocabulary_is_the_same(styles: tuple[str, ...]) -> None:
 def test_a_vocabulary_from_before_there_were_styles_is_read() -> None:
     saved = {"names": ["a"], "things": [["x", 0, "y|z"]]}
     assert ClassVocabulary.from_dict(saved) == ClassVocabulary(("a",), (Thing("x", 0, ("y", "z")),), ())
+
+
+def test_the_styles_of_a_class_are_those_it_was_seen_in() -> None:
+    missing = frozenset({("noto", "b"), ("noto", "c"), ("twemoji", "c")})
+    vocabulary = ClassVocabulary(("a", "b", "c"), (), ("noto", "twemoji"), missing)
+    assert [vocabulary.styles_of(i) for i in range(3)] == [["noto", "twemoji"], ["twemoji"], ["noto", "twemoji"]]
+    assert ClassVocabulary(("a",)).styles_of(0) == []
 
 
 def test_class_and_style_together_are_the_label() -> None:
@@ -196,6 +205,8 @@ def test_styles_that_are_none(styles: tuple[str, ...], asked: Any, sentence: str
         {"names": 3},
         {"names": ["a"], "styles": ["noto", "noto"]},
         {"names": ["a"], "styles": 3},
+        {"names": ["a"], "styles": ["noto"], "missing": [["noto", "b"]]},
+        {"names": ["a"], "styles": ["noto"], "missing": ["noto"]},
         {"names": ["a"], "things": [["x", 1, ""]]},
         {"names": ["a"], "things": [["x", 0]]},
         {"names": ["a"], "things": [["x", 0, 5]]},

@@ -18,7 +18,7 @@ from nextscale.models.class_transformer import ClassTransformer
 from nextscale.training.generator import GeneratorObjective
 from nextscale.training.objectives import to_signed
 from nextscale.training.order import SampleNoise
-from nextscale.training.start import start
+from nextscale.training.start import start, vocabulary_of
 from nextscale.training.tokens import encode
 from tests.training.tiny import TINY_VAR
 
@@ -137,6 +137,14 @@ def test_class_and_style_are_the_label(images: Path, tokenizer: Path, tmp_path: 
     loss, _ = goal.loss(goal.module, torch.arange(13), SampleNoise(0, 0, 13, slice(None)))
     assert loss.isfinite()
     assert goal.sample(goal.module.eval()).size == (6 * plain.train.resolution, plain.train.resolution)
+
+
+def test_a_label_without_training_images_is_missing_in_the_vocabulary(images: Path) -> None:
+    train = load_data(images, 16, "train")
+    styled = replace(train, style_labels=1 - train.labels, styles=["noto", "twemoji"])
+    names = train.classes
+    assert vocabulary_of(images, styled).missing == {("noto", names[0]), ("twemoji", names[1])}
+    assert vocabulary_of(images, train).missing == set()
 
 
 def test_shards_train_like_the_folder_they_were_made_of(images: Path, tokenizer: Path, tmp_path: Path) -> None:

@@ -35,6 +35,17 @@ def test_the_datas_classes_come_first_and_the_known_ones_stay() -> None:
     assert known_labels(both, known) == {named[label]: i for label, i in old.items()}
 
 
+def test_what_neither_side_has_seen_is_missing() -> None:
+    known = ClassVocabulary(("cat", "dog"), (), ("noto", "flat"), frozenset({("flat", "dog"), ("noto", "dog")}))
+    data = ClassVocabulary(("dog", "bird"), (), ("ink", "noto"), frozenset({("ink", "bird")}))
+    both = merged(data, known)
+    assert both.missing == {("ink", "bird"), ("ink", "cat"), ("flat", "dog"), ("flat", "bird")}
+    plain = ClassVocabulary(("bird",))  # its images are taken for the first style
+    assert merged(plain, known).missing == known.missing | {("flat", "bird")}
+    assert merged(data, plain).missing == set()  # what knew no styles is known in all of them
+    assert merged(plain, ClassVocabulary(("cat",))).missing == set()
+
+
 def test_without_styles_classes_are_matched_by_name_alone() -> None:
     known = ClassVocabulary(("cat", "dog"))
     assert known_labels(ClassVocabulary(("dog",), (), ("a", "b")), known) == {0: 1, 1: 1}

@@ -28,6 +28,7 @@ from nextscale.cli.console import (
     load_pipeline,
     progress,
     remark,
+    remarks,
 )
 from nextscale.errors import InputError, NextscaleError
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from nextscale.conditions.classes import ClassVocabulary
     from nextscale.generate import ScaleEvent
     from nextscale.pipeline import GenerationResult, Pipeline
 
@@ -90,7 +92,7 @@ def generate(
     sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
     asked = Asked(" ".join(words or ()), classes or [], styles or [], num_images, _seeds(seed), sampling)
     if list_classes:
-        _list_classes(model or BUILT_IN, revision, as_json)
+        _list_classes(model or BUILT_IN, revision, styles or [], as_json)
         return
     recipe = None if like is None else _recipe_to_repeat(like, asked)
     if recipe is None:
@@ -153,20 +155,35 @@ class Asked:
             labels: list[int] = [match.class_id]
         else:
             labels = pipe.vocabulary.ids(self.classes)
-        known, styles = pipe.vocabulary.styles, self.styles
-        if len(known) > 1 and not styles:
-            remark(f"in the style {known[0]}; other styles: {', '.join(known[1:])}")
-        if known and "all" in styles:
-            styles = list(known)
-        drawn = [label for label in labels for _ in range(max(1, len(styles)))]
+        drawn, styles = _in_styles(labels, self.styles, pipe.vocabulary)
         counted = len(self.seed) // len(drawn) if isinstance(self.seed, list) else 1  # a list of seeds says how many
         return {
             "class_labels": drawn,
-            "style": styles * len(labels) or None,
+            "style": styles,
             "num_images": max(1, counted) if self.num_images is None else self.num_images,
             "seed": self.seed,
             **self.sampling,
         }
+
+
+def _in_styles(labels: list[int], named: list[str], vocabulary: ClassVocabulary) -> tuple[list[int], list[str] | None]:
+    """Every class in every style that was named, or in all that it was seen in; in the first if none was named, which
+    is said.
+    """
+    if not vocabulary.styles:
+        return [label for label in labels for _ in range(max(1, len(named)))], named * len(labels) or None
+    drawn, styles, told = list[int](), list[str](), list[str]()
+    for label in labels:
+        seen = vocabulary.styles_of(label)
+        which = "" if len(seen) == len(vocabulary.styles) else f"{vocabulary.names[label]} "
+        told.append(f"{which}in the style {seen[0]}; other styles: {', '.join(seen[1:]) or 'none'}")
+        wanted = seen if "all" in named else named or seen[:1]
+        drawn += [label] * len(wanted)
+        styles += wanted
+    if len(vocabulary.styles) > 1 and not named:
+        for line in dict.fromkeys(told):
+            remark(line)
+    return drawn, styles
 
 
 def _seeds(text: str | None) -> int | list[int] | None:
@@ -245,16 +262,31 @@ def _repeated(recipe: dict[str, Any], pipe: Pipeline) -> dict[str, Any]:
     }
 
 
-def _list_classes(model: str, revision: str | None, as_json: bool) -> None:
+def _list_classes(model: str, revision: str | None, styles: list[str], as_json: bool) -> None:
+    """The classes, or those that one of the styles that were named has; then the styles, and what they lack."""
     import nextscale
 
     vocabulary = nextscale.load(model, revision=revision, device="cpu", dtype="float32").vocabulary
+    wanted = [style for style in styles if style != "all"]
+    vocabulary.style_ids(wanted)
+    listed = {
+        i: name
+        for i, name in enumerate(vocabulary.names)
+        if not wanted or not set(wanted).isdisjoint(vocabulary.styles_of(i))
+    }
+    lacking = {
+        style: [name for name in vocabulary.names if (style, name) in vocabulary.missing]
+        for style in wanted or vocabulary.styles
+    }
+    lacking = {style: names for style, names in lacking.items() if names}
     if as_json:
-        answer_json({"classes": list(vocabulary.names), "styles": list(vocabulary.styles)})
+        answer_json({"classes": list(listed.values()), "styles": list(vocabulary.styles), "missing": lacking})
         return
-    answer("\n".join(f"{i:4}  {name}" for i, name in enumerate(vocabulary.names)))
+    answer("\n".join(f"{i:4}  {name}" for i, name in listed.items()))
     if vocabulary.styles:
         answer(f"styles: {', '.join(vocabulary.styles)}")
+    for style, names in lacking.items():
+        answer(f"not in {style}: {', '.join(names)}")
 
 
 def _draw(
@@ -264,7 +296,7 @@ def _draw(
     growth: dict[int, list[Image.Image]] = {}
     plan = arguments.get("plan")
     scales = len((plan or pipe.model).schedule)
-    with progress("drawing", "scales") as step:
+    with remarks(), progress("drawing", "scales") as step:
         result = pipe(**arguments, callback_on_scale_end=_watcher(pipe, scales, step, growth if strip else None))
     if not strip:
         return result, None

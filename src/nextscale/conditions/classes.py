@@ -66,7 +66,7 @@ class ClassVocabulary:
     """The classes of a model in the order of their ids, the things they are made of, and the styles they come in.
 
     ``styles`` is empty where a model knows no styles. Its length is the number of labels a model has: every class in
-    every style.
+    every style. ``missing`` are the pairs (style, class) that no training image showed.
 
     >>> vocabulary = ClassVocabulary(("cat-face", "animal-bird"), (Thing("grinning cat", 0, ("smile",)),))
     >>> vocabulary.ids(["animal-bird", 0])
@@ -78,6 +78,7 @@ class ClassVocabulary:
     names: tuple[str, ...]
     things: tuple[Thing, ...] = ()
     styles: tuple[str, ...] = ()
+    missing: frozenset[tuple[str, str]] = frozenset()
 
     def __post_init__(self) -> None:
         for kind, names in (("class names", self.names), ("styles", self.styles)):
@@ -89,6 +90,9 @@ class ClassVocabulary:
         for thing in self.things:
             if not 0 <= thing.class_id < len(self.names):
                 raise InputError(f"{thing.name!r} has class {thing.class_id}; expected 0 to {len(self.names) - 1}")
+        for style, name in self.missing:
+            if style not in self.styles or name not in self.names:
+                raise InputError(f"{name!r} is said to be missing in {style!r}, but that is no class in a style")
 
     def __len__(self) -> int:
         return len(self.names) * max(1, len(self.styles))
@@ -102,6 +106,11 @@ class ClassVocabulary:
         # One more would be the null class, which a model takes without complaint.
         assert not len(labels) or int(labels.max()) < len(self), f"a label of {int(labels.max())} among {len(self)}"
         return labels
+
+    def styles_of(self, class_id: int) -> list[str]:
+        """The styles that a class was seen in while the model was trained; all of them where it was seen in none."""
+        seen = [style for style in self.styles if (style, self.names[class_id]) not in self.missing]
+        return seen or list(self.styles)
 
     @classmethod
     def from_records(
@@ -131,7 +140,8 @@ class ClassVocabulary:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; ``from_dict`` reads it back. A thing is ``[name, class id, "keyword|keyword"]``."""
         things = [[thing.name, thing.class_id, "|".join(thing.keywords)] for thing in self.things]
-        return {"names": list(self.names), "styles": list(self.styles), "things": things}
+        missing = [list(pair) for pair in sorted(self.missing)]
+        return {"names": list(self.names), "styles": list(self.styles), "missing": missing, "things": things}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ClassVocabulary:
@@ -140,18 +150,22 @@ class ClassVocabulary:
         Raises:
             CheckpointError: the data is something else.
         """
-        if not isinstance(data, Mapping) or set(data) - {"names", "styles", "things"} or "names" not in data:
+        known = {"names", "styles", "missing", "things"}
+        if not isinstance(data, Mapping) or set(data) - known or "names" not in data:
             seen = f"the keys {sorted(data)}" if isinstance(data, Mapping) else type(data).__name__
-            raise CheckpointError(f"a vocabulary is {seen}; expected names, styles and things")
+            raise CheckpointError(f"a vocabulary is {seen}; expected names, styles, missing and things")
         try:
             things = tuple(
                 Thing(str(name), int(class_id), tuple(words.split("|")) if words else ())
                 for name, class_id, words in data.get("things", ())
             )
             names, styles = (tuple(str(name) for name in data.get(key, ())) for key in ("names", "styles"))
-            return cls(names, things, styles)
+            missing = frozenset((str(style), str(name)) for style, name in data.get("missing", ()))
+            return cls(names, things, styles, missing)
         except (TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"a vocabulary is damaged: {error}; expected names, styles and things") from error
+            raise CheckpointError(
+                f"a vocabulary is damaged: {error}; expected names, styles, missing and things"
+            ) from error
 
     def ids(self, labels: Sequence[int | str]) -> list[int]:
         """Class ids of names or ids; a number may also be written as a string.

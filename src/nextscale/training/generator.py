@@ -123,10 +123,11 @@ class GeneratorObjective:
 
     def sample(self, module: nn.Module) -> Image.Image:
         """One image of each of up to 24 classes, spread over all of them, styles by turns; image i has seed i."""
-        names, styles = self.vocabulary.names, self.vocabulary.styles
+        names, seen_in = self.vocabulary.names, self.vocabulary.styles_of
         count = min(SAMPLES, len(self.vocabulary))
         labels = torch.linspace(0, len(names) - 1, count).long().tolist()
-        drawn_in = [styles[i % len(styles)] for i in range(count)] if styles else None
+        styles = [seen_in(label) for label in labels]
+        drawn_in = [known[i % len(known)] for i, known in enumerate(styles)] if self.vocabulary.styles else None
         result = self._pipeline(module)(class_labels=labels, style=drawn_in, seed=0, output_type="pt")
         return picture(list((result.images * 2 - 1).split(SAMPLES_PER_ROW)))
 

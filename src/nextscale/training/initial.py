@@ -90,7 +90,14 @@ def merged(data: ClassVocabulary, known: ClassVocabulary) -> ClassVocabulary:
     named = {thing.name for thing in data.things}
     more = [thing for thing in known.things if thing.name not in named]
     moved = tuple(Thing(t.name, names.index(known.names[t.class_id]), t.keywords) for t in more)
-    return ClassVocabulary(names, data.things + moved, styles)
+    seen = _seen(data, styles[:1]) | _seen(known, styles)
+    missing = {(style, name) for style in styles for name in names} - seen
+    return ClassVocabulary(names, data.things + moved, styles, frozenset(missing))
+
+
+def _seen(vocabulary: ClassVocabulary, otherwise: tuple[str, ...]) -> set[tuple[str, str]]:
+    """The pairs of style and class that there were images of; ``otherwise`` are the styles of one that knows none."""
+    return {(s, name) for s in vocabulary.styles or otherwise for name in vocabulary.names} - vocabulary.missing
 
 
 def known_labels(vocabulary: ClassVocabulary, known: ClassVocabulary) -> dict[int, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +111,14 @@ def _counted(progress: Callable[[Progress], None], kind: str) -> Callable[[int, 
 
 
 def vocabulary_of(data: Path, train: ImageData) -> ClassVocabulary:
-    """Class names of a data set, with names and keywords of the things in them where it is an emoji set."""
+    """Class names of a data set, with names and keywords of the things in them where it is an emoji set, and what of
+    them no training image shows.
+    """
     records = read_metadata(data) if (data / "dataset.json").is_file() else []
-    return ClassVocabulary.from_records(train.classes, records, train.styles)
+    vocabulary = ClassVocabulary.from_records(train.classes, records, train.styles)
+    seen = set(vocabulary.labels(train.labels, train.style_labels).tolist())
+    pairs = product(train.styles, train.classes)  # in the order of their labels
+    return replace(vocabulary, missing=frozenset(pair for i, pair in enumerate(pairs) if i not in seen))
 
 
 def _frozen(recipe: Recipe, name: str | None, origin: Origin | None) -> tuple[Tokenizer, str] | None:
