@@ -11,32 +11,19 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 
 import torch
+from timing import Clock, best
 from torch import Tensor
 
 from nextscale.layers.mamba2 import Mamba2
 from nextscale.scales import ScaleSchedule
-
-Clock = Callable[[], float]
 
 
 class Slot:
     """Holds the state of one layer."""
 
     state: tuple[Tensor, ...] | None = None
-
-
-def best(calls: list[Callable[[], object]], repeats: int, clock: Clock) -> list[float]:
-    """Shortest time of every call, taken in turns so that what else the machine does disturbs all alike."""
-    times = [float("inf")] * len(calls)
-    for _ in range(repeats):
-        for i, call in enumerate(calls):
-            start = clock()
-            call()
-            times[i] = min(times[i], clock() - start)
-    return times
 
 
 def peak(dtype: torch.dtype, repeats: int, clock: Clock) -> float:
@@ -86,8 +73,7 @@ def main() -> None:
     print(f"width {given.width}, {sum(lengths)} tokens on {len(lengths)} scales, {torch.get_num_threads()} threads")
     with torch.inference_mode():
         for dtype in (torch.float32, torch.bfloat16):
-            # Several layers in turn, so that weights come from memory as in a real generation, not from the
-            # cache.
+            # Several layers in turn, so that weights come from memory as in a real generation, not from the cache.
             layers = [Mamba2(given.width).to(dtype) for _ in range(given.layers)]
             top = peak(dtype, given.repeats, clock)
             linear = layers[0].in_proj.weight.numel() + layers[0].out_proj.weight.numel()

@@ -9,40 +9,20 @@ the share of the machine's own bfloat16 matrix products. Nothing is compared acr
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from timing import best
 from torch.utils.flop_counter import FlopCounterMode
 
 from nextscale.evaluation.speed import matmul_peak
 from nextscale.layers.attention import attend
-from nextscale.models.m_var import MVAR, MVARConfig
-from nextscale.models.var import VAR, VARConfig
+from nextscale.models.class_transformer import ClassTransformer
+from nextscale.pipeline import load
 from nextscale.scales import ScaleSchedule
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
-SIZES = ScaleSchedule.of([1, 2, 3, 4, 6, 8]).sizes
-CONFIGS = {  # model: of the recipes var-emoji and m-var-emoji, with 98 classes in five styles
-    "var-emoji": lambda: VAR(
-        VARConfig(depth=6, width=192, heads=6, mlp_ratio=3.5, codes=1024, code_dim=16, sizes=SIZES, classes=490)
-    ),
-    "m-var-emoji": lambda: MVAR(
-        MVARConfig(depth=4, width=192, heads=6, mlp_ratio=2.875, codes=1024, code_dim=16, sizes=SIZES, classes=490)
-    ),
-}
-
-
-def best(calls: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Shortest processor time of every call on one thread, taken in turns."""
-    times = [float("inf")] * len(calls)
-    for _ in range(repeats):
-        for i, call in enumerate(calls):
-            start = time.process_time()
-            call()
-            times[i] = min(times[i], time.process_time() - start)
-    return times
+MODELS = {"var-emoji": "emoji", "m-var-emoji": "emoji-m-var"}  # recipe: the bundled model that it made
 
 
 def attention(batch: int, repeats: int) -> str:
@@ -67,9 +47,12 @@ def attention(batch: int, repeats: int) -> str:
 
 def step(name: str, batch: int, repeats: int) -> str:
     """One step's loss and gradients."""
-    model = CONFIGS[name]()
-    inputs = [torch.randn(batch, 16, *size) for size in SIZES[1:]]
-    labels, targets = torch.randint(0, 490, (batch,)), torch.randint(0, 1024, (batch, 130))
+    pipe = load(MODELS[name], device=CPU, dtype=torch.float32)
+    model, schedule, codes = pipe.model, pipe.model.schedule, pipe.tokenizer.code_count
+    assert isinstance(model, ClassTransformer)
+    model.train().requires_grad_()
+    inputs = [torch.randn(batch, pipe.tokenizer.code_dim, *size) for size in schedule.sizes[1:]]
+    labels, targets = torch.randint(0, model.null_class, (batch,)), torch.randint(0, codes, (batch, schedule.tokens))
 
     def run() -> None:
         with torch.autocast("cpu", BF16):
@@ -96,7 +79,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"one thread, processor time, best of {given.repeats}")
     print(attention(given.batch, given.repeats))
-    for name in CONFIGS:
+    for name in MODELS:
         print(step(name, given.batch, given.repeats))
 
 
