@@ -25,7 +25,7 @@ class Objective(Protocol):
     """Size of the training set."""
     ignorance: Metrics
     """What a network that has learnt nothing has of some numbers of the loss, such as ln V of a cross-entropy over V
-    codes. A run that stays at twice that has diverged."""
+    codes. A run that stays at twice that has diverged (see ``DivergenceWatch``)."""
     warnings: list[str]
     """Sentences for whoever trains, since they were last cleared; the trainer shows and clears them."""
 

@@ -23,6 +23,7 @@ from nextscale.data.images import Source
 from nextscale.errors import TrainingError
 from nextscale.training import order, parallel
 from nextscale.training.card import run_card
+from nextscale.training.divergence import PATIENCE, DivergenceWatch
 from nextscale.training.objectives import Metrics, Objective
 from nextscale.training.optim import MovingAverage, decay_at, lr_factor, parameter_groups
 from nextscale.training.progress import Account, Progress, silent
@@ -37,9 +38,6 @@ except ImportError:
 
 BEST, LOST = "trainer.best", "trainer.lost"
 """Names of the trainer's own entries among those of the objective in a checkpoint."""
-
-PATIENCE = 100
-"""Steps on end that a loss may be twice what a network has that knows nothing."""
 
 
 class Interrupted(Exception):
@@ -81,7 +79,7 @@ class Trainer:
         self.account = Account(objective, recipe, folder, data)
         self.step = 0
         self.best = (-math.inf, -1)  # merit and step of the best validation so far
-        self.lost = 0  # steps on end that were worse than knowing nothing
+        self.watch = DivergenceWatch(objective.ignorance)
         self._asked_to_stop = False
         self._writer: Any = None
 
@@ -132,7 +130,9 @@ class Trainer:
                 held_out = self._validate() if self.step % run.validate_every == 0 or last else Metrics()
                 if self.step % run.sample_every == 0 or last:
                     self._sample()
-                due = self.step % run.save_every == 0 and not self.lost  # what may be diverging replaces nothing
+                due = (
+                    self.step % run.save_every == 0 and not self.watch.bad_steps
+                )  # what may be diverging replaces nothing
                 if due or self.step == until or stop:
                     checkpoint = self._save()
             if stop and self.step < until:
@@ -147,11 +147,8 @@ class Trainer:
         means = self._gradients(step)
         if not math.isfinite(means["loss"]):
             raise self._diverged(f"the loss is {means['loss']} at step {step}")
-        lost = [name for name, value in self.objective.ignorance.items() if means[name] > 2 * value]
-        self.lost = self.lost + 1 if lost else 0
-        if self.lost == PATIENCE:
-            bound = 2 * self.objective.ignorance[lost[0]]
-            raise self._diverged(f"{lost[0]} was above {bound:.3g} for {PATIENCE} steps up to step {step}")
+        if wrong := self.watch.see(means):
+            raise self._diverged(f"{wrong} for {PATIENCE} steps up to step {step}", "adversarial" in means)
         norm = float(nn.utils.clip_grad_norm_(self.objective.module.parameters(), optim.clip))
         if not math.isfinite(norm):
             raise self._diverged(f"the gradient norm is {norm} at step {step}")
@@ -249,7 +246,7 @@ class Trainer:
             self._export()
         path = self.folder.checkpoint(self.step)
         if self.main:
-            own = {BEST: torch.tensor(self.best, dtype=torch.float64), LOST: torch.tensor(self.lost)}
+            own = {BEST: torch.tensor(self.best, dtype=torch.float64), LOST: self.watch.state()}
             tensors = {
                 "weights": self.objective.module.state_dict(),
                 "average": self.average.module.state_dict(),
@@ -280,11 +277,12 @@ class Trainer:
         restore_optimizer(self.optimizer, self.objective.module, tensors["optimizer"])
         merit, step = tensors["objective"].pop(BEST, torch.tensor(self.best)).tolist()
         self.best = (merit, int(step))
-        self.lost = int(tensors["objective"].pop(LOST, 0))
+        self.watch.load_state(tensors["objective"].pop(LOST, torch.zeros(1)))
         self.objective.load_state(tensors["objective"])
 
-    def _diverged(self, what: str) -> TrainingError:
-        return self._stopped(what, "; a lower optim.lr often helps")
+    def _diverged(self, what: str, adversarial: bool = False) -> TrainingError:
+        knobs = "optim.lr or loss.adversarial.weight" if adversarial else "optim.lr"
+        return self._stopped(what, f"; a lower {knobs} often helps")
 
     def _stopped(self, what: str, advice: str = "") -> TrainingError:
         return TrainingError(f"{what}, so training stopped; {self.folder.last_good()}{advice}")
