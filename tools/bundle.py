@@ -25,6 +25,7 @@ from torch import nn
 from nextscale.checkpoints.load import BUNDLED
 from nextscale.checkpoints.store import load_component, read_config, save_checkpoint
 from nextscale.pipeline import load
+from nextscale.training.initial import other_tokens
 
 LIMIT = 24 * 2**20
 
@@ -60,11 +61,9 @@ def main() -> None:
 
 def refine(tokenizer: nn.Module, refined: nn.Module) -> None:
     """Give ``tokenizer`` the decoder of ``refined``, if all that encodes is the same, number by number."""
-    own, theirs = tokenizer.state_dict(), refined.state_dict()
-    other = {name for name in own if not torch.equal(own[name], theirs[name])}
-    if wrong := sorted(name for name in other if not name.startswith(("decoder.", "post_quant_conv."))):
-        raise SystemExit(f"{wrong[0]} differs, so the tokens of the two tokenizers do; nothing was written")
-    tokenizer.load_state_dict(theirs)
+    if wrong := other_tokens(tokenizer, refined):
+        raise SystemExit(f"{wrong} differs, so the tokens of the two tokenizers do; nothing was written")
+    tokenizer.load_state_dict(refined.state_dict())
 
 
 def share_tokenizer(target: Path, other: str) -> None:

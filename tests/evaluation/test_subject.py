@@ -32,3 +32,11 @@ def test_labels_need_the_styles_that_the_model_draws_in(emoji: Path, pictures: P
     styles = [("openmoji", "noto", "twemoji").index(drawn.styles[i]) for i in drawn.style_labels.tolist()]
     assert every.tolist() == [5 * style + label for style, label in zip(styles, drawn.labels.tolist(), strict=True)]
     assert torch.equal(labels_of(ClassVocabulary(known), drawn), drawn.labels)
+
+
+def test_images_without_styles_are_of_the_one_that_their_classes_were_seen_in(pictures: Path) -> None:
+    photos = load_data(pictures, 16, "heldout")
+    names = ("else", *photos.classes)
+    missing = frozenset(("noto", name) for name in photos.classes)
+    vocabulary = ClassVocabulary(names, (), ("noto", "twemoji"), missing)
+    assert torch.equal(labels_of(vocabulary, photos), len(names) + 1 + photos.labels)

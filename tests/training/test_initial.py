@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from nextscale.checkpoints.load import load_vocabulary
 from nextscale.checkpoints.store import load_component
 from nextscale.conditions.classes import ClassVocabulary, Thing
 from nextscale.errors import CheckpointError, InputError, TrainingError
-from nextscale.training.initial import known_labels, merged
+from nextscale.training.generator import GeneratorObjective
+from nextscale.training.initial import Origin, known_labels, merged
 from nextscale.training.start import start
 from nextscale.training.trainer import Trainer
 from tests.training.tiny import TINY, write_images
@@ -92,6 +95,42 @@ def test_a_generator_starts_from_the_weights_and_keeps_its_classes(
     folder = tmp_path / "run" / "export"
     assert load_vocabulary(folder, 3).names == ("tepid", "warm", "cold")
     started(other_images, tmp_path / "run", known).run()  # the same command again is no other run
+
+
+def test_a_checkpoint_that_numbers_its_classes_takes_the_names_of_as_many(
+    other_images: Path, known: Path, tmp_path: Path
+) -> None:
+    """As those of the official weights, whose classes count in alphabetical order."""
+    numbered = shutil.copytree(known / "export", tmp_path / "numbered")
+    (numbered / "classes.json").unlink()
+    trainer = started(other_images, tmp_path / "run", numbered)
+    assert isinstance(trainer.objective, GeneratorObjective)
+    assert trainer.objective.vocabulary.names == ("tepid", "warm")
+    old = load_component(numbered, "model").state_dict()["class_embedding.weight"]
+    assert torch.equal(trainer.objective.module.state_dict()["class_embedding.weight"], old)
+    assert trainer.objective.warnings == []
+
+
+def test_the_tokens_of_another_tokenizer_are_warned_of(
+    images: Path, tokenizer: Path, known: Path, tmp_path: Path
+) -> None:
+    overrides, origin = [*TINY["tokenizer"], "run.seed=4"], str(known)
+    start("tokenizer", "tokenizer-emoji", images, tmp_path / "other", None, overrides, "cpu").run(1)
+    for name, frozen in (("own", tokenizer), ("another", tmp_path / "other")):
+        trainer = start("var", "var-emoji", images, tmp_path / name, str(frozen), VAR, "cpu", init=origin)
+        said = [text for text in trainer.objective.warnings if "was trained on the tokens of another tokenizer" in text]
+        assert bool(said) == (name == "another")
+
+
+def test_images_without_styles_are_said_to_be_of_the_first(tokenizer: Path, known: Path, tmp_path: Path) -> None:
+    """And such a model is evaluated on them, since it has seen their classes in one style."""
+    styled = shutil.copytree(known / "export", tmp_path / "styled")
+    told = {"names": ["cold"], "styles": ["noto", "flat"]}
+    (styled / "classes.json").write_text(json.dumps(told))
+    origin = Origin.load(str(styled), "model")
+    frozen, data = load_component(tokenizer / "export", "tokenizer"), ClassVocabulary(("warm",))
+    assert origin.doubts(frozen, data) == [f"the images have no styles; they are taken for the first of {styled}, noto"]
+    assert origin.doubts(frozen, ClassVocabulary(("warm",), styles=("flat",))) == []
 
 
 def test_a_tokenizer_starts_from_the_weights_and_draws_no_new_codebook(

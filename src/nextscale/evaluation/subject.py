@@ -79,16 +79,22 @@ def square_resolution(tokenizer: Tokenizer) -> int:
 def labels_of(vocabulary: ClassVocabulary, data: ImageData) -> Tensor:
     """The model's label, (N,) int64, of every image: class, and style where the model knows styles.
 
-    Raises ``InputError`` naming the classes or styles of the data that the model does not know.
+    Data without styles are those of the style that the model has seen their classes in, if it is one. Raises
+    ``InputError`` naming the classes or styles of the data that the model does not know.
     """
-    ids = class_ids(data.classes, vocabulary.names)[data.labels]
+    known = class_ids(data.classes, vocabulary.names)
+    ids = known[data.labels]
     if not vocabulary.styles:
         return vocabulary.labels(ids, torch.zeros_like(ids))
     if not data.styles:
-        raise InputError(
-            f"the model draws in the styles {', '.join(vocabulary.styles)}, but the data have no styles; "
-            "expected an emoji set, as nextscale data emoji builds it"
-        )
+        seen = [vocabulary.styles_of(class_id) for class_id in known.tolist()]
+        if any(len(styles) > 1 for styles in seen):
+            raise InputError(
+                f"the model draws in the styles {', '.join(vocabulary.styles)}, but the data have no styles; "
+                "expected an emoji set, as nextscale data emoji builds it"
+            )
+        only = torch.tensor([vocabulary.styles.index(styles[0]) for styles in seen])
+        return vocabulary.labels(ids, only[data.labels])
     styles = class_ids(data.styles, vocabulary.styles, what="style")[data.style_labels]
     return vocabulary.labels(ids, styles)
 

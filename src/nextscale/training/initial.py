@@ -8,7 +8,7 @@ Shape letters: ``C`` width.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from nextscale.checkpoints.load import checkpoint_folder, load_vocabulary
-from nextscale.checkpoints.store import load_component, type_name
+from nextscale.checkpoints.store import load_component, read_config, type_name
 from nextscale.conditions.classes import ClassVocabulary, Thing
 from nextscale.errors import CheckpointError
 from nextscale.models.class_transformer import ClassTransformer
@@ -39,11 +39,28 @@ class Origin:
         folder = folder_of(name)
         return cls(name, folder, load_component(folder, component))
 
-    @property
-    def vocabulary(self) -> ClassVocabulary:
-        """The classes that the checkpoint knows."""
+    def vocabulary(self, data: ClassVocabulary) -> ClassVocabulary:
+        """The classes that the checkpoint knows. One that has only numbers for them, as converted ones do, takes the
+        names of the data's where there are as many: both count in alphabetical order.
+        """
         assert isinstance(self.module, ClassTransformer)
-        return load_vocabulary(self.folder, self.module.null_class)
+        known = load_vocabulary(self.folder, self.module.null_class)
+        numbers = tuple(str(i) for i in range(len(known.names)))
+        nameless = known.names == numbers and len(data.names) == len(numbers) and not set(numbers) & set(data.names)
+        return replace(known, names=data.names) if nameless else known
+
+    def doubts(self, tokenizer: nn.Module, data: ClassVocabulary) -> list[str]:
+        """Sentences for whoever trains a generator from it, on the tokens of ``tokenizer`` and the classes ``data``."""
+        found, known = [], self.vocabulary(data)
+        has_own = "tokenizer" in read_config(self.folder).get("components", {})
+        if has_own and other_tokens(load_component(self.folder, "tokenizer"), tokenizer):
+            found.append(
+                f"{self.name} was trained on the tokens of another tokenizer, so most of what it has learnt is lost; "
+                "leave --tokenizer out, or --init"
+            )
+        if known.styles and not data.styles:
+            found.append(f"the images have no styles; they are taken for the first of {self.name}, {known.styles[0]}")
+        return found
 
     def check(self, module: nn.Module) -> None:
         """Raises ``CheckpointError`` where ``module`` has another architecture."""
@@ -69,12 +86,25 @@ class Origin:
         self.check(module)
         state = self.module.state_dict()
         if vocabulary is not None:
-            labels, rows = known_labels(vocabulary, self.vocabulary), state["class_embedding.weight"]
+            known, rows = self.vocabulary(vocabulary), state["class_embedding.weight"]
+            labels = known_labels(vocabulary, known)
             fresh = module.get_parameter("class_embedding.weight")
             grown = fresh + rows[:-1].mean(0).to(fresh)  # the last row is the null class
             grown[[*labels, -1]] = rows[[*labels.values(), -1]].to(fresh)
             state["class_embedding.weight"] = grown
         module.load_state_dict(state)
+
+
+def other_tokens(tokenizer: nn.Module, other: nn.Module) -> str | None:
+    """The first weight by which two tokenizers encode differently; None where at most their decoders differ."""
+    own, theirs = (
+        {key: t for key, t in one.state_dict().items() if not key.startswith(("decoder.", "post_quant_conv."))}
+        for one in (tokenizer, other)
+    )
+    differ = [
+        key for key in own | theirs if key not in own or key not in theirs or not torch.equal(own[key], theirs[key])
+    ]
+    return min(differ, default=None)
 
 
 def folder_of(name: str) -> Path:

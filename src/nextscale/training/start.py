@@ -88,11 +88,13 @@ def start(
     else:
         assert frozen is not None
         vocabulary, name = vocabulary_of(data, train), output.resolve().name
-        vocabulary = vocabulary if origin is None else merged(vocabulary, origin.vocabulary)
+        doubts = [] if origin is None else origin.doubts(frozen[0], vocabulary)
+        vocabulary = vocabulary if origin is None else merged(vocabulary, origin.vocabulary(vocabulary))
         tokens = cache or output / "tokens"
         objective = GeneratorObjective(
             resolved, train, heldout, *frozen, vocabulary, accelerator.device, tokens, name, encoding
         )
+        objective.warnings += doubts
     if origin is not None:
         origin.give_weights(objective.module, getattr(objective, "vocabulary", None))
     reads = objective.reads if isinstance(objective, GeneratorObjective) else train

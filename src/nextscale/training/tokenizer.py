@@ -50,7 +50,9 @@ class TokenizerObjective:
         self.codes = CodeUse(recipe.model.codes, self.module.schedule, device)
         self.watch = CollapseWatch(recipe.model.codes, len(self.module.schedule), recipe.codebook)
         self.perceptual_from, self.last_restart = losses.perceptual.start * total, recipe.codebook.restart_until * total
-        self.ignorance = {"l2": 1.0}  # of pictures in [-1, 1], if all is drawn in the middle grey
+        # l2: of pictures in [-1, 1], if all is drawn in the middle grey; vq: latents have no scale of their own, but
+        # where a tokenizer learns it is near 0.1.
+        self.ignorance = {"l2": 1.0, "vq": 20.0}
         self.warnings: list[str] = []
         self._seen: list[tuple[range, Tensor]] = []  # places in the global batch and images of this step's parts
 
