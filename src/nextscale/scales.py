@@ -43,7 +43,7 @@ class ScaleSchedule:
         pairs: list[Size] = []
         for size in sizes:
             pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, Iterable) else ()
-            if len(pair) != 2 or not all(isinstance(n, int) for n in pair):
+            if len(pair) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in pair):
                 raise InputError(f"a scale is a side or a (height, width) pair of whole numbers, not {size!r}")
             pairs.append((pair[0], pair[1]))
         return cls(tuple(pairs))

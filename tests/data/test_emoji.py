@@ -67,6 +67,60 @@ def test_another_resolution_or_a_missing_image_builds_again(tmp_path: Path, pack
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "set"]
 
 
+@pytest.mark.parametrize("file", ["images/noto/1f415.png", "metadata.jsonl", "dataset.json"])
+@pytest.mark.parametrize("left", [0, 0.9])
+def test_a_damaged_set_is_built_again(tmp_path: Path, packages: dict[str, Package], file: str, left: float) -> None:
+    whole = build_emoji(tmp_path / "set", ("noto",), 16, packages=packages)
+    before = contents(whole.folder)
+    damaged = whole.folder / file
+    damaged.write_bytes(damaged.read_bytes()[: int(left * damaged.stat().st_size)])
+    assert build_emoji(whole.folder, ("noto",), 16, packages=packages) == whole
+    assert contents(whole.folder) == before
+
+
+def test_a_folder_that_only_looks_like_a_set_is_left_alone(tmp_path: Path, packages: dict[str, Package]) -> None:
+    """Hugging Face's image folders have a metadata.jsonl too."""
+    (tmp_path / "mine" / "images" / "cats").mkdir(parents=True)
+    (tmp_path / "mine" / "metadata.jsonl").write_text("{}")
+    with pytest.raises(InputError, match="no emoji set"):
+        build_emoji(tmp_path / "mine", ("noto",), 16, packages=packages)
+    assert (tmp_path / "mine" / "metadata.jsonl").read_text() == "{}"
+
+
+@pytest.mark.parametrize("out", [".", "../here"])
+def test_the_working_folder_is_refused_before_anything_is_drawn(
+    tmp_path: Path, packages: dict[str, Package], monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    steps: list[tuple[int, int]] = []
+    with pytest.raises(InputError, match=r"you are working in.*expected the name of a new folder"):
+        build_emoji(out, ("noto",), 16, lambda *step: steps.append(step), packages)
+    assert not steps
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_mount_point_is_refused_before_anything_is_drawn(
+    tmp_path: Path, packages: dict[str, Package], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "set").mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path / "set")
+    with pytest.raises(InputError, match=r"is a mount point.*expected a folder inside it"):
+        build_emoji(tmp_path / "set", ("noto",), 16, packages=packages)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path: Path, packages: dict[str, Package]) -> None:
+    (tmp_path / "disk" / "real").mkdir(parents=True)
+    (tmp_path / "set").symlink_to(tmp_path / "disk" / "real")
+    assert build_emoji(tmp_path / "set", ("noto",), 16, packages=packages).fresh
+    assert build_emoji(tmp_path / "set", ("noto",), 32, packages=packages).fresh
+    assert (tmp_path / "set").is_symlink()
+    assert len(read_metadata(tmp_path / "set")) == 5
+    assert sorted(path.name for path in tmp_path.rglob(".*")) == []
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["real"]
+
+
 def test_no_family_is_on_both_sides(tmp_path: Path, packages: dict[str, Package]) -> None:
     build_emoji(tmp_path / "set", STYLES, 16, packages=packages)
     sides = defaultdict(set)

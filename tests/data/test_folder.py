@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nextscale.data.emoji import build_emoji
 from nextscale.data.emoji_reader import load_emoji, read_metadata
 from nextscale.data.emoji_sources import Package
 from nextscale.data.folder import load_data, load_folder
+from nextscale.data.pictures import decode
 from nextscale.errors import InputError
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -127,6 +130,81 @@ def test_official_splits_are_kept(tmp_path: Path) -> None:
     assert load_folder(tmp_path, 16, "train").names == ["train/cat/1.png", "train/dog/2.png"]
     held_out = load_folder(tmp_path, 16, "heldout")
     assert (held_out.names, held_out.classes, held_out.labels.tolist()) == (["val/dog/3.png"], ["cat", "dog"], [1])
+
+
+@pytest.mark.parametrize("place", ["valid", "validation", "test"])
+def test_the_held_out_side_has_several_usual_names(tmp_path: Path, place: str) -> None:
+    save(tmp_path / "train" / "cat" / "1.png")
+    save(tmp_path / place / "cat" / "2.png")
+    assert load_folder(tmp_path, 16, "train").names == ["train/cat/1.png"]
+    held_out = load_folder(tmp_path, 16, "heldout")
+    assert (held_out.names, held_out.classes) == ([f"{place}/cat/2.png"], ["cat"])
+    save(tmp_path / "val" / "cat" / "3.png")
+    if place == "test":
+        assert load_folder(tmp_path, 16, "heldout").names == ["val/cat/3.png"]
+        return
+    with pytest.raises(InputError, match=rf"holds val, {place} beside train; expected one folder of held-out images"):
+        load_folder(tmp_path, 16)
+
+
+def test_train_alone_is_split_like_any_folder(photos: Path) -> None:
+    (photos.parent / "whole").mkdir()
+    photos.rename(photos.parent / "whole" / "train")
+    for split in ("train", "heldout"):
+        outer = load_folder(photos.parent / "whole", 16, split, 0.3)
+        inner = load_folder(photos.parent / "whole" / "train", 16, split, 0.3)
+        assert outer.classes == ["cat", "dog"]
+        assert (outer.hash, outer.names) == (inner.hash, [f"train/{name}" for name in inner.names])
+    save(photos.parent / "whole" / "ship" / "1.png")  # beside other classes, trains are one more
+    assert load_folder(photos.parent / "whole", 16, "all").classes == ["ship", "train"]
+
+
+def test_what_is_hidden_is_no_picture_and_no_class(photos: Path) -> None:
+    before = load_folder(photos, 16, "all").hash
+    save(photos / ".ipynb_checkpoints" / "1.png")
+    save(photos / "cat" / ".thumbnails" / "1.png")
+    save(photos / "cat" / "._1.png")
+    assert load_folder(photos, 16, "all").hash == before
+    photos.rename(photos.parent / ".photos")
+    assert len(load_folder(photos.parent / ".photos", 16, "all")) == 40
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    save(tmp_path / odd / odd / f"{odd}.png")
+    for memory in (None, 0):
+        data = load_folder(tmp_path / odd, 16, "all", memory=memory)
+        assert (data.names, data.classes) == ([r"caf\udce9/caf\udce9.png"], [r"caf\udce9"])
+
+
+def test_pictures_are_turned_as_their_metadata_say() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    for orientation in range(10):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for form in ("jpeg", "png", "tiff", "webp"):
+            content = io.BytesIO()
+            Image.fromarray(noise).save(content, form, exif=exif)
+            turned = decode(content.getvalue())
+            with Image.open(io.BytesIO(content.getvalue())) as opened:
+                expected = ImageOps.exif_transpose(opened).convert("RGB")
+            assert turned is not None
+            assert (turned.size, turned.tobytes()) == (expected.size, expected.tobytes())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damaged_metadata_damage_no_picture() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A], exif[0x010E], exif[0x0132] = 6, 72.0, "a note", "2026"
+    sound = exif.tobytes()
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    for place in range(6, len(sound)):
+        for value in (0, 5, 26, 84):
+            content = io.BytesIO()
+            noise.save(content, "jpeg", exif=sound[:place] + bytes([value]) + sound[place + 1 :])
+            picture = decode(content.getvalue())
+            assert picture is not None
+            assert picture.size in ([(24, 32)] if place == 17 else [(24, 32), (32, 24)])  # 17: the type of the note
 
 
 def test_a_flat_folder_is_one_class(tmp_path: Path) -> None:

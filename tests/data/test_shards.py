@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -121,6 +123,84 @@ def test_official_splits_are_kept(tmp_path: Path) -> None:
     assert load_data(tmp_path / "{train,val}" / "0.tar", 16, "heldout").names == ["3.png"]
 
 
+@pytest.mark.parametrize("place", ["val", "valid", "validation", "test"])
+def test_the_held_out_side_has_several_usual_names(tmp_path: Path, place: str) -> None:
+    write(tmp_path / place / "0.tar", {"3.png": png(3), "3.cls": b"1"})
+    write(tmp_path / "train" / "0.tar", {"1.png": png(1), "1.cls": b"0", "2.png": png(2), "2.cls": b"1"})
+    (tmp_path / "train" / "classnames.txt").write_text("cat\ndog\n")
+    for where in (tmp_path, tmp_path / f"{{{place},train}}" / "0.tar"):
+        train, held_out = load_data(where, 16, "train"), load_data(where, 16, "heldout")
+        assert (train.names, held_out.names, held_out.classes) == (["1.png", "2.png"], ["3.png"], ["cat", "dog"])
+    write(tmp_path / "test" / "4.tar", {"4.png": png(4), "4.cls": b"1"})
+    if place != "test":
+        assert load_data(tmp_path, 16, "heldout").names == ["3.png"]
+        assert load_data(tmp_path, 16, "train").names == ["1.png", "2.png"]
+    write(tmp_path / "val" / "5.tar", {"5.png": png(4), "5.cls": b"1"})
+    if place in ("val", "test"):
+        return
+    with pytest.raises(InputError, match=r"holds val.* beside train; expected one folder of held-out images"):
+        load_data(tmp_path, 16)
+
+
+def test_a_sample_has_one_picture_and_what_is_hidden_is_none(tmp_path: Path) -> None:
+    mask = {"0001.mask.png": png(2), "0001.png": png(1), "0001.jpg": png(3), "0002.mask.png": png(4)}
+    write(tmp_path / "s" / "0.tar", mask | {".hidden/1.png": png(5), "deep/.x/2.png": png(6), ".3.png": png(7)})
+    write(tmp_path / "s" / "._0.tar", {"9.png": png(9)})
+    assert load_data(tmp_path / "s", 16, "all").names == ["0001.png"]
+    write(tmp_path / "t" / "0.tar", {"0001.mask.png": png(1)})
+    with pytest.raises(InputError, match=r"hold no image; expected .* directly behind the first dot of a name"):
+        load_data(tmp_path / "t", 16, "all")
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    write(tmp_path / odd / f"{odd}.tar", {f"{odd}/{odd}.png": png(1), f"{odd}/2.png": b"no picture"})
+    for memory in (None, 0):
+        with pytest.warns(UserWarning, match=r"1 of 2 images cannot be read"):
+            data = load_data(tmp_path / odd, 16, "all", memory)
+        assert (data.names, data.classes) == ([r"caf\xe9/caf\xe9.png".replace("xe9", "udce9")], [r"caf\udce9"])
+        assert "".join(data.unreadable).isprintable()
+
+
+def test_ids_and_names_that_cannot_be(tmp_path: Path) -> None:
+    for text in ("100000", "1" * 5000):
+        write(tmp_path / "0.tar", {"1.png": png(1), "1.cls": text.encode(), "2.png": png(2), "2.cls": b"7"})
+        with pytest.raises(InputError, match=rf"has class {text[:6]}.*; expected ids below 100000"):
+            load_data(tmp_path, 16, "all")
+    write(tmp_path / "0.tar", {"1.png": png(1), "1.cls": b"99999"})
+    assert len(load_data(tmp_path, 16, "all").classes) == 100_000
+    names = tmp_path / "classnames.txt"
+    names.write_text("crane\nray\ncrane\n")
+    with pytest.raises(InputError, match=r"classnames\.txt holds the name 'crane' 2 times; expected a different name"):
+        load_data(tmp_path, 16, "all")
+    names.write_bytes(b"caf\xe9\n")
+    with pytest.raises(InputError, match=r"classnames\.txt cannot be read .*in UTF-8"):
+        load_data(tmp_path, 16, "all")
+
+
+def test_the_hash_knows_how_pictures_lie_in_shards(tars: Path, tmp_path: Path) -> None:
+    write(tmp_path / "one" / "0.tar", names())
+    one, three = load_data(tmp_path / "one", 16, "all"), load_data(tars, 16, "all")
+    assert one.names == three.names
+    assert one.hash != three.hash
+
+
+def test_a_full_disk_leaves_no_notes_and_no_trouble(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, text: str, *_: object, **__: object) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    note = cache_file("shards", str(tars / "000.tar"), ".json")
+    assert note is not None
+    assert len(shards.index(tars / "000.tar")) == 8
+    assert list(note.parent.iterdir()) == []
+    looks = cache_file("looks", str(tars), ".jsonl")
+    assert looks is not None
+    looks.symlink_to("/dev/full")
+    assert len(load_data(tars, 16, "all", memory=0)) == 24
+
+
 def test_damaged_images_are_counted(tars: Path) -> None:
     whole = names()
     files = dict(list(whole.items())[:8]) | {"dog/00.png": b"no picture", "cat/01.png": whole["cat/01.png"][:300]}
@@ -185,6 +265,27 @@ def test_shards_that_cannot_be_used(tars: Path, tmp_path: Path) -> None:
     write(tmp_path / "both" / "0.tar", {"1.png": png(1), "cat/2.png": png(2)})
     with pytest.raises(InputError, match="both single images and folders"):
         load_data(tmp_path / "both", 16)
+
+
+def test_the_end_of_a_shard_is_its_end(tmp_path: Path) -> None:
+    shard = tmp_path / "0.tar"
+    write(shard, {f"{i}.png": png(i) for i in range(4)})
+    whole = shard.read_bytes()
+    ends = len(whole.rstrip(b"\0")) + 511 & -512
+    third = whole.index(b"3.png")
+    damaged = {
+        "the two empty blocks at its end are missing": [whole[:third], whole[:ends], whole[: ends + 512]],
+        "there is more behind its end": [whole * 2, whole + b"x" * 512, whole[: ends + 1024] * 2],
+        "it is filled up with zeros": [whole[:third] + b"\0" * 50_000, whole[: ends - 600] + b"\0" * 50_000],
+    }
+    for why, contents in damaged.items():
+        for content in contents:
+            shard.write_bytes(content)
+            with pytest.raises(InputError, match=rf"damaged after [34] images, or is no plain \.tar file \({why}\)"):
+                load_data(tmp_path, 16, "all")
+    for padding in (1024, 512 + 10_240):  # the least and the most that tar leaves there
+        shard.write_bytes(whole[:ends] + b"\0" * padding)
+        assert len(load_data(tmp_path, 16, "all")) == 4
 
 
 def test_an_image_that_changes_under_way(folder: Path) -> None:

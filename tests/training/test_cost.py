@@ -13,6 +13,7 @@ from nextscale.models.class_transformer import ClassTransformer
 from nextscale.training.cost import Price, Spent, duration, read_costs, write_costs
 from nextscale.training.progress import Progress
 from nextscale.training.start import start
+from nextscale.training.tokenizer import TokenizerObjective
 from nextscale.training.trainer import Trainer
 from tests.training.tiny import TINY
 
@@ -62,10 +63,32 @@ def test_activations_are_the_bytes_that_wait_for_the_gradient(images: Path, toke
     made = trainer(images, tokenizer, tmp_path / "run")
     told = price(made)
     with torch.profiler.profile(profile_memory=True) as profile:
-        loss = made._trial_loss(made.model, made.parts[0])
+        loss = made._trial_loss(made.model, 0, made.parts[0])
     left = sum(event.self_cpu_memory_usage for event in profile.key_averages())
     del loss
     assert told.activations == pytest.approx(left, rel=0.1)
+
+
+def test_what_begins_later_is_priced_for_its_share(images: Path, eyes: Path, tmp_path: Path) -> None:
+    """FLOPs are the mean over all steps, memory is that of the dearest; the trial leaves no trace."""
+
+    def tokenizer_price(name: str, *more: str) -> Price:
+        looks = ["loss.perceptual.weight=0.1", f"loss.perceptual.network={eyes}", "loss.perceptual.start=0"]
+        overrides = [*TINY["tokenizer"], *looks, *more]
+        made = start("tokenizer", "tokenizer-emoji", images, tmp_path / name, None, overrides, "cpu")
+        told = price(made)
+        assert isinstance(made.objective, TokenizerObjective)
+        assert made.objective.codes.steps == 0
+        adversary = made.objective.adversary
+        assert adversary is None or all(p.grad is None for p in adversary.module.parameters())
+        return told
+
+    without = tokenizer_price("without")
+    whole = tokenizer_price("whole", "loss.adversarial.weight=1", "loss.adversarial.start=0")
+    late = tokenizer_price("late", "loss.adversarial.weight=1", "loss.adversarial.start=0.7")  # step 6 of 8
+    assert whole.flops > 1.1 * without.flops
+    assert late.flops == pytest.approx(0.75 * without.flops + 0.25 * whole.flops, rel=1e-6)
+    assert late.activations == whole.activations > without.activations
 
 
 def test_a_run_tells_its_price_first_and_what_it_did_cost_at_the_end(

@@ -24,7 +24,7 @@ def test_worse_than_knowing_nothing_for_a_hundred_steps() -> None:
     watch = DivergenceWatch({"l2": 1.0})
     assert said_at(watch, [0.5] * 3 + [2.1] * 99) is None
     assert said_at(watch, [1.9] + [2.1] * 99) is None  # one step that is not resets the count
-    assert said_at(watch, [2.1]) == (0, "l2 was above 2")
+    assert said_at(watch, [2.1]) == (0, "l2 was above 2 for 100 steps")
 
 
 def test_what_was_learnt_is_lost_though_it_is_better_than_nothing() -> None:
@@ -35,7 +35,11 @@ def test_what_was_learnt_is_lost_though_it_is_better_than_nothing() -> None:
     assert found is not None
     step, said = found
     assert 50 + PATIENCE <= step + 1 <= 50 + PATIENCE + 30
-    assert said == f"l2 was above {WORSE * 0.02:.3g} on average, having been 0.02,"
+    assert said == f"l2 was above {WORSE * 0.02:.3g} on average, having been 0.02, for 100 steps"
+
+
+def test_a_short_run_has_less_patience() -> None:
+    assert said_at(DivergenceWatch({"l2": 1.0}, patience=10), [0.5] + [2.1] * 10) == (10, "l2 was above 2 for 10 steps")
 
 
 @given(st.lists(st.floats(0, FLOOR), max_size=400))
@@ -67,3 +71,7 @@ def test_a_count_alone_is_read_as_older_checkpoints_have_it(count: int) -> None:
     watch.load_state(torch.tensor(count))
     assert watch.bad_steps == count
     assert watch.state().tolist() == [count, math.inf, math.inf]
+    other = DivergenceWatch({"l2": 1.0, "vq": 20.0})
+    other.load_state(watch.state())
+    assert other.bad_steps == count
+    assert other.see({"l2": 0.1, "vq": 0.1}) is None

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from nextscale.errors import InputError
-from nextscale.training.generator_recipe import VARRecipe
+from nextscale.training.generator_recipe import MVARRecipe, VARRecipe
 from nextscale.training.recipe import (
     SHIPPED,
     differences,
@@ -27,28 +27,65 @@ def test_shipped_recipes_parse_and_survive_being_saved(name: str) -> None:
     assert parse_recipe(yaml.safe_load(yaml.safe_dump(dumped)), "saved") == recipe
 
 
-@pytest.mark.parametrize(
-    ("name", "depth", "lr", "gamma", "end", "epochs", "batch"),
-    [
-        ("var-d16", 16, 3e-4, 1e-3, 0.1, 200, 768),
-        ("var-d20", 20, 3e-4, 1e-3, 0.1, 250, 768),
-        ("var-d24", 24, 2.4e-4, 1e-4, 0.01, 350, 768),
-        ("var-d30", 30, 3.2e-4, 1e-5, 0.01, 350, 1024),
-        ("var-d36-512", 36, 2.4e-4, 5e-6, 0.01, 350, 768),
-    ],
-)
-def test_the_official_recipes_are_the_official_ones(
-    name: str, depth: int, lr: float, gamma: float, end: float, epochs: int, batch: int
-) -> None:
+PUBLISHED = """
+name         pixels depth batch epochs base    gamma  end   final decay
+var-d12      256    12    768   200    1.0e-4  1.0e-3 0.1   -
+var-d16      256    16    768   200    1.0e-4  1.0e-3 0.1   -
+var-d20      256    20    768   250    1.0e-4  1.0e-3 0.1   -
+var-d24      256    24    768   350    8.0e-5  1.0e-4 0.01  -
+var-d30      256    30    1024  350    8.0e-5  1.0e-5 0.01  0.08
+var-d36-512  512    36    768   350    8.0e-5  5.0e-6 0.01  0.08
+m-var-d12    256    12    768   200    1.0e-4  1.0e-3 0.1   -
+m-var-d16    256    16    768   200    1.0e-4  1.0e-3 0.1   -
+m-var-d20    256    20    768   250    1.0e-4  1.0e-3 0.1   -
+m-var-d24    256    24    768   350    8.0e-5  1.0e-4 0.01  -
+m-var-d30    256    30    1024  350    8.0e-5  1.0e-5 0.01  0.08
+m-var-d32    256    32    1024  350    8.0e-5  1.0e-5 0.01  0.08
+"""
+"""The commands of both authors; base is the learning rate for a batch of 256. var-d12 and m-var-d32 have no command of
+their own and take those of d16 and d30."""
+SHARED: dict[str, dict[str, Any]] = {
+    "data": {"flip": 0, "copies": 0, "unmirrored": (), "shift": 0, "recolour": 0},
+    "model": {"mlp_ratio": 4, "head": 0.02},
+    "loss": {"label_smoothing": 0, "label_drop": 0.1, "scale_weights": None},
+    "sampling": {"guidance_scale": 2.5, "temperature": 1, "top_k": 900, "top_p": 0.96},
+    "optim": {"betas": (0.9, 0.95), "weight_decay": 0.05, "clip": 2, "ema": 0, "fused": False},
+    "schedule": {"form": "lin0", "steps": None, "warmup": 0.02, "start": 0.005},
+}
+MAMBA = {"mixer": "mamba2", "state": 64, "head_dim": 64, "official_init": True}
+
+
+def test_every_official_recipe_is_in_the_table() -> None:
+    official = [name for name in shipped_recipes() if "var-d" in name]
+    assert official == sorted(line.split()[0] for line in PUBLISHED.splitlines()[2:])
+
+
+@pytest.mark.parametrize("line", PUBLISHED.splitlines()[2:], ids=lambda line: line.split()[0])
+def test_the_official_recipes_are_the_official_ones(line: str) -> None:
+    """Every entry that bears on the result; of the section ``run`` that is the batch."""
+    name, *numbers, final = line.split()
+    pixels, depth, batch, epochs, base, gamma, end = map(float, numbers)
     recipe = load_recipe(name)
-    assert isinstance(recipe, VARRecipe)
-    assert recipe.optim.lr == pytest.approx(lr)
-    assert (recipe.model.depth, recipe.model.gamma) == (depth, gamma)
-    assert (recipe.schedule.end, recipe.schedule.epochs, recipe.run.batch) == (end, epochs, batch)
-    assert recipe.model.drop_path == pytest.approx(0.1 * depth / 24, rel=1e-4)
-    assert recipe.optim.weight_decay_end == (0.08 if depth >= 30 else None)
-    assert (recipe.optim.ema, recipe.optim.clip, recipe.schedule.form) == (0, 2.0, "lin0")
-    assert recipe.model.shared_adaln == (recipe.data.resolution == 512)
+    assert isinstance(recipe, VARRecipe | MVARRecipe)
+    assert recipe.kind == name.rsplit("-d", 1)[0]
+    published: dict[str, dict[str, Any]] = {
+        "data": {"resolution": pixels},
+        "model": {"depth": depth, "width": 64 * depth, "heads": depth, "gamma": gamma},
+        "optim": {"lr": pytest.approx(base * batch / 256), "weight_decay_end": None if final == "-" else float(final)},
+        "schedule": {"epochs": epochs, "end": end},
+    }
+    published["model"]["drop_path"] = pytest.approx(0.1 * depth / 24, rel=1e-5)
+    if recipe.kind == "m-var":
+        published["model"] |= MAMBA | {"l2_norm": depth > 20}  # their README switches it off for the small ones
+    else:
+        published["model"] |= {"l2_norm": True, "shared_adaln": pixels == 512}
+    found = recipe.model_dump()
+    found["model"]["width"] = recipe.model.width or 64 * recipe.model.depth  # the defaults of both
+    found["model"]["heads"] = recipe.model.heads or recipe.model.depth
+    for section, shared in SHARED.items():
+        assert found[section] == shared | published.get(section, {}), section
+    assert recipe.run.batch == batch
+    assert found.keys() == {"kind", "run", *SHARED}
 
 
 @pytest.mark.parametrize(

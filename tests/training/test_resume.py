@@ -201,6 +201,9 @@ def test_two_runs_cannot_write_to_one_folder(trainer: Make, tmp_path: Path) -> N
         if at.kind == "step":
             with pytest.raises(TrainingError, match="another run is writing to"):
                 trainer(tmp_path / "run").run()
+            assert (tmp_path / "run" / "recipe.yaml").read_bytes() == claimed
 
-    trainer(tmp_path / "run", second).run(1)
+    first = trainer(tmp_path / "run", second)
+    claimed = (tmp_path / "run" / "recipe.yaml").read_bytes()
+    first.run(1)
     trainer(tmp_path / "run").run(2)

@@ -120,6 +120,26 @@ def test_an_interrupted_encoding_leaves_finished_copies(tmp_path: Path) -> None:
     assert all(torch.equal(of_copy(tokens, copy), of_copy(whole, copy)) for copy in range(2))
 
 
+def test_two_runs_that_fill_one_cache_leave_whole_copies(tmp_path: Path) -> None:
+    """The second one begins and ends while the first is half done; what a killed run left is cleared away."""
+    others: list[torch.Tensor] = []
+
+    def meanwhile(done: int, total: int) -> None:
+        if not others:
+            others.append(cached(tmp_path, 1).all())
+
+    tmp_path.mkdir(exist_ok=True)
+    first, _ = cached_tokens(tmp_path, tiny_tokenizer(), "r1", tiny_data(), 1, STRONG, meanwhile)
+    whole = cached(tmp_path / "whole", 1).all()
+    assert torch.equal(first.all(), whole)
+    assert torch.equal(others[0], whole)
+    (file,) = [path for path in tmp_path.iterdir() if path.is_file()]
+    file.with_name(f"{file.stem}-0000002a.part").write_bytes(b"left")
+    file.unlink()
+    cached(tmp_path, 1)
+    assert [path for path in tmp_path.iterdir() if path.is_file()] == [file]
+
+
 def test_copies_differ_as_the_augmentation_says(tmp_path: Path) -> None:
     data, tokenizer = tiny_data(), tiny_tokenizer()
     tokens = cached(tmp_path / "flip", 4, Augmentation(flip=0.5, unmirrored=("letters",)))

@@ -26,8 +26,8 @@ def emoji(
     resolution: Annotated[int, typer.Option(help="Height and width of the images in pixels.")] = 64,
     as_json: AsJson = False,
 ) -> None:
-    """Draw the emoji set from pinned npm packages. A folder that holds it already is left as it is; a build that was
-    interrupted goes on.
+    """Draw the emoji set from pinned npm packages. A folder that holds it whole is left as it is; a build that was
+    interrupted goes on, and a set with damaged files is built again.
     """
     from nextscale.data.emoji import build_emoji
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +52,7 @@ def build_emoji(
 ) -> EmojiSummary:
     """Build the data set in the folder ``out``; a folder that holds just this build already is left as it is.
 
-    A build that was interrupted is continued.
+    A build that was interrupted is continued, and a set of which a file is damaged or missing is built again.
 
     Args:
         out: a folder that does not exist, is empty, or holds an emoji set (which is replaced if it is another one).
@@ -62,7 +63,7 @@ def build_emoji(
 
     Raises:
         InputError: an unknown style, a resolution out of range, a source that cannot be fetched, resvg-py missing, or
-            a folder that holds something else or cannot be written.
+            a folder that holds something else, cannot be written or cannot be replaced.
     """
     out = Path(out)
     chosen = _check_arguments(styles, resolution)
@@ -70,11 +71,12 @@ def build_emoji(
     built = _existing_build(out)
     if built is not None and built["recipe"] == recipe and _complete(out, built):
         return _summary(out, built, fresh=False)
-    unfinished = out.parent / f".{out.name}.part"
+    place = _replaceable(out)
+    unfinished = place.parent / f".{place.name}.part"
     try:
         _prepare(unfinished, recipe)
         description = _build_in(unfinished, chosen, resolution, recipe, packages, progress)
-        _swap(unfinished, out)
+        _swap(unfinished, place)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); expected a folder that can") from error
     return _summary(out, description, fresh=True)
@@ -129,10 +131,10 @@ def _existing_build(out: Path) -> dict[str, Any] | None:
         description = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
         if description["kind"] == "emoji" and isinstance(description["recipe"], dict):
             return dict(description)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError):
+    except (OSError, KeyError, TypeError, ValueError):
         pass
     try:
-        occupied = any(out.iterdir())
+        occupied = any(out.iterdir()) and not _was_built(out)
     except OSError as error:
         raise InputError(f"{out} cannot be read ({error.strerror}); expected a folder that can") from error
     if occupied:
@@ -140,9 +142,38 @@ def _existing_build(out: Path) -> dict[str, Any] | None:
     return None
 
 
+def _was_built(out: Path) -> bool:
+    """Whether ``out``, the description of which cannot be read, holds what a build leaves and nothing else."""
+    images = out / "images"
+    if not images.is_dir() or {path.name for path in out.iterdir()} - {"dataset.json", "metadata.jsonl", "images"}:
+        return False
+    styles = {path.name for path in images.iterdir()}
+    return bool(styles) and styles <= set(STYLES)
+
+
 def _complete(out: Path, description: Mapping[str, Any]) -> bool:
-    drawn = sum(1 for style in description["recipe"]["styles"] for _ in (out / "images" / style).glob("*.png"))
-    return drawn == description["images"] and (out / "metadata.jsonl").is_file()
+    """Whether records and pixels are those that were built: they give the hash of the description."""
+    digest = hashlib.sha256()
+    try:
+        for line in (out / "metadata.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n"):
+            digest.update(line.encode())
+            digest.update(_drawn(out / json.loads(line)["file"]) or b"")
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
+    return digest.hexdigest() == description["hash"]
+
+
+def _replaceable(out: Path) -> Path:
+    """Where the finished set goes, which is behind ``out`` if that is a link; refuses what cannot be exchanged."""
+    place = Path(os.path.realpath(out))
+    if os.path.ismount(place):
+        raise InputError(f"{out} is a mount point, which a finished set cannot replace; expected a folder inside it")
+    if Path.cwd().is_relative_to(place):
+        raise InputError(
+            f"{out} holds the folder you are working in, which a finished set cannot replace; "
+            "expected the name of a new folder, such as emoji-64"
+        )
+    return place
 
 
 def _summary(out: Path, description: Mapping[str, Any], fresh: bool) -> EmojiSummary:

@@ -12,8 +12,9 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from nextscale.errors import InputError
 
 LONGER = 1.4  # a usual picture's longer side over its shorter one
 CHUNK = 1024
+HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
 
 Progress = Callable[[int, int], None]
 
@@ -47,7 +49,7 @@ class Entry:
     size: int = -1
 
     def __str__(self) -> str:
-        return str(self.file) if self.size < 0 else f"{self.file}: {self.name}"
+        return plain(str(self.file) if self.size < 0 else f"{self.file}: {self.name}")
 
     def read(self) -> bytes:
         """The bytes of the image's file; none if there is no such file."""
@@ -66,6 +68,31 @@ class Look(NamedTuple):
     width: int
     height: int
     picture: Tensor | None = None
+
+
+def plain(text: str) -> str:
+    """``text``, where bytes of a file name that are not UTF-8 are written out, so that it can be hashed and shown."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def sides_of(folders: Collection[str], where: str) -> dict[str, str]:
+    """The side that each folder is: ``train``, and ``val`` or another usual name beside it. Empty without both.
+
+    ``test`` is left alone where there is another: there ImageNet has images without labels.
+
+    Raises:
+        InputError: several folders could be the held-out side.
+    """
+    held_out = [name for name in HELD_OUT_FOLDERS if name in folders]
+    held_out = held_out[:-1] if len(held_out) > 1 and held_out[-1] == "test" else held_out
+    if "train" not in folders or not held_out:
+        return {}
+    if len(held_out) > 1:
+        raise InputError(
+            f"{where} holds {', '.join(held_out)} beside train; expected one folder of held-out images: "
+            "move the others elsewhere"
+        )
+    return {"train": "train", held_out[0]: "heldout"}
 
 
 def side_of(name: str, held_out: float) -> str:
@@ -145,6 +172,8 @@ def _image_data(
         digest.update(f"{wanted[i].label} {looks[i].digest}\n".encode())
     files = [wanted[i] for i in kept]
     shards = Counter(entry.file for entry in files if entry.size >= 0)
+    if shards:  # the order of training depends on them
+        digest.update(json.dumps([*shards.values()]).encode())
     pictures = [look.picture for look in looks if look.picture is not None]
     return ImageData(
         pictures=InMemory(pictures, resolution) if fits else OnDemand(_decoder(files, resolution), resolution),
@@ -187,19 +216,29 @@ def _fresh_looks(entries: Sequence[Entry], resolution: int, keep: bool = True) -
 
 def _noted_looks(where: str, entries: Sequence[Entry], resolution: int) -> Iterator[Look]:
     """Looks without pictures, those of earlier runs where the files have not changed; new ones are noted at once."""
-    note = cache_file("looks", str(Path(where).absolute()), ".jsonl")
+    note = cache_file("looks", plain(str(Path(where).absolute())), ".jsonl")
     known = {} if note is None else dict(_noted(note))
     stamps = {file: _stamp(file) for file in {entry.file for entry in entries}}
-    with note.open("a", encoding="utf-8") if note is not None else open(os.devnull, "a", encoding="utf-8") as file:
-        for start in range(0, len(entries), CHUNK):
-            part = entries[start : start + CHUNK]
-            keys = [(str(entry.file), entry.offset, *stamps[entry.file]) for entry in part]
-            fresh = _fresh_looks([e for e, key in zip(part, keys, strict=True) if key not in known], resolution, False)
+    for start in range(0, len(entries), CHUNK):
+        part = entries[start : start + CHUNK]
+        keys = [(str(entry.file), entry.offset, *stamps[entry.file]) for entry in part]
+        fresh = _fresh_looks([e for e, key in zip(part, keys, strict=True) if key not in known], resolution, False)
+        lines = []
+        try:
             for key in keys:
                 if key not in known:
                     known[key] = next(fresh)
-                    file.write(json.dumps([*key, *known[key][:3]]) + "\n")
+                    lines.append(json.dumps([*key, *known[key][:3]]) + "\n")
                 yield known[key]
+        finally:  # also where the looking through is interrupted
+            if note is not None and lines:
+                _append(note, "".join(lines))
+
+
+def _append(note: Path, text: str) -> None:
+    """Write ``text`` at the end of a note, which nothing needs: a full disk is no reason to stop."""
+    with suppress(OSError), note.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _noted(note: Path) -> Iterator[tuple[tuple[str, int, int, int], Look]]:

@@ -32,6 +32,13 @@ class AutoencoderConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("ch", "z", "res_blocks", "groups"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if not self.mult or min(self.mult) < 1:
+            raise InputError(f"mult is {list(self.mult)}; expected at least one factor, and each 1 or more")
+        if not 0 <= self.dropout <= 1:
+            raise InputError(f"dropout is {self.dropout}; expected 0 to 1")
         for width in self.widths:
             if width % self.groups:
                 raise InputError(f"a width of {width} channels cannot be split into {self.groups} norm groups")

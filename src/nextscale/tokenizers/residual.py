@@ -6,6 +6,7 @@ enlarge it bicubically, smooth it with one of a few shared convolutions phi, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -42,6 +43,15 @@ class ResidualConfig:
 
     def __post_init__(self) -> None:
         ScaleSchedule(self.sizes)
+        for name, least in {"codes": 1, "code_dim": 1, "phi": 0, "quant_kernel": 1}.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; expected {least} or more")
+        if self.quant_kernel % 2 == 0:
+            raise InputError(f"quant_kernel is {self.quant_kernel}; expected an odd number")
+        if not 0 <= self.phi_ratio <= 1:
+            raise InputError(f"phi_ratio is {self.phi_ratio}; expected 0 to 1")
+        if not 0 <= self.beta < math.inf:
+            raise InputError(f"beta is {self.beta}; expected a finite number, 0 or more")
         if self.autoencoder.z != self.code_dim:
             raise InputError(
                 f"the latent has {self.autoencoder.z} channels but the codes {self.code_dim}; they must be equal"

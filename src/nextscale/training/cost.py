@@ -1,7 +1,7 @@
 """What a run will cost: its price before the first step, measured on a few images, and afterwards what it did cost.
 
 FLOPs are counted and activations are weighed by PyTorch while the objective's own loss is computed, so that a price
-cannot differ from what is trained. What begins later in a run (an adversarial loss, say) is not in it.
+cannot differ from what is trained. What begins later in a run (an adversarial loss, say) is priced on its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -75,6 +76,8 @@ class Spent:
     def against(self, price: Price) -> str:
         """One line that holds it against what was predicted."""
         expected = price.step_seconds * self.steps
+        if not expected:
+            return f"{self.steps} steps; what they took is not known"
         return (
             f"{self.steps} steps took {duration(self.seconds)}, {self.seconds / expected:.2f} times the predicted "
             f"{duration(expected)}, and {duration(self.all_seconds)} with validations and checkpoints; "
@@ -111,6 +114,26 @@ def measure(
         step_seconds=accumulate * seconds,
         steps=steps,
         images=images,
+    )
+
+
+def together(prices: list[Price], bounds: list[int]) -> Price:
+    """The price of a run in parts: of the most memory that one takes, and the mean time and FLOPs of a step.
+
+    bounds: where the parts begin, and where the last one ends; a part that is over before it began counts for nothing.
+    """
+    lengths = [max(0, end - start) for start, end in pairwise(bounds)]
+    first, kept = prices[0], max(price.activations for price in prices)  # what later trials find in use is their own
+
+    def mean(numbers: list[float]) -> float:
+        return sum(n * length for n, length in zip(numbers, lengths, strict=True)) / max(1, sum(lengths))
+
+    return replace(
+        first,
+        activations=kept,
+        memory=first.memory + kept - first.activations,
+        flops=mean([price.flops for price in prices]),
+        step_seconds=mean([price.step_seconds for price in prices]),
     )
 
 

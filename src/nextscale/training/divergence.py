@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 PATIENCE = 100
-"""A run has diverged after as many bad steps on end."""
+"""A run has diverged after as many bad steps on end; a short one may be less patient."""
 WORSE = 5.0
 """A running mean this many times its own best is bad, as an adversarial loss that drowns the others makes it."""
 FLOOR = 0.05
@@ -25,17 +25,17 @@ class DivergenceWatch:
     ignorance: see ``Objective.ignorance``.
     """
 
-    def __init__(self, ignorance: Mapping[str, float]) -> None:
-        self.ignorance = ignorance
+    def __init__(self, ignorance: Mapping[str, float], patience: int = PATIENCE) -> None:
+        self.ignorance, self.patience = ignorance, patience
         self.bad_steps = 0
         self._usual, self._best = ([math.inf] * len(ignorance) for _ in range(2))
 
     def see(self, numbers: Mapping[str, float]) -> str | None:
-        """Take the numbers of one step. Says what went wrong once it has for ``PATIENCE`` steps, until then None."""
+        """Take the numbers of one step. Says what went wrong once it has for ``patience`` steps, until then None."""
         wrong = [self._judge(i, name, numbers[name]) for i, name in enumerate(self.ignorance)]
         found = next(filter(None, wrong), None)
         self.bad_steps = self.bad_steps + 1 if found else 0
-        return found if self.bad_steps >= PATIENCE else None
+        return f"{found} for {self.bad_steps} steps" if found and self.bad_steps >= self.patience else None
 
     def _judge(self, i: int, name: str, number: float) -> str | None:
         before, ignorant = self._usual[i], self.ignorance[name]
@@ -52,8 +52,8 @@ class DivergenceWatch:
         return torch.tensor([self.bad_steps, *self._usual, *self._best], dtype=torch.float64)
 
     def load_state(self, state: Tensor) -> None:
-        """Take back what ``state`` gave, or only the count, which is all that checkpoints once had."""
+        """Take back what ``state`` gave; of a watch on other numbers (an older checkpoint's), the count alone."""
         count, *means = state.flatten().tolist()
-        self.bad_steps = int(count)
-        if means:
-            self._usual, self._best = means[: len(self.ignorance)], means[len(self.ignorance) :]
+        self.bad_steps, numbers = int(count), len(self.ignorance)
+        if len(means) == 2 * numbers:
+            self._usual, self._best = means[:numbers], means[numbers:]

@@ -63,6 +63,7 @@ class GeneratorObjective:
         self.module = new_model(recipe, tokenizer, len(vocabulary)).to(device)
         self.weights = token_weights(recipe, tokenizer).to(device)
         self.ignorance = {"loss": math.log(tokenizer.code_count)}
+        self.stages = [0]
         self.labels = vocabulary.labels(train.labels, train.style_labels).to(device)
         self.heldout_labels = vocabulary.labels(heldout.labels, heldout.style_labels).to(device)
         self.warnings = [_one_class(train)] if len(train.labels.unique()) == 1 else []

@@ -35,7 +35,7 @@ class SampleNoise:
     """
 
     def __init__(self, seed: int, step: int, batch: int, part: slice) -> None:
-        self.batch, self.part = batch, part
+        self.step, self.batch, self.part = step, batch, part
         self._generator = generator(seed, "step", step)
 
     def __len__(self) -> int:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nextscale.data.images import Source
 from nextscale.evaluation.speed import matmul_peak
 from nextscale.models.base import NextScaleModel
 from nextscale.training import parallel
-from nextscale.training.cost import Loss, Price, Spent, measure, peak_memory, read_costs, write_costs
+from nextscale.training.cost import Price, Spent, measure, peak_memory, read_costs, together, write_costs
 from nextscale.training.objectives import Metrics, Objective
 from nextscale.training.recipe import Recipe
 from nextscale.training.runfolder import RunFolder, write_text
@@ -64,16 +64,28 @@ class Account:
         self._seconds = self._images = self._waited = 0.0
         self._waited_before = 0.0
 
-    def open(self, loss: Loss, model: nn.Module, parts: list[slice], total: int) -> str:
-        """Price the run, or read the price of a run that is resumed; returns it as a line."""
+    def open(
+        self, loss: Callable[[nn.Module, int, slice], Tensor], model: nn.Module, parts: list[slice], total: int
+    ) -> str:
+        """Price the run, or read the price of a run that is resumed; returns it as a line.
+
+        loss: of a part of the batch of a step, as that step would have it.
+        """
         run, device = self.recipe.run, self.device
         known = read_costs(self.folder.path / "price.json")
         if known is not None and self.folder.checkpoints():
             self.price, self.spent = known
         else:
             module = self.objective.module
-            self.price = measure(loss, module, model, parts[0], len(parts), total, run.batch)
-            self.objective.load_state(self.objective.state())
+            prices = []
+            for stage in self.objective.stages:
+
+                def trial(model: nn.Module, part: slice, step: int = stage) -> Tensor:
+                    return loss(model, step, part)
+
+                prices.append(measure(trial, module, model, parts[0], len(parts), total, run.batch))
+                self.objective.load_state(self.objective.state())
+            self.price = together(prices, [*self.objective.stages, total])
         dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
         peaks = torch.tensor(matmul_peak(device, dtype), dtype=torch.float64)
         self.peak = float(parallel.sum_over(peaks))

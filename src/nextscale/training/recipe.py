@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,6 +22,7 @@ from nextscale.training.generator_recipe import MVARRecipe, VARRecipe
 from nextscale.training.tokenizer_recipe import TokenizerRecipe
 
 SHIPPED = Path(__file__).parent / "recipes"
+EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # of these YAML 1.1 takes some, such as 1e-4, for words
 
 Recipe = TokenizerRecipe | VARRecipe | MVARRecipe | ClassifierRecipe
 KINDS: dict[str, type[TokenizerRecipe] | type[VARRecipe] | type[MVARRecipe] | type[ClassifierRecipe]] = {
@@ -59,6 +62,7 @@ def parse_recipe(data: dict[str, Any], name: str) -> Recipe:
     if kind not in KINDS:
         raise InputError(f"the recipe {name} must say 'kind: {' or '.join(KINDS)}', not {kind!r}")
     _refuse_unknown(KINDS[kind], data, "")
+    _refuse_no_number(KINDS[kind], data, f"recipe {name}, ", "")
     try:
         return KINDS[kind].model_validate(data)
     except ValidationError as error:
@@ -116,6 +120,34 @@ def _refuse_unknown(kind: Any, data: Any, path: str) -> None:
             hint = f"did you mean {path + near[0]!r}?" if near else f"known here are {', '.join(sorted(fields))}"
             raise InputError(f"the recipe has no key {path + str(key)!r}; {hint}")
         _refuse_unknown(fields[key], value, f"{path}{key}.")
+
+
+def _refuse_no_number(kind: Any, value: Any, recipe: str, path: str) -> None:
+    """Refuse the first truth value or word where ``kind`` wants a number; pydantic would take ``true`` for 1."""
+    fields, choices = _fields(kind), _choices(kind)
+    if fields and isinstance(value, dict):
+        for key, entry in value.items():
+            _refuse_no_number(fields[key], entry, recipe, f"{path}.{key}" if path else key)
+    elif isinstance(value, list | tuple):
+        for choice in choices:
+            kinds = get_args(choice) if get_origin(choice) is tuple else ()
+            repeated = kinds[:1] * len(value) if kinds[1:] == (...,) else kinds
+            for i, (one, entry) in enumerate(zip(repeated, value, strict=False)):
+                _refuse_no_number(one, entry, recipe, f"{path}.{i}")
+    elif {int, float} & choices and isinstance(value, bool | str):
+        written = isinstance(value, str) and float in choices and EXPONENT.fullmatch(value)
+        if not written and not {bool, str} & choices:
+            wanted = "a valid number" if float in choices else "a whole number"
+            raise InputError(f"{recipe}{path}: input should be {wanted} (found {value!r})")
+
+
+def _choices(kind: Any) -> set[Any]:
+    """The types that an annotation allows."""
+    if get_origin(kind) is Annotated:
+        return _choices(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return set().union(*(_choices(one) for one in get_args(kind)))
+    return {kind}
 
 
 def _fields(kind: Any) -> dict[str, Any]:

@@ -19,7 +19,9 @@ import csv
 import fcntl
 import io
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -83,12 +85,18 @@ class RunFolder:
     def claim(self, recipe: Recipe, facts: dict[str, Any], source: str) -> None:
         """Save the recipe with ``facts`` about the data (hash, ...), or check that the run in the folder has the same.
 
-        source: where the data lay, noted but not compared.
+        source: where the data lay, noted but not compared. Raises ``TrainingError`` where it has not, or where another
+        run is writing.
         """
+        with self.held():
+            self._claim(recipe, facts, source)
+
+    def _claim(self, recipe: Recipe, facts: dict[str, Any], source: str) -> None:
         file, wanted = self.path / "recipe.yaml", {"recipe": recipe.model_dump(mode="json"), "data": facts}
-        if file.is_file() and self.checkpoints():
+        if self.checkpoints():
             found = _read_yaml(file)
-            known = {key: (found.get("data") or {}).get(key) for key in facts}
+            noted = {"heldout": facts.get("heldout")} | (found.get("data") or {})  # older runs did not note that
+            known = {key: noted.get(key) for key in facts}
             changed = differences({"recipe": _completed(found.get("recipe") or {}), "data": known}, wanted)
             if changed:
                 raise TrainingError(
@@ -101,19 +109,22 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted((self.path / "checkpoints").glob("step-*"), key=_step)
+        found = (self.path / "checkpoints").glob("step-*")
+        return sorted((path for path in found if re.fullmatch(r"step-\d+", path.name)), key=_step)
 
-    def last_good(self) -> str:
-        """Where a run can go on from, as the end of a sentence."""
-        found = self.checkpoints()
-        return f"the last good checkpoint is {found[-1]}" if found else "no checkpoint had been written yet"
+    def last_good(self, before: float = math.inf) -> str:
+        """Where a run can go on from, as the end of a sentence. before: a step that went wrong."""
+        found = [path for path in self.checkpoints() if _step(path) <= before]
+        return f"the last good checkpoint is {found[-1]}" if found else "no good checkpoint had been written yet"
 
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint of ``step`` lies, or will."""
         return self.path / "checkpoints" / f"step-{step:06d}"
 
-    def save(self, step: int, tensors: dict[str, dict[str, Tensor]]) -> Path:
+    def save(self, step: int, tensors: dict[str, dict[str, Tensor]], sound: bool = True) -> Path:
         """Write ``tensors`` (one safetensors file per key) as the checkpoint of ``step``; then remove the oldest.
+
+        sound: False where what is saved may be worse than the older ones, which then stay.
 
         A checkpoint is on the disk, the log up to it included, before it carries its name and before another one goes.
         """
@@ -133,7 +144,7 @@ class RunFolder:
                 raise TrainingError(
                     f"the checkpoint of step {step} could not be written to {self.path} ({error}); {self.last_good()}"
                 ) from None
-        for old in self.checkpoints()[: -self.keep]:
+        for old in self.checkpoints()[: -self.keep] if sound else []:
             gone = old.with_name(f"tmp-{old.name}")
             old.rename(gone)
             shutil.rmtree(gone)
@@ -157,11 +168,12 @@ class RunFolder:
         with (self.path / "log.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def cut_log(self, step: int) -> None:
-        """Drop what was logged after ``step``: a resumed run says it again."""
+    def cut_log(self, step: int, kind: str = "") -> None:
+        """Drop what was logged after ``step``, which a resumed run says again, and lines of ``kind`` at it."""
         file = self.path / "log.jsonl"
         if file.is_file():
-            kept = [line for line in file.read_text().splitlines() if _line_step(line) <= step]
+            lines = [(line, *_line_place(line)) for line in file.read_text().splitlines()]
+            kept = [line for line, at, of in lines if at < step or (at == step and of != kind)]
             write_text(file, "".join(line + "\n" for line in kept))
 
     def write_table(self) -> None:
@@ -201,13 +213,20 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, tenso
 
 
 def code_commit() -> str | None:
-    """Commit of the checkout this library runs from; None if it is installed without one."""
-    command = ["git", "-C", str(Path(nextscale.__file__).parent), "rev-parse", "HEAD"]
+    """Commit of the checkout this library runs from, "and changes" where its files differ; None if it is installed
+    without one.
+    """
+    folder = str(Path(nextscale.__file__).parent)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        head, changes = (
+            subprocess.run(["git", "-C", folder, *asked], capture_output=True, text=True, timeout=10, check=False)
+            for asked in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "."))
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    if head.returncode or not head.stdout.strip():
+        return None
+    return head.stdout.strip() + (" and changes" if changes.stdout.strip() else "")
 
 
 def _to_disk(path: Path) -> None:
@@ -242,8 +261,10 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _line_step(line: str) -> int:
+def _line_place(line: str) -> tuple[int, str]:
+    """Step and kind of a line of the log; one that is damaged comes after all steps."""
     try:
-        return int(json.loads(line)["step"])
+        entry = json.loads(line)
+        return int(entry["step"]), str(entry["kind"])
     except (ValueError, KeyError, TypeError):
-        return 2**62
+        return 2**62, ""

@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    """A part of a recipe. Unknown keys are refused."""
+    """A part of a recipe. Unknown keys are refused, and numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSection(Section):
@@ -29,11 +30,11 @@ class OptimSection(Section):
     """
 
     lr: float = Field(gt=0)
-    betas: tuple[Share, Share] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: float = Field(default=0.05, ge=0)
     weight_decay_end: float | None = Field(default=None, ge=0)
     clip: float = Field(default=2.0, gt=0)
-    ema: float = Field(default=0.0, ge=0, lt=1)
+    ema: Decay = 0.0
     fused: bool = False
 
 

@@ -74,7 +74,7 @@ def start(
     if isinstance(resolved, ClassifierRecipe) and len(train.classes) < 2:
         raise InputError(f"all images of {data} are of one class, {train.classes[0]!r}; a classifier needs two or more")
     folder = RunFolder(output, resolved.run.keep)
-    facts: dict[str, Any] = {"hash": train.hash, "images": len(train)}
+    facts: dict[str, Any] = {"hash": train.hash, "images": len(train), "heldout": heldout.hash}
     facts |= {} if frozen is None else {"tokenizer": frozen[1]}
     facts |= {} if origin is None else {"init": revision(origin.folder)}
     if rank() == 0:

@@ -8,6 +8,7 @@ Shape letters: ``B`` batch, ``h w`` one token map, ``L`` tokens of an image, ``V
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -53,6 +54,9 @@ class TokenizerObjective:
         # l2: of pictures in [-1, 1], if all is drawn in the middle grey; vq: latents have no scale of their own, but
         # where a tokenizer learns it is near 0.1.
         self.ignorance = {"l2": 1.0, "vq": 20.0}
+        starts = [self.perceptual_from] if self.perceptual and losses.perceptual.weight else []
+        starts += [self.adversary.first] if self.adversary else []
+        self.stages = sorted({0, *(math.ceil(start) for start in starts if start < total)})
         self.warnings: list[str] = []
         self._seen: list[tuple[range, Tensor]] = []  # places in the global batch and images of this step's parts
 
@@ -67,7 +71,7 @@ class TokenizerObjective:
         draw_codebook(self.module.quantizer, torch.cat(latents), generator, kmeans=settings.kmeans)
 
     def loss(self, model: nn.Module, rows: Tensor, noise: SampleNoise) -> tuple[Tensor, dict[str, Tensor]]:
-        data, weights, step = self.recipe.data, self.recipe.loss, self.codes.steps
+        data, weights, step = self.recipe.data, self.recipe.loss, noise.step
         images = to_signed(self.train.read(rows, noise.uniform(2)), self.device)
         images = mirror(images, data.flip, noise)
         images = recolour(shift(images, data.shift, noise), data.recolour, noise)

@@ -10,10 +10,12 @@ Shape letters: ``N`` images of the set, ``B`` of one batch, ``L`` tokens of all 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
 import os
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -144,6 +146,8 @@ def cached_tokens(
                 found[copy].aside.unlink()
             size = f"{found[copy].bytes * len(wanting) / 2**20:.0f} MiB"
             raise TrainingError(f"the token cache {folder} ({size}) cannot be written: {error.strerror}") from None
+        finally:
+            found[copy].release()
     return Tokens([file.open() for file in found]), damaged
 
 
@@ -156,9 +160,10 @@ def _encode_copy(
     show: Callable[[int], None],
 ) -> None:
     device = next(tokenizer.parameters()).device
+    number = secrets.randbelow(2**31) if rank() == 0 else 0
     if rank() == 0:
-        file.begin()
-    sum_over(torch.zeros(1))  # the others wait
+        file.begin(number)
+    file.choose(int(sum_over(torch.tensor(number))))  # the others wait
     parts = list(enumerate(torch.arange(len(data)).split(BATCH)))[rank() :: processes()]
     done = 0
     for (number, rows), following in zip(parts, [*parts[1:], None], strict=False):
@@ -187,17 +192,36 @@ class CopyFile:
         self.key, self.shape = key, (key["images"], key["tokens"])
         text = json.dumps(key, sort_keys=True)
         self.path = folder / f"tokens-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
-        self.aside = self.path.with_suffix(".part")
+        self.aside = self.path.with_suffix(".part")  # until ``begin`` says which
+        self._lock: int | None = None
         self.dtype = np.dtype("<i2") if key["codes"] <= 2**15 else np.dtype("<i4")
         self.start = len(self._header(NO_DIGEST))
         self.bytes = math.prod(self.shape) * self.dtype.itemsize
 
-    def begin(self) -> None:
-        """Make the file under another name, empty."""
+    def begin(self, number: int) -> None:
+        """Make the file under another name, empty, and remove what killed runs have left of it.
+
+        number: what tells this run from others that make the same file, the same in all its processes.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.aside.open("wb") as file:
-            file.write(self._header(NO_DIGEST))
-            file.truncate(self.start + self.bytes)
+        for left in self.path.parent.glob(f"{self.path.stem}*.part"):
+            with suppress(OSError):
+                handle = os.open(left, os.O_RDWR)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    left.unlink()
+                finally:
+                    os.close(handle)
+        self.choose(number)
+        self._lock = os.open(self.aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        with suppress(OSError):  # not every file system has locks
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(self._lock, self._header(NO_DIGEST))
+        os.truncate(self._lock, self.start + self.bytes)
+
+    def choose(self, number: int) -> None:
+        """Take the name that ``begin`` gives the file."""
+        self.aside = self.path.with_name(f"{self.path.stem}-{number:08x}.part")
 
     def write(self, row: int, tokens: Tensor) -> None:
         """Write the tokens (B, L) of the images from ``row`` on."""
@@ -212,6 +236,12 @@ class CopyFile:
             file.write(self._header(digest))
             os.fsync(file.fileno())
         self.aside.replace(self.path)
+
+    def release(self) -> None:
+        """Let go of the file that is being made."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def intact(self) -> bool:
         """Whether header, size and content are what was written."""

@@ -79,7 +79,7 @@ class Trainer:
         self.account = Account(objective, recipe, folder, data)
         self.step = 0
         self.best = (-math.inf, -1)  # merit and step of the best validation so far
-        self.watch = DivergenceWatch(objective.ignorance)
+        self.watch = DivergenceWatch(objective.ignorance, min(PATIENCE, max(10, self.total // 2)))
         self._asked_to_stop = False
         self._writer: Any = None
 
@@ -101,7 +101,7 @@ class Trainer:
         parallel.wait_for_all()  # the main process has the folder
         self._resume()
         if self.main and SummaryWriter is not None:
-            self._writer = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=self.step)
+            self._writer = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=self.step + 1)
         handlers = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             self.progress(Progress("start", self.step, self.total))
@@ -116,6 +116,8 @@ class Trainer:
 
     def _train(self, until: int) -> Metrics:
         run, held_out = self.recipe.run, Metrics()
+        if self.main and self.step < until and self.step % run.validate_every:  # the last part may have ended with one
+            self.folder.cut_log(self.step, "validation")
         while self.step < until:
             metrics = self._one_step(self.step)
             self.step += 1
@@ -127,16 +129,20 @@ class Trainer:
             self._warn()
             stop = parallel.anywhere(self._asked_to_stop)
             with self.account.paused():
-                held_out = self._validate() if self.step % run.validate_every == 0 or last else Metrics()
+                planned = self.step % run.validate_every == 0 or last
+                held_out = self._validate(planned) if planned or self.step == until else Metrics()
                 if self.step % run.sample_every == 0 or last:
                     self._sample()
-                due = (
-                    self.step % run.save_every == 0 and not self.watch.bad_steps
-                )  # what may be diverging replaces nothing
+                sound = not self.watch.bad_steps  # what may be diverging replaces nothing
+                due = self.step % run.save_every == 0 and sound
                 if due or self.step == until or stop:
                     checkpoint = self._save()
             if stop and self.step < until:
                 raise Interrupted(self.step, checkpoint)
+        if self.watch.bad_steps:
+            good = self.folder.last_good(self.step - self.watch.bad_steps - 1)
+            text = f"the last {self.watch.bad_steps} steps were much worse than before; {good}"
+            self.progress(Progress("warning", self.step, self.total, text=text))
         self.progress(Progress("price", self.step, self.total, text=self.account.close()))
         return held_out or self._measure()
 
@@ -148,7 +154,7 @@ class Trainer:
         if not math.isfinite(means["loss"]):
             raise self._diverged(f"the loss is {means['loss']} at step {step}")
         if wrong := self.watch.see(means):
-            raise self._diverged(f"{wrong} for {PATIENCE} steps up to step {step}", "adversarial" in means)
+            raise self._diverged(f"{wrong} up to step {step}", "adversarial" in means)
         norm = float(nn.utils.clip_grad_norm_(self.objective.module.parameters(), optim.clip))
         if not math.isfinite(norm):
             raise self._diverged(f"the gradient norm is {norm} at step {step}")
@@ -187,8 +193,8 @@ class Trainer:
         with self.accelerator.autocast():
             return self.objective.loss(model.train(), rows[part], noise)
 
-    def _trial_loss(self, model: nn.Module, part: slice) -> Tensor:
-        return self._loss(model, self.step, self._rows(self.step), part)[0]
+    def _trial_loss(self, model: nn.Module, step: int, part: slice) -> Tensor:
+        return self._loss(model, step, self._rows(step), part)[0]
 
     def _set_rates(self, step: int) -> float:
         schedule, optim = self.recipe.schedule, self.recipe.optim
@@ -199,13 +205,17 @@ class Trainer:
             group["weight_decay"] = decay if group["decayed"] else 0.0
         return lr
 
-    def _validate(self) -> Metrics:
-        """Every process validates: those that did not could only wait, and a channel loses patience with them."""
+    def _validate(self, planned: bool) -> Metrics:
+        """Every process validates: those that did not could only wait, and a channel loses patience with them.
+
+        planned: by the recipe. Where ``max_steps`` ends a run between two of those, its numbers are logged, but choose
+        no export: the run that goes on from there is to be one that never stopped.
+        """
         metrics = self._measure()
         self._log("validation", metrics)
         self.progress(Progress("validation", self.step, self.total, metrics=metrics))
         merit = self.objective.merit(metrics)
-        if merit > self.best[0]:
+        if planned and merit > self.best[0]:
             self.best = (merit, self.step)
             if self.recipe.run.export == "best":
                 self._export()
@@ -253,7 +263,7 @@ class Trainer:
                 "optimizer": optimizer_tensors(self.optimizer, self.objective.module),
                 "objective": self.objective.state() | own,
             }
-            self.folder.save(self.step, tensors)
+            self.folder.save(self.step, tensors, sound=not self.watch.bad_steps)
             self.folder.write_table()
             self.account.write()
         self.progress(Progress("saved", self.step, self.total))
@@ -281,11 +291,12 @@ class Trainer:
         self.objective.load_state(tensors["objective"])
 
     def _diverged(self, what: str, adversarial: bool = False) -> TrainingError:
+        """Names the last checkpoint whose own loss was sound: weights are saved before it is known."""
         knobs = "optim.lr or loss.adversarial.weight" if adversarial else "optim.lr"
-        return self._stopped(what, f"; a lower {knobs} often helps")
+        return self._stopped(what, self.step - max(1, self.watch.bad_steps), f"; a lower {knobs} often helps")
 
-    def _stopped(self, what: str, advice: str = "") -> TrainingError:
-        return TrainingError(f"{what}, so training stopped; {self.folder.last_good()}{advice}")
+    def _stopped(self, what: str, before: float = math.inf, advice: str = "") -> TrainingError:
+        return TrainingError(f"{what}, so training stopped; {self.folder.last_good(before)}{advice}")
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         """First signal: finish the step and save. Second: stop at once."""
