@@ -24,6 +24,14 @@ def test_every_run_is_seen_in_the_picture() -> None:
     assert tall.height > both.height  # five panels in three rows, not three in two
 
 
+def test_the_loss_of_a_tokenizer_has_a_panel_of_its_own() -> None:
+    lines = [{"step": 7, "kind": "train", "loss": 5.0}, {"step": 9, "kind": "train", "loss": 4.0}]
+    generator = Run("a", tuple(lines))
+    tokenizer = Run("b", tuple(line | {"l2": 0.1} for line in lines))
+    one, two = curves([generator, generator]), curves([generator, tokenizer])
+    assert two.width > one.width  # two panels beside each other
+
+
 def test_logs_without_a_known_number_draw_nothing() -> None:
     with pytest.raises(InputError, match="the logs hold nothing to draw; expected one of loss, accuracy, psnr"):
         curves([Run("a", ({"step": 1, "kind": "train", "speed": 3.0},))])

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 PANELS = (
     ("loss", "loss"),
+    ("loss of a tokenizer", "loss of a tokenizer"),
     ("accuracy", "accuracy"),
     ("psnr", "PSNR, dB"),
     ("perplexity", "perplexity of the codebook"),
+    ("perplexity_0", "perplexity of the coarsest scale"),
     ("lr", "learning rate"),
 )
 """What is drawn of a log: the number's name, and what its panel is called."""
@@ -48,9 +50,9 @@ def curves(runs: Sequence[Run]) -> Image.Image:
     from matplotlib.figure import Figure
 
     kinds = ("train", HELD_OUT)
-    shown = [panel for panel in PANELS if any(run.curve(kind, panel[0]) for run in runs for kind in kinds)]
+    shown = [panel for panel in PANELS if any(_curve(run, kind, panel[0]) for run in runs for kind in kinds)]
     if not shown:
-        expected = ", ".join(name for name, _ in PANELS)
+        expected = ", ".join(name for name, _ in PANELS if " " not in name)
         raise InputError(f"the logs hold nothing to draw; expected one of {expected}")
     columns = min(len(shown), 2)
     rows = -(-len(shown) // columns)
@@ -90,8 +92,15 @@ def distribution_curves(titles: Sequence[str], values: Sequence[np.ndarray], mar
     return _as_image(figure)
 
 
+def _curve(run: Run, kind: str, name: str) -> list[tuple[int, float]]:
+    """Of a panel. A tokenizer's loss is on another scale than a generator's, so that it has a panel of its own."""
+    logged = name.removesuffix(" of a tokenizer")
+    of_tokenizer = bool(run.curve("train", "l2"))
+    return [] if logged == "loss" and of_tokenizer == (name == "loss") else run.curve(kind, logged)
+
+
 def _draw_run(panel: Axes, run: Run, name: str, colour: str) -> None:
-    training, held_out = run.curve("train", name), run.curve(HELD_OUT, name)
+    training, held_out = _curve(run, "train", name), _curve(run, HELD_OUT, name)
     if training:
         panel.plot(*zip(*training, strict=True), color=colour, linewidth=0.8, alpha=0.6 if held_out else 1.0)
     if held_out:
