@@ -88,7 +88,8 @@ def test_what_begins_later_is_priced_for_its_share(images: Path, eyes: Path, tmp
     late = tokenizer_price("late", "loss.adversarial.weight=1", "loss.adversarial.start=0.7")  # step 6 of 8
     assert whole.flops > 1.1 * without.flops
     assert late.flops == pytest.approx(0.75 * without.flops + 0.25 * whole.flops, rel=1e-6)
-    assert late.activations == whole.activations > without.activations
+    assert late.activations == pytest.approx(whole.activations, rel=1e-3)
+    assert whole.activations > 1.05 * without.activations
 
 
 def test_a_run_tells_its_price_first_and_what_it_did_cost_at_the_end(

@@ -176,6 +176,9 @@ def test_another_architecture_is_refused_with_the_reason(
     with pytest.raises(CheckpointError, match="nowhere"):
         started(images, tmp_path / "d", Path("nowhere"))
     assert list(tmp_path.iterdir()) == []
+    overrides = ["data.resolution=16", "run.precision=fp32"]
+    with pytest.raises(CheckpointError, match=r"its names is face-smiling, .* and 95 more, but the recipe means"):
+        start("classifier", "classifier-emoji", images, tmp_path / "e", None, overrides, "cpu", init="classifier")
 
 
 def test_a_run_that_started_elsewhere_is_not_resumed(

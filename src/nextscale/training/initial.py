@@ -72,8 +72,9 @@ class Origin:
         new, old = _settings(module), _settings(self.module)
         for name in new:
             if new[name] != old[name]:
+                found, meant = (_short(settings[name]) for settings in (old, new))
                 raise CheckpointError(
-                    f"{self.name} has another architecture: its {name} is {old[name]}, but the recipe means {new[name]}"
+                    f"{self.name} has another architecture: its {name} is {found}, but the recipe means {meant}"
                 )
 
     @torch.no_grad()
@@ -141,6 +142,13 @@ def known_labels(vocabulary: ClassVocabulary, known: ClassVocabulary) -> dict[in
             known_style = known.styles.index(style_name) if style_name else 0
             found[label] = known_style * len(known.names) + known.names.index(name)
     return found
+
+
+def _short(value: Any) -> str:
+    """A setting in a sentence; of a long list (the class names of a classifier) the first entries and the number."""
+    if isinstance(value, list | tuple) and len(value) > 8:
+        return f"{', '.join(map(str, value[:3]))} and {len(value) - 3} more"
+    return str(value)
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
