@@ -281,6 +281,11 @@ class ClassVocabulary:
         return f"try another word, or one of the {len(self.names)} class names such as {self.names[0]!r}"
 
 
+def numbered(names: Sequence[str]) -> bool:
+    """Whether classes have numbers for names, "0", "1", ..., as those of converted checkpoints do."""
+    return list(names) == [str(i) for i in range(len(names))]
+
+
 @dataclass(frozen=True)
 class _Entry:
     """The words of a thing or of a class name; no word is in both sets."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nextscale.conditions.classes import numbered
 from nextscale.errors import InputError
 from nextscale.evaluation.tokenizer import BATCH, Step, silent
 from nextscale.models.base import NextScaleModel
@@ -86,8 +87,7 @@ def class_ids(classes: Sequence[str], known: Sequence[str], who: str = "the mode
     what: what messages call one of the names.
     """
     unknown = [name for name in classes if name not in known]
-    nameless = list(known) == [str(i) for i in range(len(known))]
-    if nameless and len(unknown) == len(classes) == len(known):
+    if numbered(known) and len(unknown) == len(classes) == len(known):
         return torch.arange(len(known))
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""

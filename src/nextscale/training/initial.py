@@ -17,7 +17,7 @@ from torch import nn
 
 from nextscale.checkpoints.load import checkpoint_folder, load_vocabulary
 from nextscale.checkpoints.store import load_component, read_config, type_name
-from nextscale.conditions.classes import ClassVocabulary, Thing
+from nextscale.conditions.classes import ClassVocabulary, Thing, numbered
 from nextscale.errors import CheckpointError
 from nextscale.models.class_transformer import ClassTransformer
 
@@ -45,9 +45,8 @@ class Origin:
         """
         assert isinstance(self.module, ClassTransformer)
         known = load_vocabulary(self.folder, self.module.null_class)
-        numbers = tuple(str(i) for i in range(len(known.names)))
-        nameless = known.names == numbers and len(data.names) == len(numbers) and not set(numbers) & set(data.names)
-        return replace(known, names=data.names) if nameless else known
+        as_many = len(data.names) == len(known.names) and not set(data.names) & set(known.names)
+        return replace(known, names=data.names) if numbered(known.names) and as_many else known
 
     def doubts(self, tokenizer: nn.Module, data: ClassVocabulary) -> list[str]:
         """Sentences for whoever trains a generator from it, on the tokens of ``tokenizer`` and the classes ``data``."""

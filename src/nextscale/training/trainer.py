@@ -141,7 +141,7 @@ class Trainer:
                 raise Interrupted(self.step, checkpoint)
         if self.watch.bad_steps:
             good = self.folder.last_good(self.step - self.watch.bad_steps - 1)
-            text = f"the last {self.watch.bad_steps} steps were much worse than before; {good}"
+            text = f"much worse than before for {self.watch.bad_steps} steps at the end; {good}"
             self.progress(Progress("warning", self.step, self.total, text=text))
         self.progress(Progress("price", self.step, self.total, text=self.account.close()))
         return held_out or self._measure()
