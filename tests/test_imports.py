@@ -23,6 +23,7 @@ PACKAGE = Path(nextscale.__file__).parent
 # A file or folder of src/nextscale may import what stands on lower levels, and nothing else outside its own folder.
 LEVELS = {
     "errors": 0,
+    "files": 1,
     "scales": 0,
     "sampling": 1,
     "guidance": 1,
