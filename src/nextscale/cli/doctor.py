@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 from nextscale import __version__
-from nextscale.cli.console import AsJson, answer, answer_json
+from nextscale.cli.console import DEFAULT_MODEL, AsJson, answer, answer_json
 
 MINIMUM_PYTHON = (3, 11)
 
@@ -187,8 +187,8 @@ def _bundled_model(found: Findings) -> None:
     from nextscale.checkpoints.load import BUNDLED
 
     try:
-        pipe = nextscale.load("emoji", device="cpu", dtype="float32")
-        found.facts["bundled model"] = f"emoji, revision {pipe.revision}"
+        pipe = nextscale.load(DEFAULT_MODEL, device="cpu", dtype="float32")
+        found.facts["bundled model"] = f"{pipe.name}, revision {pipe.revision}"
     except (nextscale.NextscaleError, OSError) as error:
         found.facts["bundled model"] = "broken or missing"
         checkout = BUNDLED.parents[2]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nextscale.cli.console import (
+    DEFAULT_MODEL,
     AsJson,
     Device,
     Dtype,
@@ -74,7 +75,7 @@ def evaluate(
 
     check_split(split)
     existing_folder(data)
-    names = models or ["emoji"]
+    names = models or [DEFAULT_MODEL]
     sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
     _check_options(names, classifier, against, generated, out, sampling)
     subjects = [_load(name, device, dtype) for name in names]

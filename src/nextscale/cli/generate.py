@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextscale.cli.console import (
+    DEFAULT_MODEL,
     MODEL,
     AsJson,
     Device,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from nextscale.conditions.classes import ClassVocabulary
     from nextscale.generate import ScaleEvent
     from nextscale.pipeline import GenerationResult, Pipeline
-
-BUILT_IN = "emoji"
 
 
 def generate(
@@ -92,7 +91,7 @@ def generate(
     sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
     asked = Asked(" ".join(words or ()), classes or [], styles or [], num_images, _seeds(seed), sampling)
     if list_classes:
-        _list_classes(model or BUILT_IN, revision, styles or [], as_json)
+        _list_classes(model or DEFAULT_MODEL, revision, styles or [], as_json)
         return
     recipe = None if like is None else _recipe_to_repeat(like, asked)
     if recipe is None:
@@ -102,7 +101,7 @@ def generate(
         dtype = recipe["dtype"]
     if recipe is not None and model is None:
         model = _model_of(recipe)
-    pipe = load_pipeline(model or BUILT_IN, device, dtype, revision)
+    pipe = load_pipeline(model or DEFAULT_MODEL, device, dtype, revision)
     start = time.perf_counter()
     arguments = asked.arguments(pipe) if recipe is None else _repeated(recipe, pipe)
     result, growth = _draw(pipe, arguments, strip)

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from nextscale.cli.console import AsJson, answer, answer_json
+from nextscale.cli.console import DEFAULT_MODEL, AsJson, answer, answer_json
 
 
 def info(
     model: Annotated[
         str, typer.Argument(help="A bundled model, a checkpoint folder, or a published model that was fetched before.")
-    ] = "emoji",
+    ] = DEFAULT_MODEL,
     as_json: AsJson = False,
 ) -> None:
     """Say what a model is: its parts, sizes, classes, styles, defaults and card."""

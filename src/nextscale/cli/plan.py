@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextscale.cli.console import (
+    DEFAULT_MODEL,
     AsJson,
     Device,
     Dtype,
@@ -40,7 +41,7 @@ def plan(
             help="A bundled model, a checkpoint folder, or a published size: var-d12 to var-d36, m-var-d12 to "
             "m-var-d32, with -512 or -1024 behind it for these pixels."
         ),
-    ] = "emoji",
+    ] = DEFAULT_MODEL,
     num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, help="Pictures drawn together.")] = 1,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,

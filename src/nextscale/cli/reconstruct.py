@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nextscale.cli.console import AsJson, Device, Dtype, answer, answer_json, check_writable, load_pipeline
+from nextscale.cli.console import (
+    DEFAULT_MODEL,
+    AsJson,
+    Device,
+    Dtype,
+    answer,
+    answer_json,
+    check_writable,
+    load_pipeline,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -16,7 +25,7 @@ if TYPE_CHECKING:
 
 def reconstruct(
     picture: Annotated[Path, typer.Argument(help="A picture file; its centre is cropped to a square and resized.")],
-    model: Annotated[str, typer.Option(help="A bundled model or a checkpoint folder.")] = "emoji",
+    model: Annotated[str, typer.Option(help="A bundled model or a checkpoint folder.")] = DEFAULT_MODEL,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the strip.")] = Path("out"),
     device: Device = "auto",
     dtype: Dtype = "auto",
