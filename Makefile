@@ -19,16 +19,18 @@ PYTHON ?=
 TORCH_INDEX_URL ?=
 PYTEST_ARGS ?=
 
-pip := $(VENV)/bin/python -m pip --disable-pip-version-check
+# Quiet: it speaks up where something fails.
+pip := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test lint type format wheel clean
 .DELETE_ON_ERROR:
 
 # Forty pictures, eight classes in five styles, with the seeds 1 to 40; then the first of them scale by scale. None is picked.
+# In float32 on the CPU, so that every machine draws those of the README, up to rounding.
 demo: $(VENV)/run.stamp
-	$(VENV)/bin/nextscale generate --model emoji-m-var --style all --seed 1 --out $(DEMO) \
+	$(VENV)/bin/nextscale generate --model emoji-m-var --style all --seed 1 --dtype float32 --device cpu --out $(DEMO) \
 	  -c face-smiling -c cat-face -c heart -c person-role -c animal-mammal -c food-fruit -c transport-ground -c sky-weather
-	$(VENV)/bin/nextscale generate -c face-smiling --model emoji-m-var --style noto --seed 1 --no-grid --strip --out $(DEMO)
+	$(VENV)/bin/nextscale generate -c face-smiling --model emoji-m-var --style noto --seed 1 --dtype float32 --device cpu --no-grid --strip --out $(DEMO)
 	@echo
 	@echo "a grid of new pictures:            $(DEMO)/grid.png"
 	@echo "one picture, growing by scales:    $(DEMO)/strip.png"
@@ -57,12 +59,14 @@ clean:
 
 # torch goes first and at one version, so that nothing that depends on it brings another.
 $(VENV)/run.stamp: pyproject.toml | $(VENV)/bin/pip
-	$(pip) install $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "$(TORCH)"
-	$(pip) install --editable .
+	@echo "installing $(TORCH), some hundred megabytes, then what nextscale needs (a minute or several)"
+	@$(pip) install $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "$(TORCH)"
+	@$(pip) install --editable .
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/run.stamp
-	$(pip) install --editable ".[dev]"
+	@echo "installing what training and the tests need (a minute or several)"
+	@$(pip) install --editable ".[dev]"
 	@touch $@
 
 # bin/pip is the last thing that venv writes. A shim of a Python that is not there fails the trial run below.

@@ -45,6 +45,14 @@ def test_one_version_everywhere() -> None:
     assert f"## {__version__}" in text("CHANGELOG.md")
 
 
+def test_the_paper_of_every_system_that_stands_is_cited() -> None:
+    stand = re.findall(r"\(https://arxiv\.org/abs/([\d.]+)\)|\| ([\d]{4}\.[\d]{5}) \|", text("README.md"))
+    papers = {one or other for one, other in stand}
+    assert len(papers) >= 2
+    cited = {reference["url"].rpartition("/")[2] for reference in yaml.safe_load(text("CITATION.cff"))["references"]}
+    assert papers <= cited
+
+
 def test_the_makefile_installs_a_torch_that_the_package_accepts() -> None:
     pinned = re.search(r"^TORCH := torch==(\S+)$", text("Makefile"), re.MULTILINE)
     assert pinned is not None
