@@ -23,3 +23,16 @@ class CheckpointError(NextscaleError):
 
 class TrainingError(NextscaleError):
     """A training run that cannot start, or was stopped (a loss that is not finite, say)."""
+
+
+def quoted(value: object, most: int = 80) -> str:
+    """``value`` as a message quotes it: its ``repr``, cut after ``most`` characters.
+
+    >>> quoted("x" * 1_000_000, 8)
+    "'xxxxxxx... (1000002 characters)"
+    """
+    try:
+        shown = repr(value)
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes out; endless nesting
+        return f"a value of type {type(value).__name__}, too long to show"
+    return shown if len(shown) <= most else f"{shown[:most]}... ({len(shown)} characters)"
