@@ -6,7 +6,6 @@ import pytest
 
 from nextscale.errors import quoted
 
-
 LONG = {"text": "x" * 3_000_000, "list": ["long"] * 1_000_000, "number": 10**5000, "bytes": b"\0" * 10**6}
 
 

@@ -24,6 +24,7 @@ PACKAGE = Path(nextscale.__file__).parent
 LEVELS = {
     "errors": 0,
     "files": 1,
+    "decoding": 0,
     "scales": 0,
     "sampling": 1,
     "guidance": 1,

@@ -10,12 +10,14 @@ import json
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from nextscale.decoding import DAMAGE, decode, reason, visible
 from nextscale.errors import InputError
 
 RECIPE_KEY = "nextscale"  # the PNG text chunk that holds the recipe as JSON
@@ -123,17 +125,24 @@ def save_png(image: Image.Image, path: Path | str, recipe: Mapping[str, Any] | N
 
 
 def open_picture(path: Path | str) -> Image.Image:
-    """Read a picture file as RGB, transparent parts on white.
+    """Read a picture file as training reads it: RGB, turned as its metadata say, transparent parts on white.
+
+    Warns of what of the file is not taken, such as further frames.
 
     Raises:
         InputError: there is no such file, or it is no picture.
     """
-    image = _open(path)
-    if "A" in image.getbands() or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        page = Image.new("RGBA", layer.size, BACKGROUND)
-        return Image.alpha_composite(page, layer).convert("RGB")
-    return image.convert("RGB")
+    if os.path.lexists(path) and not Path(path).is_file():
+        raise InputError(f"{path} cannot be read as a picture (it is no regular file); expected a picture")
+    try:
+        picture, remarks = decode(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}; expected a picture") from error
+    except DAMAGE as error:
+        raise InputError(f"{path} cannot be read as a picture ({reason(error)})") from error
+    for remark in remarks:
+        warnings.warn(f"images such as {path} {remark}", stacklevel=2)
+    return picture
 
 
 def read_recipe(path: Path | str) -> dict[str, Any]:
@@ -167,13 +176,18 @@ def _open(path: Path | str) -> Image.Image:
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A picture on white, cropped around its centre to the shape of ``size`` (height, width) and resized to it."""
+    """A picture as training sees it, cropped around its centre to the shape of ``size`` (height, width) and resized.
+
+    Raises:
+        InputError: its pixels do not say what is white (floats from -1 to 5, say).
+    """
     height, width = size
-    rgba = image.convert("RGBA")
-    flat = Image.new("RGBA", rgba.size, "white")
-    flat.alpha_composite(rgba)
+    try:
+        flat = visible(image).picture
+    except DAMAGE as error:
+        raise InputError(f"the picture cannot be used ({reason(error)})") from error
     scale = min(flat.width / width, flat.height / height)
     w, h = round(width * scale), round(height * scale)
     left, top = (flat.width - w) // 2, (flat.height - h) // 2
-    crop = flat.convert("RGB").crop((left, top, left + w, top + h))
+    crop = flat.crop((left, top, left + w, top + h))
     return crop if crop.size == (width, height) else crop.resize((width, height), Image.Resampling.LANCZOS)

@@ -35,6 +35,7 @@ TopP = Annotated[
     float | None, typer.Option(min=0, max=1, help="Draw from the likeliest tokens of this probability; 0 is off.")
 ]
 Smooth = Annotated[bool, typer.Option("--smooth", help="Mix codes instead of drawing one per place.")]
+SkipSmall = Annotated[bool, typer.Option("--skip-small", help="Leave out images smaller than the resolution.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
 
 

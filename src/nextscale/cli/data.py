@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-from nextscale.cli.console import AsJson, answer, answer_json, progress, remark, remarks
+from nextscale.cli.console import AsJson, SkipSmall, answer, answer_json, progress, remark, remarks
+
+SHOWN = 60
+"""Classes that a check lists for people."""
 
 data = typer.Typer(name="data", no_args_is_help=True, help="Build and check data sets to train on.")
 
@@ -61,9 +64,11 @@ def emoji(
 def check(
     folder: Annotated[Path, typer.Argument(help="An emoji set, a folder of images, or shards like s/{000..010}.tar.")],
     resolution: Annotated[int, typer.Option(min=8, help="Height and width that will be trained on, in pixels.")] = 256,
+    skip_small: SkipSmall = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look through a data set as training does: how many images and classes, and which files are damaged.
+    """Look through a data set as training does: the classes and their images, the split, what is passed over, and which
+    files are damaged.
 
     Of a set that is larger than memory the result is kept, so that training need not look again.
     """
@@ -72,16 +77,33 @@ def check(
     found = {}
     for split in ("train", "heldout"):
         with remarks(), progress(f"reading {split}", "images") as step:
-            found[split] = load_data(folder, resolution, split, progress=step)
+            found[split] = load_data(folder, resolution, split, progress=step, skip_small=skip_small)
     train, heldout = found.values()
     unreadable = [*train.unreadable, *heldout.unreadable]
+    too_small = [*train.too_small, *heldout.too_small]
+    notes = list(dict.fromkeys([*train.notes, *heldout.notes]))
+    counts = dict(zip(train.classes, zip(train.counts, heldout.counts, strict=True), strict=True))
     if as_json:
-        counts = {"train": len(train), "heldout": len(heldout), "classes": train.classes, "styles": train.styles}
-        answer_json({"folder": str(folder), **counts, "hash": train.hash, "unreadable": unreadable})
+        told = {"train": len(train), "heldout": len(heldout), "classes": train.classes, "styles": train.styles}
+        sides = {name: {"train": first, "heldout": second} for name, (first, second) in counts.items()}
+        told |= {"images": sides, "split": train.split_by, "passed_over": train.passed_over.counts, "notes": notes}
+        answer_json(
+            {"folder": str(folder), **told, "hash": train.hash, "unreadable": unreadable, "too_small": too_small}
+        )
         return
     for file in unreadable:
         remark(f"damaged: {file}")
+    for note in notes:
+        remark(note)
+    answer(f"{folder}: split: {train.split_by}")
+    answer(f"passed over: {train.passed_over}")
+    answer(f"{'class':40} {'to train on':>12} {'held out':>9}")
+    for name, (first, second) in list(counts.items())[:SHOWN]:
+        answer(f"{name[:40]:40} {first:12} {second:9}")
+    if len(counts) > SHOWN:
+        answer(f"and {len(counts) - SHOWN} classes more, which --json lists")
+    left_out = f", {len(too_small)} smaller than {resolution} pixels left out" if too_small else ""
     answer(
-        f"{folder}: {len(train)} images to train on and {len(heldout)} held out, {len(train.classes)} classes, "
-        f"{len(unreadable)} damaged files left out"
+        f"{folder}: {len(train)} images to train on and {len(heldout)} held out{left_out}, "
+        f"{len(train.classes)} classes, {len(unreadable)} damaged files left out"
     )

@@ -19,6 +19,7 @@ from nextscale.cli.console import (
     Device,
     Dtype,
     GuidanceScale,
+    SkipSmall,
     Temperature,
     TopK,
     TopP,
@@ -61,6 +62,7 @@ def evaluate(
     top_p: TopP = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    skip_small: SkipSmall = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on images: PSNR and use of the codebook; loss and accuracy of the generator per scale; and with a
@@ -81,13 +83,15 @@ def evaluate(
     subjects = [_load(name, device, dtype) for name in names]
     with _remarks():
         if len(subjects) > 1:
-            comparison = compare(subjects, data, split, progress)
+            comparison = compare(subjects, data, split, progress, skip_small)
             told, shown = comparison.to_dict(), comparison_text(comparison)
         else:
             other = None if against is None else _load(against, device, dtype, alone=True)
             subject = replace(subjects[0], defaults={**subjects[0].defaults, **sampling})
             judge = _judge(classifier, subject)
-            report = measure(subject, data, split, progress, judge=judge, against=other, generated=generated)
+            report = measure(
+                subject, data, split, progress, judge=judge, against=other, generated=generated, skip_small=skip_small
+            )
             told, shown = report.to_dict(), text(report)
             if out is not None:
                 _save_pictures(report, out)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nextscale.cli.console import answer, remark, remarks
+from nextscale.cli.console import SkipSmall, answer, remark, remarks
 from nextscale.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def train(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of encoded tokens, to share them between runs; a generator's own else.")
     ] = None,
+    skip_small: SkipSmall = False,
 ) -> None:
     """Train a tokenizer, a generator on its tokens, or a classifier. Ctrl-C saves; the same command again resumes."""
     try:
@@ -47,7 +48,9 @@ def train(
     try:
         with bar:
             with remarks():
-                trainer = start(kind, recipe, data, output, tokenizer, overrides, device, bar.show, init, cache)
+                trainer = start(
+                    kind, recipe, data, output, tokenizer, overrides, device, bar.show, init, cache, skip_small
+                )
             metrics = trainer.run(max_steps)
     except Interrupted as stop:
         if trainer.main:
@@ -83,7 +86,7 @@ class Bar:
         """The trainer's callback."""
         if at.kind == "start" and at.step:
             self._console.print(f"resuming after step {at.step}")
-        elif at.kind in ("price", "warning"):
+        elif at.kind in ("data", "price", "warning"):
             self._console.print(f"warning, step {at.step}: {at.text}" if at.kind == "warning" else at.text)
         elif at.kind == "validation":
             self._console.print(f"step {at.step} held-out  {_numbers(at.metrics)}")

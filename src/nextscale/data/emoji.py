@@ -129,9 +129,10 @@ def _existing_build(out: Path) -> dict[str, Any] | None:
         raise InputError(f"{out} is a file; expected a folder to build the emoji set in")
     try:
         description = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
-        if description["kind"] == "emoji" and isinstance(description["recipe"], dict):
+        told = {*description, *description["splits"]} >= {"images", "classes", "hash", "train", "heldout"}
+        if description["kind"] == "emoji" and isinstance(description["recipe"], dict) and told:
             return dict(description)
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
         pass
     try:
         occupied = any(out.iterdir()) and not _was_built(out)
@@ -158,7 +159,7 @@ def _complete(out: Path, description: Mapping[str, Any]) -> bool:
         for line in (out / "metadata.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n"):
             digest.update(line.encode())
             digest.update(_drawn(out / json.loads(line)["file"]) or b"")
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
         return False
     return digest.hexdigest() == description["hash"]
 

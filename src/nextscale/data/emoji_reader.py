@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,30 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nextscale.data.emoji import FORMAT_VERSION
+from nextscale.data.emoji import FORMAT_VERSION, STYLES
 from nextscale.data.images import ImageData, InMemory, check_split, existing_folder
-from nextscale.errors import InputError
+from nextscale.errors import InputError, quoted
+
+FIELDS = {
+    **dict.fromkeys(("file", "split", "style", "family", "class", "name"), str),
+    **dict.fromkeys(("keywords", "tones"), list),
+}
+"""What is read of a record."""
+LICENCE = ("name", "author", "licence", "url")
+
+
+def holds_emoji(folder: Path | str) -> bool:
+    """Whether ``folder`` is a built emoji set, be it a damaged one; other tools write a ``dataset.json``, too."""
+    path = Path(folder) / "dataset.json"
+    if not path.is_file():
+        return False
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        return description.get("kind") == "emoji" or "format_version" in description["recipe"]
+    except (AttributeError, LookupError, TypeError):
+        return False
+    except (OSError, ValueError, RecursionError):
+        return any((path.parent / "images" / style).is_dir() for style in STYLES)
 
 
 def read_description(folder: Path | str) -> dict[str, Any]:
@@ -25,12 +47,24 @@ def read_description(folder: Path | str) -> dict[str, Any]:
     path = Path(folder) / "dataset.json"
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        version = description["recipe"]["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        version, resolution = (description["recipe"][key] for key in ("format_version", "resolution"))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as the description of an emoji set; build the set again") from error
     if version != FORMAT_VERSION:
-        raise InputError(f"{path} has format version {version}; expected {FORMAT_VERSION}: build the set again")
+        raise InputError(f"{path} has format version {quoted(version)}; expected {FORMAT_VERSION}: build the set again")
+    if type(resolution) is not int or not 8 <= resolution <= 1024:
+        raise InputError(f"{path} has resolution {quoted(resolution)}; expected 8 to 1024 pixels: build the set again")
     return dict(description)
+
+
+def read_licences(folder: Path | str) -> list[dict[str, str]]:
+    """What an emoji set says of the licences of its drawings; empty for every other folder."""
+    try:
+        described = json.loads((Path(folder) / "dataset.json").read_text(encoding="utf-8"))
+        found = [{key: str(of[key]) for key in LICENCE} for of in described["licences"].values()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return []
+    return found
 
 
 def read_metadata(folder: Path | str) -> list[dict[str, Any]]:
@@ -41,9 +75,27 @@ def read_metadata(folder: Path | str) -> list[dict[str, Any]]:
     """
     path = Path(folder) / "metadata.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as the records of an emoji set; build the set again") from error
+    for line, record in enumerate(records, 1):
+        if not isinstance(record, dict) or any(not isinstance(record.get(key), kind) for key, kind in FIELDS.items()):
+            raise InputError(
+                f"line {line} of {path} is no record of an emoji set: {quoted(record)}; build the set again"
+            )
+    return records
+
+
+def _names(folder: Path, description: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Styles and classes."""
+    found = description["recipe"].get("styles"), description.get("classes")
+    for names in found:
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise InputError(
+                f"{folder / 'dataset.json'} has {quoted(names)} for styles or classes; expected names: "
+                "build the set again"
+            )
+    return found
 
 
 def load_emoji(folder: Path | str, split: str = "train", style: str | None = None) -> ImageData:
@@ -59,8 +111,7 @@ def load_emoji(folder: Path | str, split: str = "train", style: str | None = Non
     check_split(split)
     folder = existing_folder(folder)
     description = read_description(folder)
-    styles, resolution = description["recipe"]["styles"], description["recipe"]["resolution"]
-    classes = description["classes"]
+    resolution, styles, classes = description["recipe"]["resolution"], *_names(folder, description)
     if style is not None and style not in styles:
         raise InputError(f"{folder} holds no style {style!r}; expected one of {', '.join(styles)}")
     records = [
@@ -71,6 +122,12 @@ def load_emoji(folder: Path | str, split: str = "train", style: str | None = Non
     if not records:
         raise InputError(f"{folder} holds no image of the split {split!r}; build the set again")
     number = {name: i for i, name in enumerate(classes)}
+    for record in records:
+        if record["class"] not in number or record["style"] not in styles:
+            raise InputError(
+                f"{folder} holds {quoted(record['name'])} of the class {quoted(record['class'])} in the style "
+                f"{quoted(record['style'])}, which its description does not name; build the set again"
+            )
     pixels = np.empty((len(records), 3, resolution, resolution), np.uint8)
     for i, record in enumerate(records):
         try:
@@ -93,4 +150,5 @@ def load_emoji(folder: Path | str, split: str = "train", style: str | None = Non
         hash=digest.hexdigest(),
         style_labels=torch.tensor(style_labels),
         styles=styles,
+        split_by="families, 20% of which are held out",
     )

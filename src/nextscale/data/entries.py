@@ -12,24 +12,28 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from nextscale import decoding
 from nextscale.data.cache import cache_file
+from nextscale.data.found import PassedOver, plain
 from nextscale.data.images import THREADS, ImageData, InMemory, OnDemand
 from nextscale.data.pictures import RESIZE, decode, resize
+from nextscale.data.sides import hash_of
 from nextscale.errors import InputError
 
 LONGER = 1.4  # a usual picture's longer side over its shorter one
 CHUNK = 1024
-HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
+USUAL_MEMORY = 8 << 30
+FEW = 3  # images of a side of which at least one should be of use
 
 Progress = Callable[[int, int], None]
 
@@ -61,132 +65,152 @@ class Entry:
             return b""
 
 
+@dataclass(frozen=True)
+class Set:
+    """A set before any image of it is read.
+
+    where: what people call it; entries: all images of both sides; classes: names, in the order of their ids; split: how
+    the sides are told apart, for people; by_hash: whether hashes chose them; notes: what people should know.
+    """
+
+    where: str
+    entries: list[Entry]
+    classes: list[str]
+    split: str
+    by_hash: bool
+    passed_over: PassedOver
+    notes: tuple[str, ...] = ()
+
+
 class Look(NamedTuple):
-    """What was seen of one image: the sha256 of its bytes, its size, 0 x 0 if it is damaged, and its picture."""
+    """What was seen of one image: the sha256 of its bytes, its size, what was not taken as it is, and its picture.
+
+    A damaged image is 0 x 0, and the remark says why.
+    """
 
     digest: str
     width: int
     height: int
+    remarks: tuple[str, ...] = ()
     picture: Tensor | None = None
 
 
-def plain(text: str) -> str:
-    """``text``, where bytes of a file name that are not UTF-8 are written out, so that it can be hashed and shown."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def sides_of(folders: Collection[str], where: str) -> dict[str, str]:
-    """The side that each folder is: ``train``, and ``val`` or another usual name beside it. Empty without both.
-
-    ``test`` is left alone where there is another: there ImageNet has images without labels.
-
-    Raises:
-        InputError: several folders could be the held-out side.
-    """
-    held_out = [name for name in HELD_OUT_FOLDERS if name in folders]
-    held_out = held_out[:-1] if len(held_out) > 1 and held_out[-1] == "test" else held_out
-    if "train" not in folders or not held_out:
-        return {}
-    if len(held_out) > 1:
-        raise InputError(
-            f"{where} holds {', '.join(held_out)} beside train; expected one folder of held-out images: "
-            "move the others elsewhere"
-        )
-    return {"train": "train", held_out[0]: "heldout"}
-
-
-def side_of(name: str, held_out: float) -> str:
-    """``heldout`` for a share of all names, chosen by their hash; adding other images moves none."""
-    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-    return "heldout" if number < held_out * 2**64 else "train"
-
-
-def folders_as_classes(names: Sequence[str], where: str, alone: str) -> list[str]:
-    """The class of each path in ``names``: the folder it begins with, or ``alone`` where no image is in a folder.
-
-    Raises:
-        InputError: some are in folders and some are not.
-    """
-    parents = [name.split("/")[0] if "/" in name else None for name in names]
-    if any(parents) and not all(parents):
-        raise InputError(f"{where} holds both single images and folders of images; expected one of the two")
-    return [parent or alone for parent in parents]
-
-
 def read_entries(
-    where: str,
-    entries: Sequence[Entry],
-    classes: list[str],
+    found: Set,
     resolution: int,
     split: str,
     memory: int | None = None,
     progress: Progress | None = None,
+    skip_small: bool = False,
 ) -> ImageData:
     """The images of a split.
 
     Args:
-        where: the set, for messages.
-        entries: all images of both sides, those of one shard together.
+        found: the set; of shards, all images of one together.
         memory: bytes that decoded images may take; a quarter of the machine's by default. A set that needs more is
             decoded on demand.
         progress: called with (images looked through, images in all).
+        skip_small: leave out images smaller than the resolution, and warn with their number.
 
     Raises:
         InputError: no image of the split, none that can be read, or images smaller than the resolution.
     """
-    wanted = [entry for entry in entries if split in ("all", entry.side)]
+    found = _on_both_sides(found, resolution)
+    wanted = [entry for entry in found.entries if split in ("all", entry.side)]
     if not wanted:
         raise InputError(
-            f"{where} holds {len(entries)} images, but none of the split {split!r}; expected one or more: add images, "
-            "or give folders called train and val"
+            f"{found.where} holds {len(found.entries)} images, but none of the split {split!r}; expected one or more: "
+            "add images, or give folders called train and val"
         )
     needed = len(wanted) * 3 * LONGER * (RESIZE * resolution) ** 2
     fits = needed <= (_machine_memory() // 4 if memory is None else memory)
     looks = []
-    for look in _fresh_looks(wanted, resolution) if fits else _noted_looks(where, wanted, resolution):
+    for look in _fresh_looks(wanted, resolution) if fits else _noted_looks(found.where, wanted, resolution):
         looks.append(look)
         if progress is not None:
             progress(len(looks), len(wanted))
-    return _image_data(where, wanted, looks, classes, resolution, split, fits)
+    return _image_data(found, wanted, looks, resolution, split, fits, skip_small)
+
+
+def _on_both_sides(found: Set, resolution: int) -> Set:
+    """``found`` with an image on either side, where hashes have chosen none of a small set that is of use."""
+
+    def of_use(entry: Entry) -> bool:
+        look = _look(entry, resolution, keep=False)
+        return min(look.width, look.height) >= resolution
+
+    if not found.by_hash:
+        return found
+    if len(found.entries) == 1:
+        return replace(found, entries=[replace(found.entries[0], side="train")])
+    entries, notes = list(found.entries), found.notes
+    for side, what in (("heldout", "to be held out"), ("train", "to train on")):
+        mine = [entry for entry in entries if entry.side == side]
+        if len(mine) > FEW or any(map(of_use, mine)):
+            continue
+        others = sorted((entry for entry in entries if entry.side != side), key=lambda entry: hash_of(entry.name))
+        chosen = next(filter(of_use, others if side == "heldout" else reversed(others)), None)
+        if chosen is not None:
+            entries[entries.index(chosen)] = replace(chosen, side=side)
+            notes += (f"the set is so small that its hashes chose no image {what}; {chosen} was taken",)
+    return replace(found, entries=entries, notes=notes)
 
 
 def _image_data(
-    where: str, wanted: list[Entry], looks: list[Look], classes: list[str], resolution: int, split: str, fits: bool
+    found: Set, wanted: list[Entry], looks: list[Look], resolution: int, split: str, fits: bool, skip_small: bool
 ) -> ImageData:
     small = [i for i, look in enumerate(looks) if 0 < min(look.width, look.height) < resolution]
-    if small:
-        first = f"{wanted[small[0]]} ({looks[small[0]].width} x {looks[small[0]].height})"
+    too_small = [f"{wanted[i]} ({looks[i].width} x {looks[i].height})" for i in small]
+    if small and not skip_small:
         raise InputError(
-            f"{len(small)} of {len(wanted)} images are smaller than {resolution} pixels, for instance {first}; "
-            "take them out or choose a lower resolution"
+            f"{len(small)} of {len(wanted)} images are smaller than {resolution} pixels, for instance {too_small[0]}; "
+            "take them out, leave them out with --skip-small (skip_small=True), or choose a lower resolution"
         )
-    unreadable = [str(entry) for entry, look in zip(wanted, looks, strict=True) if not look.width]
-    kept = [i for i, look in enumerate(looks) if look.width]
+    damaged = [i for i, look in enumerate(looks) if not look.width]
+    kept = sorted(set(range(len(wanted))) - {*small, *damaged})
+    reason = "".join(f" ({text})" for i in damaged[:1] for text in looks[i].remarks)
     if not kept:
-        raise InputError(f"none of the {len(wanted)} images in {where} can be read, for instance {unreadable[0]}")
-    if unreadable:
-        seen = f"{len(unreadable)} of {len(wanted)} images cannot be read and are left out"
-        warnings.warn(f"{seen}, for instance {unreadable[0]}", stacklevel=2)
-    digest = hashlib.sha256(json.dumps([classes, resolution, RESIZE]).encode())
+        why = f"{wanted[damaged[0]]}{reason}" if damaged else f"{too_small[0]}, which is too small"
+        raise InputError(f"none of the {len(wanted)} images in {found.where} can be read, for instance {why}")
+    if damaged:
+        _warn(
+            f"{len(damaged)} of {len(wanted)} images cannot be read and are left out", f"{wanted[damaged[0]]}{reason}"
+        )
+    if small:
+        _warn(f"{len(small)} of {len(wanted)} images are smaller than {resolution} pixels and left out", too_small[0])
+    remarks = [(remark, wanted[i]) for i in kept for remark in looks[i].remarks]
+    for remark, count in Counter(remark for remark, _ in remarks).items():
+        _warn(
+            f"{count} of {len(wanted)} images {remark}", str(next(entry for text, entry in remarks if text == remark))
+        )
+    digest = hashlib.sha256(json.dumps([found.classes, resolution, RESIZE]).encode())
     for i in kept:
         digest.update(f"{wanted[i].label} {looks[i].digest}\n".encode())
     files = [wanted[i] for i in kept]
     shards = Counter(entry.file for entry in files if entry.size >= 0)
     if shards:  # the order of training depends on them
         digest.update(json.dumps([*shards.values()]).encode())
-    pictures = [look.picture for look in looks if look.picture is not None]
+    pictures = [look.picture for i in kept if (look := looks[i]).picture is not None]
     return ImageData(
         pictures=InMemory(pictures, resolution) if fits else OnDemand(_decoder(files, resolution), resolution),
         labels=torch.tensor([entry.label for entry in files]),
-        classes=classes,
+        classes=found.classes,
         split=split,
         names=[entry.name for entry in files],
         hash=digest.hexdigest(),
         style_labels=torch.zeros(len(files), dtype=torch.int64),
         styles=[],
-        unreadable=tuple(unreadable),
+        unreadable=tuple(str(wanted[i]) for i in damaged),
         groups=tuple(shards.values()),
+        too_small=tuple(str(wanted[i]) for i in small),
+        split_by=found.split,
+        passed_over=found.passed_over,
+        notes=found.notes,
     )
+
+
+def _warn(sentence: str, example: str) -> None:
+    warnings.warn(f"{sentence}, for instance {example}", stacklevel=3)
 
 
 def _decoder(files: list[Entry], resolution: int) -> Callable[[int], Tensor]:
@@ -201,11 +225,13 @@ def _decoder(files: list[Entry], resolution: int) -> Callable[[int], Tensor]:
 
 def _look(entry: Entry, resolution: int, keep: bool) -> Look:
     content = entry.read()
-    digest, picture = hashlib.sha256(content).hexdigest(), decode(content)
-    if picture is None:
-        return Look(digest, 0, 0)
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        picture, remarks = decoding.decode(content)
+    except decoding.DAMAGE as error:
+        return Look(digest, 0, 0, (decoding.reason(error),))
     kept = resize(picture, resolution) if keep and min(picture.size) >= resolution else None
-    return Look(digest, *picture.size, kept)
+    return Look(digest, *picture.size, remarks, kept)
 
 
 def _fresh_looks(entries: Sequence[Entry], resolution: int, keep: bool = True) -> Iterator[Look]:
@@ -228,7 +254,7 @@ def _noted_looks(where: str, entries: Sequence[Entry], resolution: int) -> Itera
             for key in keys:
                 if key not in known:
                     known[key] = next(fresh)
-                    lines.append(json.dumps([*key, *known[key][:3]]) + "\n")
+                    lines.append(json.dumps([*key, *known[key][:4]]) + "\n")
                 yield known[key]
         finally:  # also where the looking through is interrupted
             if note is not None and lines:
@@ -246,9 +272,9 @@ def _noted(note: Path) -> Iterator[tuple[tuple[str, int, int, int], Look]]:
     if note.is_file():
         for line in note.read_text(encoding="utf-8").splitlines():
             try:
-                file, offset, size, changed, *seen = json.loads(line)
-                yield (file, offset, size, changed), Look(*seen)
-            except (ValueError, TypeError):
+                file, offset, size, changed, digest, width, height, remarks = json.loads(line)
+                yield (file, offset, size, changed), Look(digest, width, height, tuple(remarks))
+            except (ValueError, TypeError, RecursionError):
                 continue
 
 
@@ -262,4 +288,8 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 def _machine_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory; where the system does not say, what small machines have."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no such question on Windows
+        return USUAL_MEMORY

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from nextscale.data.emoji_reader import load_emoji, read_description
-from nextscale.data.entries import (
-    HELD_OUT_FOLDERS,
-    Entry,
-    Progress,
-    folders_as_classes,
-    plain,
-    read_entries,
-    side_of,
-    sides_of,
-)
+from nextscale.data.emoji_reader import holds_emoji, load_emoji, read_description
+from nextscale.data.entries import Entry, Progress, Set, read_entries
+from nextscale.data.found import Found, look_into, plain
 from nextscale.data.images import ImageData, check_split, existing_folder
-from nextscale.data.pictures import SUFFIXES
+from nextscale.data.labels import all_numbers, doubts, folders_as_classes, named, numbered, some
 from nextscale.data.shards import load_shards, shards_of
+from nextscale.data.sides import TRAIN, check_no_split, side_of, side_word, sides_of, split_by_hash, words_for_sides
+from nextscale.data.tables import Labels, read_labels
+from nextscale.decoding import suffixes
 from nextscale.errors import InputError
 
 __all__ = ["ImageData", "load_data", "load_folder"]
 
 HELD_OUT = 0.1
+
+Listing = list[tuple[Path, str, str]]
+"""Where an image is, its path within its side, and its side."""
 
 
 def load_data(
@@ -31,13 +30,14 @@ def load_data(
     split: str = "train",
     memory: int | None = None,
     progress: Progress | None = None,
+    skip_small: bool = False,
 ) -> ImageData:
-    """Read a data set: an emoji set where the folder holds ``dataset.json``, shards where there are some, else images.
+    """Read a data set: an emoji set where the folder holds one, shards where there are some, else images.
 
     Args:
         path: a folder, or shards like ``shards/{000..010}.tar``.
         split: ``train``, ``heldout`` or ``all``.
-        memory, progress: see ``read_entries``.
+        memory, progress, skip_small: see ``read_entries``.
 
     Raises:
         InputError: as ``load_emoji``, ``load_shards`` and ``load_folder``; also an emoji set drawn at another
@@ -45,10 +45,10 @@ def load_data(
     """
     shards = shards_of(path)
     if shards:
-        return load_shards(path, shards, resolution, split, HELD_OUT, memory, progress)
+        return load_shards(path, shards, resolution, split, HELD_OUT, memory, progress, skip_small)
     folder = existing_folder(path)
-    if not (folder / "dataset.json").exists():
-        return load_folder(folder, resolution, split, HELD_OUT, memory, progress)
+    if not holds_emoji(folder):
+        return load_folder(folder, resolution, split, HELD_OUT, memory, progress, skip_small)
     drawn = read_description(folder)["recipe"]["resolution"]
     if drawn != resolution:
         raise InputError(
@@ -65,13 +65,15 @@ def load_folder(
     held_out: float = HELD_OUT,
     memory: int | None = None,
     progress: Progress | None = None,
+    skip_small: bool = False,
 ) -> ImageData:
     """Read a folder of images: one sub-folder per class (ImageNet's layout), or all images in one folder (one class).
 
-    Where the folder has ``train`` and ``val`` sub-folders (or ``valid``, ``validation``, ``test``) these are the
+    Where a ``metadata.jsonl`` or ``metadata.csv`` gives files labels (see ``read_labels``), these are the classes.
+    Where the folder has ``train`` and ``val`` sub-folders (or others of a usual name, see ``side_word``) these are the
     splits; elsewhere the share ``held_out`` of the images, chosen by a hash of their paths, is held out. A folder of
     nothing but ``train`` with class folders is read as if ``train`` were given. Near copies on both sides are not
-    looked for. What begins with a dot is passed over.
+    looked for. Links are followed. What begins with a dot is passed over; whatever is, ``passed_over`` counts.
 
     The shorter side is resized to 1.125 times the resolution (Lanczos), then a square is cropped; transparency is
     put on white. Damaged files are left out, listed in ``unreadable``, and warned about with their number.
@@ -80,47 +82,120 @@ def load_folder(
         resolution: height and width of the result.
         split: ``train``, ``heldout`` or ``all``.
         held_out: from 0 to below 1.
-        memory, progress: see ``read_entries``.
+        memory, progress, skip_small: see ``read_entries``.
 
     Raises:
-        InputError: no folder, no image in it, several folders that could be held out, or images smaller than the
-            resolution.
+        InputError: no folder, no image in it, folders that look like a split and cannot be one, a table of labels that
+            cannot be used, or images smaller than the resolution.
     """
     check_split(split)
     if not 0 <= held_out < 1:
         raise InputError(f"held_out is {held_out}; expected a share from 0 to below 1")
     folder = existing_folder(folder)
-    found = _listing(folder, held_out)
-    parents = folders_as_classes([within for _, within, _ in found], str(folder), plain(folder.resolve().name))
-    classes = sorted(set(parents))
-    number = {name: i for i, name in enumerate(classes)}
-    entries = [
-        Entry(plain(path.relative_to(folder).as_posix()), side, number[parent], path)
-        for (path, _, side), parent in zip(found, parents, strict=True)
-    ]
-    return read_entries(str(folder), entries, classes, resolution, split, memory, progress)
+    return read_entries(_found_set(folder, held_out), resolution, split, memory, progress, skip_small)
 
 
-def _listing(folder: Path, held_out: float) -> list[tuple[Path, str, str]]:
-    """Every image file below ``folder``: where it is, its path within its side, and its side, in a fixed order."""
-    sides = sides_of([name for name in ("train", *HELD_OUT_FOLDERS) if (folder / name).is_dir()], str(folder))
-    if sides:
-        listing = [(path, name, side) for place, side in sides.items() for path, name in _image_files(folder / place)]
-    else:
-        images = _image_files(folder)
-        if all(name.startswith("train/") for _, name in images) and any(name.count("/") > 1 for _, name in images):
-            images = [(path, name.removeprefix("train/")) for path, name in images]
-        listing = [(path, name, side_of(name, held_out)) for path, name in images]
-    if not listing:
+def _found_set(folder: Path, held_out: float) -> Set:
+    """All that can be known of the set in ``folder`` before an image is read."""
+    where, found = plain(str(folder)), look_into(folder)
+    if not found.images:
         raise InputError(
-            f"{folder} holds no image; expected {', '.join(sorted(SUFFIXES))} files, class folders of them, "
-            "or .tar shards"
+            f"{where} holds no image that can be read; expected {', '.join(sorted(suffixes()))} files, class folders "
+            f"of them, or .tar shards; passed over: {found.passed_over}"
         )
+    sides = sides_of([path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."], where)
+    if sides:
+        listing, split, notes = _on_their_sides(found, sides, where), f"the folders {' and '.join(sides)}", []
+    else:
+        check_no_split(_folders_of(found), where)
+        listing, split, notes = _by_hash(found, held_out), split_by_hash(held_out), _doubts(found, where)
+    labels = read_labels(found.tables, [name_of(folder, path) for path, _, _ in listing])
+    listing, classes, ids = _classes(folder, listing, labels)
+    notes += labels.notes + found.passed_over.doubts() + doubts(classes, ids, [side for _, _, side in listing])
+    entries = [
+        Entry(name_of(folder, path), side, label, path) for (path, _, side), label in zip(listing, ids, strict=True)
+    ]
+    return Set(where, entries, classes, split, not sides and held_out > 0, found.passed_over, tuple(notes))
+
+
+def name_of(folder: Path, path: Path) -> str:
+    """The path of an image within its set."""
+    return plain(path.relative_to(folder).as_posix())
+
+
+def _on_their_sides(found: Found, sides: dict[str, str], where: str) -> Listing:
+    """The images in the folders that are sides; others, and tables beside them, are passed over."""
+    listing = [
+        (path, name.removeprefix(f"{folder}/"), side)
+        for folder, side in sides.items()
+        for path, name in found.images
+        if name.startswith(f"{folder}/")
+    ]
+    others = [name for _, name in found.images if name.split("/")[0] not in sides]
+    classes = {name.split("/")[0] for name in others if "/" in name and side_word(name.split("/")[0]) is None}
+    if classes and not any("/" in name for _, name, _ in listing):
+        raise InputError(
+            f"{where} holds the folders {' and '.join(sides)}, which look like a split, beside "
+            f"{', '.join(sorted(classes)[:3])}, which look like classes; expected one of the two: move the others "
+            "elsewhere, or rename the classes that look like a split"
+        )
+    for name in others:
+        found.passed_over.add(f"in {name.split('/')[0]}/" if "/" in name else "beside the split", name)
+    found.tables = [(path, name) for path, name in found.tables if "/" not in name or name.split("/")[0] in sides]
     return listing
 
 
-def _image_files(root: Path) -> list[tuple[Path, str]]:
-    """Every image below ``root`` and its path within it; nothing hidden, and nothing in a hidden folder."""
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
-    named = [(path, plain(path.relative_to(root).as_posix())) for path in found]
-    return [(path, name) for path, name in named if "/." not in f"/{name}" and path.is_file()]
+def _by_hash(found: Found, held_out: float) -> Listing:
+    """All images, each on the side that the hash of its path decides."""
+    images, tops = found.images, {name.split("/")[0] for _, name in found.images}
+    alone = tops.pop() if len(tops) == 1 else ""
+    if side_word(alone) in TRAIN and any(name.count("/") > 1 for _, name in images):
+        images = [(path, name.removeprefix(f"{alone}/")) for path, name in images]
+    return [(path, name, side_of(name, held_out)) for path, name in images]
+
+
+def _folders_of(found: Found) -> dict[str, set[str]]:
+    """The folders with images, each with the names of the folders with images in it."""
+    folders: dict[str, set[str]] = {}
+    for _, name in found.images:
+        top, *inside = name.split("/")[:-1] or [""]
+        folders.setdefault(top, set()).update(inside[:1])
+    folders.pop("", None)
+    return folders
+
+
+def _doubts(found: Found, where: str) -> list[str]:
+    """What a person may have meant otherwise, where folders are read as classes."""
+    folders = _folders_of(found)
+    speaking = [name for name in folders if words_for_sides(name)]
+    if len(folders) > 1 and speaking:
+        return [f"{some(speaking)} in {where} may name a split, but {_are(speaking)}; expected train and val"]
+    alone = next(iter(folders), "")
+    if len(folders) == 1 and len(folders[alone]) > 1 and side_word(alone) not in TRAIN:
+        shown = some(sorted(folders[alone]))
+        return [
+            f"all images are in {where}/{alone}, so they are one class; give that folder to have the classes {shown}"
+        ]
+    return []
+
+
+def _are(names: Sequence[str]) -> str:
+    return "is read as a class" if len(names) == 1 else "are read as classes"
+
+
+def _classes(folder: Path, listing: Listing, labels: Labels) -> tuple[Listing, list[str], list[int]]:
+    """The images with a class, the names of the classes, and the id of each image."""
+    where = plain(str(folder))
+    if not labels.of:
+        return listing, *named(
+            folders_as_classes([name for _, name, _ in listing], where, plain(folder.resolve().name))
+        )
+    kept = [one for one in listing if name_of(folder, one[0]) in labels.of]
+    if len(kept) < len(listing):
+        first = next(name_of(folder, path) for path, _, _ in listing if name_of(folder, path) not in labels.of)
+        labels.notes.append(
+            f"{len(listing) - len(kept)} of {len(listing)} images have no label in a table and are left out, for "
+            f"instance {first}"
+        )
+    texts = [labels.of[name_of(folder, path)] for path, _, _ in kept]
+    return kept, *(numbered(where, folder / "classnames.txt", texts) if all_numbers(texts) else named(texts))

@@ -9,12 +9,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
+from nextscale.data.found import PassedOver
 from nextscale.data.pictures import crop
 from nextscale.errors import InputError
 
@@ -87,7 +88,9 @@ class ImageData:
 
     ``labels``, int64 ``(N,)``, are places in ``classes``; ``style_labels``, int64 ``(N,)``, are places in ``styles``
     (a set without styles has zeros and an empty list). ``names`` says what each image shows (an emoji's name, a file's
-    name). Equal hashes are equal data. ``unreadable`` lists the files that were left out because they are damaged.
+    name). Equal hashes are equal data. ``unreadable`` lists the files that were left out because they are damaged,
+    ``too_small`` those that are smaller than the resolution; ``passed_over`` counts the files of the whole set that are
+    not read; ``split_by`` says how the sides were told apart, and ``notes`` are sentences for people about the set.
     ``groups`` are the sizes of the parts the images lie in, one after another (shards): an order that stays within a
     few of them at a time reads faster. It is empty where any order is as good.
     """
@@ -102,9 +105,18 @@ class ImageData:
     styles: list[str]
     unreadable: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
+    too_small: tuple[str, ...] = ()
+    split_by: str = ""
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def counts(self) -> list[int]:
+        """How many images there are of each class."""
+        return self.labels.bincount(minlength=len(self.classes)).tolist()
 
     @property
     def resolution(self) -> int:
@@ -151,9 +163,9 @@ def existing_folder(path: Path | str) -> Path:
         InputError: it is none.
     """
     folder = Path(path)
-    if not folder.is_dir():
-        seen = "is a file" if folder.exists() else "does not exist"
-        raise InputError(f"the data folder {folder} {seen}; expected an emoji set or a folder of images")
+    if not os.path.isdir(path):
+        seen = "is a file" if os.path.exists(path) else "does not exist"
+        raise InputError(f"the data folder {str(folder)[:500]} {seen}; expected an emoji set or a folder of images")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise InputError(f"the data folder {folder} cannot be read; expected a folder that can")
     return folder
@@ -167,3 +179,14 @@ def check_split(split: str) -> None:
     """
     if split not in SPLITS:
         raise InputError(f"there is no split {split!r}; expected one of {', '.join(SPLITS)}")
+
+
+def told(where: Path | str, train: ImageData, heldout: ImageData) -> list[str]:
+    """What both sides of a set hold, in one line for people, and then what may not be as they mean it."""
+    classes = "1 class" if len(train.classes) == 1 else f"{len(train.classes)} classes"
+    shown = ", ".join(name[:40] for name in train.classes[:4]) + (", ..." if len(train.classes) > 4 else "")
+    line = (
+        f"{where}: {len(train)} images to train on and {len(heldout)} held out, {classes} ({shown}); "
+        f"split: {train.split_by}; passed over: {train.passed_over}"
+    )
+    return [line, *dict.fromkeys([*train.notes, *heldout.notes])]

@@ -10,30 +10,28 @@ import json
 import os
 import re
 import tarfile
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from nextscale.data.cache import cache_file
-from nextscale.data.entries import (
-    HELD_OUT_FOLDERS,
-    Entry,
-    Progress,
-    folders_as_classes,
-    plain,
-    read_entries,
-    side_of,
-    sides_of,
-)
+from nextscale.data.entries import Entry, Progress, Set, read_entries
+from nextscale.data.found import HIDDEN, PassedOver, composed, look_into, plain
 from nextscale.data.images import ImageData, check_split
-from nextscale.data.pictures import SUFFIXES
-from nextscale.errors import InputError
+from nextscale.data.labels import all_numbers, doubts, folders_as_classes, named, numbered
+from nextscale.data.sides import side_of, side_word, sides_of, split_by_hash, words_for_sides
+from nextscale.decoding import suffixes
+from nextscale.errors import InputError, quoted
 
-INDEX_VERSION = 2
-MOST_CLASSES = 100_000  # that ids in .cls files may mean without a list of names
+INDEX_VERSION = 3
+MOST_SHARDS = 100_000
+LONGEST_LABEL = 10_000  # bytes of a .cls file that are read
 LONGEST_END = tarfile.BLOCKSIZE + tarfile.RECORDSIZE  # two zero blocks, and zeros up to a whole record
+USUAL = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+"""Suffixes that are a sample's picture rather than others beside it (a depth.pfm, an icon)."""
+NAMES = "classnames.txt"
 
 
 class Member(NamedTuple):
@@ -52,15 +50,31 @@ def shards_of(path: Path | str) -> list[Path]:
     means no shards.
 
     Raises:
-        InputError: a shard that is named does not exist.
+        InputError: a shard that is named does not exist, or more are named than there can be.
     """
-    if "{" not in str(path) and not str(path).endswith(".tar"):
-        places = [Path(path) / name for name in (".", "train", *HELD_OUT_FOLDERS)]
-        return sorted(shard for place in places for shard in place.glob("*.tar") if not shard.name.startswith("."))
-    named = [Path(text) for text in _expand(str(path))]
-    missing = [shard for shard in named if not shard.is_file()]
+    folder = Path(path)
+    if os.path.isdir(path):
+        try:
+            places = [folder, *(place for place in folder.iterdir() if side_word(place.name) and place.is_dir())]
+            found = [shard for place in places for shard in place.iterdir() if shard.suffix.lower() == ".tar"]
+        except OSError:  # whoever reads the folder says so
+            return []
+        return sorted(shard for shard in found if shard.name[0] != "." and shard.is_file())
+    if "{" not in str(path) and not str(path).lower().endswith(".tar"):
+        return []
+    try:
+        names = list(islice(_expand(str(path)), MOST_SHARDS + 1))
+    except RecursionError:  # more braces than the most
+        names = []
+    if not names or len(names) > MOST_SHARDS:
+        raise InputError(f"{quoted(str(path))} means more than {MOST_SHARDS} shards; expected fewer")
+    named = [Path(text) for text in dict.fromkeys(names)]
+    missing = [shard for shard in named if not os.path.isfile(shard)]
     if missing:
-        raise InputError(f"{len(missing)} of the {len(named)} shards {path} do not exist, for instance {missing[0]}")
+        raise InputError(
+            f"{len(missing)} of the {len(named)} shards {str(path)[:500]} do not exist, for instance "
+            f"{str(missing[0])[:500]}"
+        )
     return named
 
 
@@ -72,34 +86,40 @@ def load_shards(
     held_out: float,
     memory: int | None = None,
     progress: Progress | None = None,
+    skip_small: bool = False,
 ) -> ImageData:
     """The images of ``shards``, prepared and split like those of a folder (see ``load_folder``).
 
     An image's class is what the .cls file of the same name says: a class name, or an id, in which case names are taken
     from ``classnames.txt`` beside the shards where it exists (a name a line). Without .cls files the folders in the
-    shards are the classes. Shards in folders called ``train`` and ``val`` are the splits (see ``sides_of``).
+    shards are the classes. Shards in folders called ``train`` and ``val``, or with such a word in each of their names,
+    are the splits (see ``sides_of``).
 
     Raises:
-        InputError: a shard is damaged or compressed, no image, classes that cannot be, or images smaller than the
-            resolution.
+        InputError: a shard is damaged or compressed, no image, classes that cannot be, sides that cannot be told apart,
+            or images smaller than the resolution.
     """
     check_split(split)
-    sides = sides_of({shard.parent.name for shard in shards}, str(where))
-    if sides:
-        shards = [shard for shard in shards if shard.parent.name in sides or shard.parent.name != "test"]
-    official = sides.keys() == {shard.parent.name for shard in shards}
-    members = [(shard, member) for shard in shards for member in index(shard)]
+    shown, passed_over = plain(str(where)), _beside(Path(where), shards)
+    sides, split_by = _sides(shown, shards, passed_over)
+    shards = [shard for shard in shards if not sides or shard in sides]
+    members = []
+    for shard in shards:
+        images, rest = _noted(shard)
+        members += [(shard, member) for member in images]
+        passed_over.update(rest)
     if not members:
         raise InputError(
-            f"the {len(shards)} shards {where} hold no image; expected {', '.join(sorted(SUFFIXES))}, directly behind "
-            "the first dot of a name"
+            f"the {len(shards)} shards {shown} hold no image; expected {', '.join(sorted(suffixes()))}, "
+            f"directly behind the first dot of a name; passed over: {passed_over}"
         )
-    first = next((shard for shard in shards if official and shard.parent.name == "train"), shards[0])
-    classes, labels = _classes(str(where), first.parent, [member for _, member in members])
+    first = next((shard for shard in shards if sides.get(shard) == "train"), shards[0])
+    names = next((file for file in (first.with_name(NAMES), Path(where) / NAMES) if file.is_file()), None)
+    classes, labels = _classes(shown, first.parent, names, [member for _, member in members])
     entries = [
         Entry(
             name=member.name,
-            side=sides[shard.parent.name] if official else side_of(member.name, held_out),
+            side=sides[shard] if sides else side_of(member.name, held_out),
             label=label,
             file=shard,
             offset=member.offset,
@@ -107,7 +127,64 @@ def load_shards(
         )
         for (shard, member), label in zip(members, labels, strict=True)
     ]
-    return read_entries(str(where), entries, classes, resolution, split, memory, progress)
+    notes = _doubts(passed_over, members[0][1].label, names, classes)
+    notes += doubts(classes, labels, [entry.side for entry in entries])
+    found = Set(shown, entries, classes, split_by or split_by_hash(held_out), not sides, passed_over, tuple(notes))
+    return read_entries(found, resolution, split, memory, progress, skip_small)
+
+
+def _sides(where: str, shards: Sequence[Path], passed_over: PassedOver) -> tuple[dict[Path, str], str]:
+    """The side of each shard that is read, by the names of their folders or else by their own, and how it was told,
+    for people; both empty where hashes decide.
+    """
+    folders = sides_of({shard.parent.name for shard in shards}, where)
+    if folders:
+        outside = [shard for shard in shards if shard.parent.name not in folders]
+        for shard in outside:
+            if side_word(shard.parent.name) is None:
+                raise InputError(
+                    f"{where} holds shards in the folders {' and '.join(folders)}, which are a split, and outside of "
+                    f"them, such as {shard}; expected one of the two"
+                )
+            passed_over.add(f"in {shard.parent.name}/", str(shard))
+        sides = {shard: folders[shard.parent.name] for shard in shards if shard.parent.name in folders}
+        return sides, f"the folders {' and '.join(folders)}"
+    words = {shard: set(words_for_sides(shard.stem)) for shard in shards}
+    known = sides_of(set().union(*words.values()), where)
+    if not known:
+        return {}, ""
+    unclear = [shard for shard in shards if len(words[shard]) != 1]
+    if unclear:
+        raise InputError(
+            f"the names of some shards of {where} say {' and '.join(known)}, but that of {unclear[0].name} says "
+            f"{' and '.join(sorted(words[unclear[0]])) or 'neither'}; expected one of them in each name"
+        )
+    word = {shard: one for shard, (one,) in words.items()}
+    for shard in shards:
+        if word[shard] not in known:
+            passed_over.add(f"of {word[shard]}", str(shard))
+    return {s: known[word[s]] for s in shards if word[s] in known}, f"the words {' and '.join(known)} in their names"
+
+
+def _beside(where: Path, shards: Sequence[Path]) -> PassedOver:
+    """What else lies in a folder of shards."""
+    if not where.is_dir():
+        return PassedOver()
+    found = look_into(where, {where / NAMES, *shards, *(shard.with_name(NAMES) for shard in shards)})
+    for name in (name for _, name in [*found.images, *found.tables]):
+        found.passed_over.add_file(name)
+    return found.passed_over
+
+
+def _doubts(passed_over: PassedOver, label: str | None, names: Path | None, classes: Sequence[str]) -> list[str]:
+    """What looks like labels and is not used. label: what the first image's .cls file says."""
+    notes = passed_over.doubts()
+    told = [kind for kind in (".json", ".txt") if kind in passed_over.counts]
+    if label is None and told:
+        notes.append(f"labels are read from .cls files or folders in the shards, not from {' or '.join(told)} files")
+    if names is not None and (label is None or not all_numbers([label])):
+        notes.append(f"{names} is not used: it names ids in .cls files, and there are none")
+    return notes
 
 
 def index(shard: Path) -> list[Member]:
@@ -116,28 +193,34 @@ def index(shard: Path) -> list[Member]:
     Raises:
         InputError: the shard is compressed, damaged or no tar file.
     """
+    return _noted(shard)[0]
+
+
+def _noted(shard: Path) -> tuple[list[Member], PassedOver]:
+    """The images of a shard, and what else is in it."""
     seen = shard.stat()
-    stamp = [INDEX_VERSION, str(shard.absolute()), seen.st_size, seen.st_mtime_ns]
+    stamp = [INDEX_VERSION, str(shard.absolute()), seen.st_size, seen.st_mtime_ns, sorted(suffixes())]
     note = cache_file("shards", plain(str(shard.absolute())), ".json")
     try:
         known = json.loads(note.read_text(encoding="utf-8")) if note is not None else {}
         if known["stamp"] == stamp:
-            return [Member(*member) for member in known["members"]]
-    except (OSError, ValueError, KeyError, TypeError):
+            return [Member(*member) for member in known["members"]], PassedOver(*known["passed_over"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
-    members = _scan(shard)
+    members, passed_over = _scan(shard)
     if note is not None:
         aside = note.with_suffix(f".tmp-{os.getpid()}")
+        known = {"stamp": stamp, "members": members, "passed_over": [passed_over.counts, passed_over.first]}
         try:
-            aside.write_text(json.dumps({"stamp": stamp, "members": members}), encoding="utf-8")
+            aside.write_text(json.dumps(known), encoding="utf-8")
             aside.replace(note)
         except OSError:  # a full disk, say: the next run scans again
             with suppress(OSError):
                 aside.unlink()
-    return members
+    return members, passed_over
 
 
-def _scan(shard: Path) -> list[Member]:
+def _scan(shard: Path) -> tuple[list[Member], PassedOver]:
     """Read through the headers of a shard.
 
     A sample, which is all that shares a name up to the first dot, has one picture, whose suffix follows at that dot:
@@ -145,19 +228,29 @@ def _scan(shard: Path) -> list[Member]:
     """
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, str] = {}
+    rest, read = PassedOver(), suffixes()
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 path = PurePosixPath(member.name)
                 sample = str(path.parent / path.name.split(".")[0])  # WebDataset's key: all up to the first dot
-                if not member.isfile() or any(part.startswith(".") for part in path.parts):
+                if member.isdir():
                     continue
-                if path.suffix.lower() in SUFFIXES and path.name.count(".") == 1:
-                    images.setdefault(sample, (plain(str(path)), member.offset_data, member.size))
-                elif path.suffix == ".cls":
+                if not member.isfile() or any(part.startswith(".") for part in path.parts):
+                    rest.add(HIDDEN if member.isfile() else "links and the like", plain(member.name))
+                elif path.suffix.lower() in read and path.name.count(".") == 1:
+                    image = plain(str(path)), member.offset_data, member.size
+                    other = images.setdefault(sample, image)
+                    if other is not image and _usual(image[0]) and not _usual(other[0]):
+                        images[sample], image = image, other
+                    if images[sample] is not image:
+                        rest.add_file(image[0])
+                elif path.suffix.lower() == ".cls":
                     content = archive.extractfile(member)
                     assert content is not None
-                    labels[sample] = content.read().decode("utf-8", "replace").strip()
+                    labels[sample] = _label(content.read(LONGEST_LABEL))
+                else:
+                    rest.add_file(plain(member.name))
             archive.fileobj.seek(archive.offset)
             _check_end(archive.fileobj.read(LONGEST_END + tarfile.BLOCKSIZE))
     except (OSError, ValueError, tarfile.TarError) as error:
@@ -165,7 +258,18 @@ def _scan(shard: Path) -> list[Member]:
             f"the shard {plain(str(shard))} is damaged after {len(images)} images, or is no plain .tar file "
             f"({error}); expected one that can be read to its end"
         ) from error
-    return [Member(*image, labels.get(sample)) for sample, image in images.items()]
+    for sample in sorted(labels.keys() - images.keys()):
+        rest.add_file(f"{sample}.cls")
+    return [Member(*image, labels.get(sample)) for sample, image in images.items()], rest
+
+
+def _usual(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in USUAL
+
+
+def _label(content: bytes) -> str:
+    """What a .cls file says; bytes that are not UTF-8 are written out, so that different ones stay different."""
+    return composed(content.decode("utf-8-sig", "backslashreplace").strip())
 
 
 def _check_end(rest: bytes) -> None:
@@ -184,57 +288,33 @@ def _check_end(rest: bytes) -> None:
         raise tarfile.ReadError("it is filled up with zeros")
 
 
-def _classes(where: str, folder: Path, members: Sequence[Member]) -> tuple[list[str], list[int]]:
-    """Names of the classes in the order of their ids, and the id of each image."""
+def _classes(where: str, folder: Path, names: Path | None, members: Sequence[Member]) -> tuple[list[str], list[int]]:
+    """Names of the classes in the order of their ids, and the id of each image. names: the file that names ids."""
     texts = [member.label for member in members]
     if all(text is None for text in texts):
-        texts = [*folders_as_classes([member.name for member in members], where, plain(folder.resolve().name))]
+        return named(folders_as_classes([member.name for member in members], where, plain(folder.resolve().name)))
     known = [text for text in texts if text is not None]
     if len(known) < len(members):
         first = next(member.name for member in members if member.label is None)
         raise InputError(f"{len(members) - len(known)} images of {where} have no .cls file, for instance {first}")
-    if all(text.isascii() and text.isdecimal() for text in known):
-        return _numbered(where, folder / "classnames.txt", known)
-    classes = sorted(set(known))
-    number = {name: i for i, name in enumerate(classes)}
-    return classes, [number[text] for text in known]
+    if all_numbers(known):
+        return numbered(where, names or folder / NAMES, known)
+    return named(known)
 
 
-def _numbered(where: str, names: Path, texts: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Names of the classes and the id of each image, where .cls files hold ids; ``names`` is the file of names."""
-    listed = _class_names(names) if names.is_file() else None
-    count = MOST_CLASSES if listed is None else len(listed)
-    largest = max(texts, key=lambda text: (len(text.lstrip("0")), text.lstrip("0")))
-    if len(largest) > 18 or int(largest) >= count:
-        shown = largest if len(largest) <= 18 else f"{largest[:18]}..."
-        if listed is not None:
-            raise InputError(f"{names} names {count} classes, but an image of {where} has class {shown}")
-        raise InputError(f"an image of {where} has class {shown}; expected ids below {count}")
-    return listed or [str(i) for i in range(int(largest) + 1)], [int(text) for text in texts]
-
-
-def _class_names(file: Path) -> list[str]:
-    """The lines of ``classnames.txt``."""
-    try:
-        listed = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read ({error}); expected the name of a class a line, in UTF-8") from error
-    name, times = Counter(listed).most_common(1)[0] if listed else ("", 0)
-    if times > 1:
-        raise InputError(f"{file} holds the name {name!r} {times} times; expected a different name for each class")
-    return listed
-
-
-def _expand(text: str) -> list[str]:
+def _expand(text: str) -> Iterator[str]:
     """``{000..010}`` and ``{a,b}`` written out, as a shell does."""
     braces = re.search(r"\{([^{}]*)\}", text)
     if braces is None:
-        return [text]
+        yield text
+        return
     inside = braces[1]
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
+    numbers = re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", inside)
+    words: Iterator[str] = iter(inside.split(","))
     if numbers is not None:
         first, last = numbers.groups()
-        words = [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
-    else:
-        words = inside.split(",")
-    return [full for word in words for full in _expand(text[: braces.start()] + word + text[braces.end() :])]
+        if int(first) > int(last):
+            raise InputError(f"shards are numbered {{{inside}}}; expected numbers upwards, like {{000..010}}")
+        words = (f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1))
+    for word in words:
+        yield from _expand(text[: braces.start()] + word + text[braces.end() :])

@@ -103,7 +103,11 @@ class Comparison:
 
 
 def compare(
-    subjects: Sequence[Subject], folder: Path | str, split: str = "heldout", progress: Progress = no_progress
+    subjects: Sequence[Subject],
+    folder: Path | str,
+    split: str = "heldout",
+    progress: Progress = no_progress,
+    skip_small: bool = False,
 ) -> Comparison:
     """Measure the generators of ``subjects`` (in evaluation mode, on one device) on a split of the data in ``folder``.
 
@@ -118,7 +122,7 @@ def compare(
                 f"{first.name} draws the scales {first.tokenizer.schedule} and {subject.name} the scales "
                 f"{subject.tokenizer.schedule}; expected models of the same scales and pixels"
             )
-    data = load_data(folder, square_resolution(first.tokenizer), split)
+    data = load_data(folder, square_resolution(first.tokenizer), split, skip_small=skip_small)
     tokens, scores = list[Tensor](), list[Scores]()
     for i, (subject, model) in enumerate(zip(subjects, models, strict=True)):
         assert subject.vocabulary is not None

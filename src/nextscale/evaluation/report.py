@@ -109,20 +109,21 @@ def evaluate(
     judge: Judge | None = None,
     against: Subject | None = None,
     generated: int = 0,
+    skip_small: bool = False,
 ) -> Report:
     """Measure ``subject`` (modules in evaluation mode) on a split of the data in ``folder`` (see ``load_data``).
 
     judge: a classifier to measure distances with; against: another tokenizer to measure as well; generated: how many
-    images to draw and judge, for the held-out split only. Raises ``InputError`` if there is no such folder or split,
-    the images do not fit the tokenizers' resolution, the model or the classifier does not know the data's classes, or
-    images are to be judged without a generator or a judge.
+    images to draw and judge, for the held-out split only; skip_small: leave out images smaller than the resolution.
+    Raises ``InputError`` if there is no such folder or split, the images do not fit the tokenizers' resolution, the
+    model or the classifier does not know the data's classes, or images are to be judged without a generator or a judge.
     """
     check_split(split)
     existing_folder(folder)
     _check(subject, split, judge, against, generated)
     resolution = square_resolution(subject.tokenizer)
-    data = load_data(folder, resolution, split)
-    train = data if split == "train" else load_data(folder, resolution, "train")
+    data = load_data(folder, resolution, split, skip_small=skip_small)
+    train = data if split == "train" else load_data(folder, resolution, "train", skip_small=skip_small)
     labels = None
     if subject.vocabulary is not None:
         labels = labels_of(subject.vocabulary, data), labels_of(subject.vocabulary, train)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nextscale.conditions.classes import ClassVocabulary
-from nextscale.data.emoji_reader import read_metadata
+from nextscale.data.emoji_reader import holds_emoji, read_metadata
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
 from nextscale.evaluation.generator import class_ids
@@ -101,6 +101,6 @@ def labels_of(vocabulary: ClassVocabulary, data: ImageData) -> Tensor:
 
 def families_of(folder: Path | str, data: ImageData) -> list[str]:
     """The family of every image, the drawings of one thing; outside emoji sets each image is one of its own."""
-    records = read_metadata(folder) if (Path(folder) / "dataset.json").is_file() else []
+    records = read_metadata(folder) if holds_emoji(folder) else []
     families = {record["name"]: str(record["family"]) for record in records}
     return [families.get(name, name) for name in data.names]

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from nextscale.data.emoji_reader import read_licences
+
 
 def run_card(run: Path, step: int, total: int) -> str:
     """Markdown for the README.md beside the weights of ``step``, out of the run folder's recipe, log and data set.
@@ -45,9 +47,8 @@ def _data(described: dict[str, Any]) -> list[str]:
     lines = [
         f"`{source.name}`: {facts['images']:,} training images at {side}x{side} pixels, hash {facts['hash'][:12]}."
     ]
-    built = source / "dataset.json"
-    licences = json.loads(built.read_text()).get("licences", {}) if built.is_file() else {}
-    lines += ["", *(f"- {of['name']} by {of['author']}, {of['licence']}, {of['url']}" for of in licences.values())]
+    licences = [f"- {of['name']} by {of['author']}, {of['licence']}, {of['url']}" for of in read_licences(source)]
+    lines += ["", *licences]
     for what, told in (("init", "Started from the checkpoint"), ("tokenizer", "On the tokens of the tokenizer")):
         if what in facts:
             lines += ["", f"{told} of revision {facts[what]}."]

@@ -27,10 +27,10 @@ FORGET = 0.95
 @dataclass(frozen=True)
 class Progress:
     """What a progress bar may show. kind: "start", "price", "step", "validation", "warning", "saved"; before these
-    "reading" and "encoding", where step and total count images.
+    "reading" and "encoding", where step and total count images, and "data".
 
     Speeds are those of all processes together. peak_share: of the fastest matrix products of the machine; waiting:
-    share of the time that was spent waiting for data; text: a line for people, with "price" and "warning".
+    share of the time that was spent waiting for data; text: a line for people, with "data", "price" and "warning".
     """
 
     kind: str

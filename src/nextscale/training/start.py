@@ -13,9 +13,9 @@ import torch
 from nextscale.checkpoints.load import revision
 from nextscale.checkpoints.store import load_component
 from nextscale.conditions.classes import ClassVocabulary
-from nextscale.data.emoji_reader import read_metadata
+from nextscale.data.emoji_reader import holds_emoji, read_metadata
 from nextscale.data.folder import load_data
-from nextscale.data.images import ImageData
+from nextscale.data.images import ImageData, told
 from nextscale.errors import InputError
 from nextscale.evaluation.subject import families_of
 from nextscale.tokenizers.base import Tokenizer
@@ -46,13 +46,15 @@ def start(
     progress: Callable[[Progress], None] = silent,
     init: str | None = None,
     cache: Path | None = None,
+    skip_small: bool = False,
 ) -> Trainer:
     """A trainer that is ready to run, or to resume where ``output`` holds a checkpoint.
 
     kind: ``tokenizer``, ``var``, ``m-var`` or ``classifier``; recipe, overrides: see ``load_recipe``; data: an emoji
     set or a folder of images; tokenizer: a bundled name, a checkpoint or the run that trained it (generators only; by
     default that of ``init``); init: a checkpoint to start from, named likewise; cache: the folder for encoded tokens,
-    ``tokens`` in the run folder by default. Raises a ``NextscaleError`` for what cannot be done.
+    ``tokens`` in the run folder by default; skip_small: leave out images smaller than the resolution.
+    Raises a ``NextscaleError`` for what cannot be done.
     """
     if kind not in KINDS:
         raise InputError(f"there is nothing to train called {kind!r}; choose {' or '.join(KINDS)}")
@@ -69,8 +71,12 @@ def start(
     my_parts(resolved.run.batch, resolved.run.accumulate)  # refuses a batch that cannot be split
     shown = progress if rank() == 0 else silent
     reading, encoding = (_counted(shown, kind) for kind in ("reading", "encoding"))
-    train = load_data(data, resolved.data.resolution, "train", progress=reading)
-    heldout = load_data(data, resolved.data.resolution, "heldout", progress=reading)
+    train, heldout = (
+        load_data(data, resolved.data.resolution, split, progress=reading, skip_small=skip_small)
+        for split in ("train", "heldout")
+    )
+    for line in told(data, train, heldout):
+        shown(Progress("data", 0, 0, text=line))
     if isinstance(resolved, ClassifierRecipe) and len(train.classes) < 2:
         raise InputError(f"all images of {data} are of one class, {train.classes[0]!r}; a classifier needs two or more")
     folder = RunFolder(output, resolved.run.keep)
@@ -116,7 +122,7 @@ def vocabulary_of(data: Path, train: ImageData) -> ClassVocabulary:
     """Class names of a data set, with names and keywords of the things in them where it is an emoji set, and what of
     them no training image shows.
     """
-    records = read_metadata(data) if (data / "dataset.json").is_file() else []
+    records = read_metadata(data) if holds_emoji(data) else []
     vocabulary = ClassVocabulary.from_records(train.classes, records, train.styles)
     seen = set(vocabulary.labels(train.labels, train.style_labels).tolist())
     pairs = product(train.styles, train.classes)  # in the order of their labels
