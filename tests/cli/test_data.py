@@ -75,3 +75,58 @@ def test_a_check_refuses_what_training_would(
     assert (done.code, done.out) == (2, "")
     assert expected in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_a_check_tells_classes_split_and_what_is_passed_over(nextscale: Command, tmp_path: Path) -> None:
+    for side in ("train", "dev"):
+        photos(tmp_path / "photos" / side)
+    (tmp_path / "photos" / "dev" / "dog" / "3.png").unlink()
+    for i in range(12):
+        (tmp_path / "photos" / "train" / "cat" / f"{i}.heic").write_text("x")
+    (tmp_path / "photos" / "labels.csv").write_text("x")
+    done = nextscale("data", "check", "photos", "--resolution", "16")
+    lines = [line.split() for line in done.out.splitlines()]
+    assert "photos: split: the folders train and dev" in done.out
+    assert "passed over: 13 files (12 .heic, 1 .csv), for instance train/cat/0.heic" in done.out
+    assert [line for line in lines if line[0] in ("cat", "dog")] == [["cat", "12", "12"], ["dog", "12", "11"]]
+    assert "there may be labels in labels.csv, which is not read" in done.err
+    found = json.loads(nextscale("data", "check", "photos", "--resolution", "16", "--json").out)
+    assert found["images"] == {"cat": {"train": 12, "heldout": 12}, "dog": {"train": 12, "heldout": 11}}
+    assert found["passed_over"] == {".heic": 12, ".csv": 1}
+    assert (found["split"], len(found["notes"])) == ("the folders train and dev", 1)
+
+
+def test_a_check_of_many_classes_is_short(nextscale: Command, tmp_path: Path) -> None:
+    for i in range(200):
+        (tmp_path / "photos" / f"{i:03}").mkdir(parents=True)
+        Image.new("RGB", (20, 20), (i, 0, 0)).save(tmp_path / "photos" / f"{i:03}" / "1.png")
+    done = nextscale("data", "check", "photos", "--resolution", "16")
+    assert "and 140 classes more, which --json lists" in done.out
+    assert len(json.loads(nextscale("data", "check", "photos", "--resolution", "16", "--json").out)["images"]) == 200
+
+
+def test_small_images_are_left_out_and_counted_where_that_is_wanted(nextscale: Command, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    Image.new("RGB", (20, 9)).save(tmp_path / "photos" / "cat" / "tiny.png")
+    refused = nextscale("data", "check", "photos", "--resolution", "16")
+    assert refused.code == 2
+    assert "--skip-small" in refused.err
+    done = nextscale("data", "check", "photos", "--resolution", "16", "--skip-small")
+    assert done.code == 0
+    assert "held out, 1 smaller than 16 pixels left out, 2 classes" in done.out
+    assert "tiny.png (20 x 9)" in done.err
+
+
+def test_a_check_works_where_the_system_does_not_tell_its_memory(
+    nextscale: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(tmp_path / "photos")
+    monkeypatch.delattr("os.sysconf")
+    assert nextscale("data", "check", "photos", "--resolution", "16").code == 0
+
+
+@pytest.mark.parametrize("path", ["s/{000..999999999}.tar", "s/" + "x" * 100_000])
+def test_what_is_refused_is_refused_in_a_short_line(nextscale: Command, path: str) -> None:
+    done = nextscale("data", "check", path)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert len(done.err) < 1000

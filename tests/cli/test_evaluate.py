@@ -12,10 +12,11 @@ from nextscale import load
 from nextscale.checkpoints.load import bundled_names
 from nextscale.checkpoints.store import save_checkpoint
 from nextscale.cli.evaluate import _judge
+from nextscale.conditions.classes import ClassVocabulary
 from nextscale.evaluation.subject import Subject
 from tests.cli.conftest import Command
 from tests.evaluation.conftest import draw_emoji, draw_folder, tiny_classifier
-from tests.makers import tiny_m_var, tiny_pipeline_of_styles, tiny_tokenizer
+from tests.makers import tiny_m_var, tiny_pipeline, tiny_pipeline_of_styles, tiny_tokenizer
 
 CLASSES = ("cat-face", "animal-bird", "food-fruit", "flag", "tool")  # those of ``tiny_model``
 
@@ -202,3 +203,24 @@ def test_the_bundled_classifier_judges_the_bundled_models() -> None:
     judge = _judge(None, Subject(pipe.name, pipe.revision, pipe.tokenizer, pipe.model, pipe.vocabulary))
     assert judge is not None
     assert judge.name == "classifier"
+
+
+def test_small_images_are_left_out_where_that_is_wanted(nextscale: Command, tiny_model: Path, tmp_path: Path) -> None:
+    pictures = draw_folder(tmp_path / "pictures", CLASSES)
+    Image.new("RGB", (9, 9)).save(pictures / "val" / "flag" / "tiny.png")
+    words = ("evaluate", tiny_model, "--data", pictures, "--device", "cpu", "--json")
+    refused = nextscale(*words)
+    assert (refused.code, "--skip-small" in refused.err) == (2, True)
+    for models in ((), (tiny_model,)):
+        done = nextscale(*words, *models, "--skip-small")
+        assert (done.code, "1 of 11 images are smaller" in done.err) == (0, True), done.err
+        assert json.loads(done.out)["settings"]["images"] == 10
+
+
+def test_a_class_is_known_however_its_name_is_spelled(nextscale: Command, tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    pipe.vocabulary = ClassVocabulary(("cafe\u0301", *CLASSES[1:]))
+    pictures = draw_folder(tmp_path / "pictures", ("caf\u00e9",))
+    pipe.save_pretrained(tmp_path / "model")
+    done = nextscale("evaluate", tmp_path / "model", "--data", pictures, "--device", "cpu", "--json")
+    assert done.code == 0, done.err

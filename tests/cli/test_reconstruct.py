@@ -50,6 +50,25 @@ def test_what_is_no_picture_is_refused(nextscale: Command, tiny_model: Path, nam
     assert not Path("out").exists()
 
 
+def test_a_turned_photo_is_reconstructed_upright(nextscale: Command, tiny_model: Path) -> None:
+    upright = Image.new("RGB", (16, 16), "white")
+    upright.paste("red", (0, 0, 4, 16))
+    upright.save("upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save("turned.png", exif=exif)
+    for name in ("upright", "turned"):
+        assert nextscale("reconstruct", f"{name}.png", "--model", tiny_model, "--dtype", "float32").code == 0
+    assert open_picture("out/upright-scales.png").tobytes() == open_picture("out/turned-scales.png").tobytes()
+
+
+def test_what_of_a_picture_is_not_taken_is_said(nextscale: Command, tiny_model: Path) -> None:
+    Image.new("RGB", (16, 16), "red").save("a.gif", save_all=True, append_images=[Image.new("RGB", (16, 16), "blue")])
+    done = nextscale("reconstruct", "a.gif", "--model", tiny_model)
+    assert done.code == 0
+    assert "a.gif hold several frames or pages, of which the first is taken\n" in done.err
+
+
 def test_psnr_of_a_known_difference() -> None:
     black, grey = Image.new("RGB", (4, 4), (0, 0, 0)), Image.new("RGB", (4, 4), (51, 51, 51))
     assert psnr(black, grey) == pytest.approx(-20 * -0.69897, abs=1e-3)  # 51/255 = 0.2

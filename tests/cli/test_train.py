@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.cli.conftest import Command
 from tests.training.tiny import TINY_TOKENIZER, TINY_VAR, write_images
@@ -65,3 +66,22 @@ def test_what_is_refused(nextscale: Command, words: list[str], message: str, tmp
     assert (done.code, done.out) == (2, "")
     assert message in done.err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_data_are_told_before_anything_is_trained(nextscale: Command, tmp_path: Path) -> None:
+    data = write_images(tmp_path / "images")
+    (data / "train" / "warm" / "1.heic").write_text("x")
+    (data / "metadata.jsonl").write_text('{"file_name": "train/cold/00.png", "text": "a cold one"}')
+    Image.new("RGB", (9, 9)).save(data / "val" / "warm" / "tiny.png")
+    words = ["train", "tokenizer", "--recipe", "tokenizer-emoji", "--data", data, "-o", "tok", "--device", "cpu"]
+    refused = nextscale(*words, "--max-steps", 1, *settings(TINY_TOKENIZER))
+    assert (refused.code, "--skip-small" in refused.err) == (2, True)
+    done = nextscale(*words, "--max-steps", 1, "--skip-small", *settings(TINY_TOKENIZER))
+    assert done.code == 0, done.err
+    line = (
+        f"{data}: 13 images to train on and 5 held out, 2 classes (cold, warm); split: the folders train and val; "
+        "passed over: 1 file (1 .heic), for instance train/warm/1.heic"
+    )
+    assert done.err.index(line) < done.err.index("GFLOP per image")
+    assert "metadata.jsonl is not used: it has no column label (its columns: file_name, text)" in done.err
+    assert "1 of 6 images are smaller than 16 pixels and left out" in done.err

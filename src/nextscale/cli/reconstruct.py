@@ -17,6 +17,7 @@ from nextscale.cli.console import (
     answer_json,
     check_writable,
     load_pipeline,
+    remarks,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def reconstruct(
     """Encode and decode a picture, and show what each scale adds."""
     from nextscale.pictures import factor_for, open_picture, save_png, strip
 
-    image = open_picture(picture)
+    with remarks():
+        image = open_picture(picture)
     check_writable(out)
 
     import nextscale

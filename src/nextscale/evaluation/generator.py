@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nextscale.conditions.classes import numbered
+from nextscale.data.found import composed
 from nextscale.errors import InputError
 from nextscale.evaluation.tokenizer import BATCH, Step, silent
 from nextscale.models.base import NextScaleModel
@@ -86,6 +87,7 @@ def class_ids(classes: Sequence[str], known: Sequence[str], who: str = "the mode
     classes in their order if there are as many. Raises ``InputError`` naming the classes that ``who`` does not know;
     what: what messages call one of the names.
     """
+    classes, known = ([composed(name) for name in names] for names in (classes, known))
     unknown = [name for name in classes if name not in known]
     if numbered(known) and len(unknown) == len(classes) == len(known):
         return torch.arange(len(known))
