@@ -134,7 +134,7 @@ def load_emoji(folder: Path | str, split: str = "train", style: str | None = Non
             with Image.open(folder / record["file"]) as picture:
                 pixels[i] = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
         except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"{folder / record['file']} is missing or damaged; build the set again") from error
+            raise InputError(f"{folder}/{record['file'][:200]} is missing or damaged; build the set again") from error
     labels = [number[record["class"]] for record in records]
     style_labels = [styles.index(record["style"]) for record in records]
     # The styles of a set of one say nothing about its content.

@@ -1,0 +1,80 @@
+"""A damaged emoji set is refused in one sentence, whatever is damaged; nothing else is taken for one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nextscale.data.emoji import build_emoji
+from nextscale.data.emoji_reader import holds_emoji, read_licences
+from nextscale.data.emoji_sources import Package
+from nextscale.data.folder import load_data
+from nextscale.errors import InputError
+
+DEEP = json.loads("[" * 500 + "]" * 500)
+ODD: tuple[Any, ...] = (None, 7, -1, 1.5, 10**12, "", "x" * 3_000_000, [], [None], {}, {"a": 1}, True, DEEP)
+
+
+@pytest.fixture
+def emoji(tmp_path: Path, packages: dict[str, Package]) -> Path:
+    return build_emoji(tmp_path / "set", ("noto", "fluent-emoji"), 16, packages=packages).folder
+
+
+def short_or_fine(folder: Path) -> bool:
+    """Whether the set is refused; what refuses it is one short sentence."""
+    said = ""
+    try:
+        load_data(folder, 16, "all")
+    except InputError as error:
+        said = str(error)
+    assert len(said) < 600
+    return bool(said)
+
+
+@pytest.mark.parametrize(
+    "key", ["kind", "recipe", "classes", "recipe.styles", "recipe.resolution", "recipe.format_version"]
+)
+def test_a_description_with_a_wrong_value_is_refused(emoji: Path, key: str) -> None:
+    whole = json.loads((emoji / "dataset.json").read_text())
+    for value in ODD:
+        *outer, inner = key.split(".")
+        changed = json.loads(json.dumps(whole))
+        place = changed[outer[0]] if outer else changed
+        place[inner] = value
+        (emoji / "dataset.json").write_text(json.dumps(changed))
+        assert short_or_fine(emoji) or key == "kind" or value is True
+        del place[inner]
+        (emoji / "dataset.json").write_text(json.dumps(changed))
+        assert short_or_fine(emoji) or key == "kind"
+
+
+@pytest.mark.parametrize("key", ["file", "split", "style", "family", "class", "name", "keywords", "tones"])
+def test_a_record_with_a_wrong_value_is_refused(emoji: Path, key: str) -> None:
+    first, *rest = (emoji / "metadata.jsonl").read_text().splitlines()
+    for value in ODD:
+        changed = json.loads(first) | {key: value}
+        (emoji / "metadata.jsonl").write_text("\n".join([json.dumps(changed), *rest]))
+        kind = list if key in ("keywords", "tones") else str
+        assert short_or_fine(emoji) or isinstance(value, kind)
+    for line in ("[" * 200_000, '{"name": ' + "9" * 5000 + "}", "[1]", "7"):
+        (emoji / "metadata.jsonl").write_text("\n".join([line, *rest]))
+        assert short_or_fine(emoji)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"kind": ' + "9" * 5000 + "}", "", "\0", '{"kind": "emoji"}'])
+def test_a_damaged_description_is_ours_where_our_drawings_lie_beside_it(emoji: Path, text: str) -> None:
+    (emoji / "dataset.json").write_text(text)
+    assert holds_emoji(emoji)
+    assert short_or_fine(emoji)
+    assert read_licences(emoji) == []
+
+
+def test_a_damaged_set_is_built_again(emoji: Path, packages: dict[str, Package]) -> None:
+    whole = (emoji / "dataset.json").read_text()
+    for text in ("[" * 200_000, whole.replace('"splits"', '"sides"'), whole.replace('"hash"', '"no"')):
+        (emoji / "dataset.json").write_text(text)
+        assert build_emoji(emoji, ("noto", "fluent-emoji"), 16, packages=packages).fresh
+        assert (emoji / "dataset.json").read_text() == whole
