@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -91,11 +92,17 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _formats() -> list[str]:
+def _formats() -> tuple[str, ...]:
+    """What Pillow here can decode, with the formats that other packages have registered."""
     Image.init()
-    return [
-        kind for kind in Image.ID if kind not in NO_PICTURES and (kind not in CODECS or features.check(CODECS[kind]))
-    ]
+    return _decodable(tuple(Image.ID))
+
+
+@cache
+def _decodable(known: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(
+        kind for kind in known if kind not in NO_PICTURES and (kind not in CODECS or features.check(CODECS[kind]))
+    )
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -313,6 +313,8 @@ def test_numbers_as_names_are_in_the_order_of_numbers(tmp_path: Path) -> None:
     assert [data.classes[label] for label in data.labels.unique()] == data.classes
     put(folder, *many("x"))
     assert load_data(folder, 16, "all").classes == ["0", "1", "10", "11", "2", "x"]
+    negative = put(tmp_path / "negative", *many("-1", "0", "2", "10", "1.5"))
+    assert load_data(negative, 16, "all").classes == ["-1", "0", "1.5", "2", "10"]
     other = load_data(put(tmp_path / "e", *many("1", "2")), 16, "all")
     assert other.notes == ("the classes are called 1, 2, but their ids are 0 to 1, in this order",)
 
@@ -449,6 +451,12 @@ def test_names_for_ids_may_lie_above_the_sides(tmp_path: Path) -> None:
     write(tmp_path / "e" / "0.tar", {"cat/0.png": png(0)})
     (tmp_path / "e" / "classnames.txt").write_text("cat\n")
     assert "classnames.txt is not used" in " ".join(load_data(tmp_path / "e", 16, "all").notes)
+
+
+def test_an_empty_class_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "0.tar", {"0.png": png(0), "0.cls": b"\n", "1.png": png(1), "1.cls": b"cat"})
+    with pytest.raises(InputError, match="1 images have an empty class; expected a name or a number"):
+        load_data(tmp_path, 16, "all")
 
 
 def test_links_in_shards_are_counted(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from nextscale.data.found import composed
@@ -11,6 +13,7 @@ from nextscale.errors import InputError, quoted
 
 MOST_CLASSES = 100_000  # that ids may mean without a list of names
 LONGEST_NAME = 1000
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 def folders_as_classes(names: Sequence[str], where: str, alone: str) -> list[str]:
@@ -36,10 +39,12 @@ def named(texts: Sequence[str]) -> tuple[list[str], list[int]]:
     The order is that of the names; where all are numbers, that of the numbers.
 
     Raises:
-        InputError: a name is longer than ``LONGEST_NAME`` characters, or there are too many.
+        InputError: a name is empty, or longer than ``LONGEST_NAME`` characters.
     """
     classes = in_order(set(texts))
     longest = max(classes, key=len)
+    if "" in classes:
+        raise InputError(f"{texts.count('')} images have an empty class; expected a name or a number")
     if len(longest) > LONGEST_NAME:
         raise InputError(f"a class is called {quoted(longest)}; expected a name of at most {LONGEST_NAME} characters")
     number = {name: i for i, name in enumerate(classes)}
@@ -49,9 +54,7 @@ def named(texts: Sequence[str]) -> tuple[list[str], list[int]]:
 def in_order(names: Iterable[str]) -> list[str]:
     """``names`` sorted; by their value where all are numbers."""
     names = sorted(names)
-    if not all_numbers(names):
-        return names
-    return sorted(names, key=lambda name: (len(name.lstrip("0")), name.lstrip("0")))
+    return sorted(names, key=Decimal) if all(map(NUMBER.fullmatch, names)) else names
 
 
 def all_numbers(texts: Iterable[str]) -> bool:
@@ -103,7 +106,7 @@ def doubts(classes: Sequence[str], ids: Sequence[int], sides: Sequence[str]) -> 
     pairs = set(zip(ids, sides, strict=True))
     unseen = [name for i, name in enumerate(classes) if (i, "heldout") in pairs and (i, "train") not in pairs]
     notes = [f"{len(unseen)} of {len(classes)} classes have no image to train on: {some(unseen)}"] if unseen else []
-    if all_numbers(classes) and any(name.lstrip("0") != str(i or "") for i, name in enumerate(classes)):
+    if all(map(NUMBER.fullmatch, classes)) and any(Decimal(name) != i for i, name in enumerate(classes)):
         notes.append(
             f"the classes are called {some(classes)}, but their ids are 0 to {len(classes) - 1}, in this order"
         )

@@ -18,7 +18,18 @@ from nextscale.data.found import composed
 from nextscale.errors import InputError, quoted
 
 FILE_COLUMNS = ("file_name", "filename", "file", "path", "image", "image_path", "filepath")
-LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "label_name")
+LABEL_COLUMNS = (
+    "label",
+    "labels",
+    "class",
+    "class_name",
+    "category",
+    "target",
+    "label_name",
+    "label_id",
+    "class_id",
+    "category_id",
+)
 SPLIT_COLUMNS = ("split", "subset", "fold")
 
 
