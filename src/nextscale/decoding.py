@@ -72,7 +72,8 @@ def visible(picture: Image.Image) -> Decoded:
     Raises:
         Exception: one of ``DAMAGE``, where it says nowhere what is white.
     """
-    picture, remarks = _upright(picture), ()
+    remarks: tuple[str, ...] = ()
+    picture = _upright(picture)
     if picture.mode == "LAB":
         raise ValueError("its colours are LAB; expected RGB or grey")
     if picture.mode.startswith(("I", "F")):

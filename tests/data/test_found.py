@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,7 @@ def test_every_suffix_that_pillow_can_read_is_read(tmp_path: Path, suffix: str) 
     assert means == pytest.approx(colour, abs=8)
 
 
-def table(folder: Path, form: str, rows: list[dict[str, object]]) -> None:
+def table(folder: Path, form: str, rows: Sequence[Mapping[str, object]]) -> None:
     if form == "jsonl":
         (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:

@@ -88,14 +88,14 @@ def read_metadata(folder: Path | str) -> list[dict[str, Any]]:
 
 def _names(folder: Path, description: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Styles and classes."""
-    found = description["recipe"].get("styles"), description.get("classes")
-    for names in found:
+    styles, classes = description["recipe"].get("styles"), description.get("classes")
+    for names in (styles, classes):
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise InputError(
                 f"{folder / 'dataset.json'} has {quoted(names)} for styles or classes; expected names: "
                 "build the set again"
             )
-    return found
+    return styles, classes
 
 
 def load_emoji(folder: Path | str, split: str = "train", style: str | None = None) -> ImageData:
