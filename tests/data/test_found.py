@@ -76,6 +76,13 @@ def test_a_split_inside_of_a_folder_is_not_mixed(tmp_path: Path, place: str) -> 
         load_data(tmp_path / "d", 16)
 
 
+@pytest.mark.parametrize("names", [("seg_train/a", "seg_test/b"), ("trainA", "trainB", "testA", "testB")])
+def test_names_that_all_speak_of_sides_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    put(tmp_path / "d", *many(*names))
+    with pytest.raises(InputError, match="which look like a split; expected names that are understood: rename two"):
+        load_data(tmp_path / "d", 16)
+
+
 def test_several_names_for_one_side_are_asked_about(tmp_path: Path) -> None:
     put(tmp_path / "d", *many("train/cat", "Training/cat", "val/cat"))
     with pytest.raises(InputError, match="holds Training, train beside val; expected one folder of images to train on"):
@@ -86,7 +93,10 @@ def test_several_names_for_one_side_are_asked_about(tmp_path: Path) -> None:
 def test_a_class_may_be_called_like_a_side(tmp_path: Path, name: str) -> None:
     data = load_data(put(tmp_path / "d", *many("cat", "dog", name)), 16, "all")
     assert data.classes == sorted(["cat", "dog", name])
-    assert f"{name} in {tmp_path / 'd'} may name a split, but is read as a class; expected train and val" in data.notes
+    assert (
+        f"{name} in {tmp_path / 'd'} may name a split, but is read as a class beside cat, dog; expected train and val"
+        in data.notes
+    )
 
 
 def test_classes_beside_what_looks_like_a_split_are_asked_about(tmp_path: Path) -> None:
@@ -199,6 +209,17 @@ def test_a_table_may_lie_at_the_top_or_in_each_side(tmp_path: Path, top: bool) -
         12,
         12,
     )
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_tables_in_folders_count_once_and_say_what_they_replace(tmp_path: Path, form: str) -> None:
+    folder = put(tmp_path / "d", *many("a", "b", "c"))
+    for name in ("a", "b", "c"):
+        table(folder / name, form, [{"file_name": f"{i:02}.png", "label": i % 2} for i in range(12)])
+    data = load_data(folder, 16, "all")
+    assert (data.classes, data.counts) == (["0", "1"], [18, 18])
+    first = folder / "a" / f"metadata.{form}"
+    assert data.notes == (f"labels are the column label of {first} and 2 more tables, not the folders a, b, c",)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
@@ -352,7 +373,7 @@ def test_of_one_image_nothing_is_held_out_and_that_is_said(tmp_path: Path) -> No
     for name in (f"{i}.png" for i in range(20)):
         place = put(tmp_path / name, name)
         assert len(load_data(place, 16, "train")) == 1
-        with pytest.raises(InputError, match="holds 1 images, but none of the split 'heldout'; expected one or more"):
+        with pytest.raises(InputError, match="holds 1 image, but none of the split 'heldout'; expected one or more"):
             load_data(place, 16, "heldout")
 
 

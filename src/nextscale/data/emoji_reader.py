@@ -88,7 +88,8 @@ def read_metadata(folder: Path | str) -> list[dict[str, Any]]:
 
 def _names(folder: Path, description: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Styles and classes."""
-    styles, classes = description["recipe"].get("styles"), description.get("classes")
+    styles: Any = description["recipe"].get("styles")
+    classes: Any = description.get("classes")
     for names in (styles, classes):
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise InputError(

@@ -118,9 +118,10 @@ def read_entries(
     found = _on_both_sides(found, resolution)
     wanted = [entry for entry in found.entries if split in ("all", entry.side)]
     if not wanted:
+        count, rest = len(found.entries), f"; passed over: {found.passed_over}" if found.passed_over.counts else ""
         raise InputError(
-            f"{found.where} holds {len(found.entries)} images, but none of the split {split!r}; expected one or more: "
-            "add images, or give folders called train and val"
+            f"{found.where} holds {count} image{'' if count == 1 else 's'}, but none of the split {split!r}; expected "
+            f"one or more: add images, or give folders called train and val{rest}"
         )
     needed = len(wanted) * 3 * LONGER * (RESIZE * resolution) ** 2
     fits = needed <= (_machine_memory() // 4 if memory is None else memory)

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from nextscale.data.emoji_reader import holds_emoji, load_emoji, read_description
 from nextscale.data.entries import Entry, Progress, Set, read_entries
-from nextscale.data.found import Found, look_into, plain
+from nextscale.data.found import PICTURES, Found, look_into, plain
 from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.data.labels import all_numbers, doubts, folders_as_classes, named, numbered, some
 from nextscale.data.shards import load_shards, shards_of
 from nextscale.data.sides import TRAIN, check_no_split, side_of, side_word, sides_of, split_by_hash, words_for_sides
 from nextscale.data.tables import Labels, read_labels
-from nextscale.decoding import suffixes
 from nextscale.errors import InputError
 
 __all__ = ["ImageData", "load_data", "load_folder"]
@@ -100,8 +99,8 @@ def _found_set(folder: Path, held_out: float) -> Set:
     where, found = plain(str(folder)), look_into(folder)
     if not found.images:
         raise InputError(
-            f"{where} holds no image that can be read; expected {', '.join(sorted(suffixes()))} files, class folders "
-            f"of them, or .tar shards; passed over: {found.passed_over}"
+            f"{where} holds no image that can be read; expected {PICTURES}, class folders of them, or .tar shards; "
+            f"passed over: {found.passed_over}"
         )
     sides = sides_of([path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."], where)
     if sides:
@@ -111,7 +110,12 @@ def _found_set(folder: Path, held_out: float) -> Set:
         listing, split, notes = _by_hash(found, held_out), split_by_hash(held_out), _doubts(found, where)
     labels = read_labels(found.tables, [name_of(folder, path) for path, _, _ in listing])
     listing, classes, ids = _classes(folder, listing, labels)
-    notes += labels.notes + found.passed_over.doubts() + doubts(classes, ids, [side for _, _, side in listing])
+    notes += (
+        labels.notes
+        + _labelled(labels, listing, classes)
+        + found.passed_over.doubts()
+        + doubts(classes, ids, [side for _, _, side in listing])
+    )
     entries = [
         Entry(name_of(folder, path), side, label, path) for (path, _, side), label in zip(listing, ids, strict=True)
     ]
@@ -169,7 +173,9 @@ def _doubts(found: Found, where: str) -> list[str]:
     folders = _folders_of(found)
     speaking = [name for name in folders if words_for_sides(name)]
     if len(folders) > 1 and speaking:
-        return [f"{some(speaking)} in {where} may name a split, but {_are(speaking)}; expected train and val"]
+        others = [name for name in folders if name not in speaking]
+        beside = f" beside {some(others)}" if others else ""
+        return [f"{some(speaking)} in {where} may name a split, but {_are(speaking)}{beside}; expected train and val"]
     alone = next(iter(folders), "")
     if len(folders) == 1 and len(folders[alone]) > 1 and side_word(alone) not in TRAIN:
         shown = some(sorted(folders[alone]))
@@ -181,6 +187,16 @@ def _doubts(found: Found, where: str) -> list[str]:
 
 def _are(names: Sequence[str]) -> str:
     return "is read as a class" if len(names) == 1 else "are read as classes"
+
+
+def _labelled(labels: Labels, listing: Listing, classes: Sequence[str]) -> list[str]:
+    """Where the classes come from, if that is a table, and what they are not."""
+    folders = sorted({name.split("/")[0] for _, name, _ in listing if "/" in name})
+    instead = f", not the folders {some(folders)}" if len(folders) > 1 and folders != sorted(classes) else ""
+    return [
+        f"labels are the column {column} of {first}{f' and {len(more)} more tables' if more else ''}{instead}"
+        for column, (first, *more) in labels.used.items()
+    ]
 
 
 def _classes(folder: Path, listing: Listing, labels: Labels) -> tuple[Listing, list[str], list[int]]:

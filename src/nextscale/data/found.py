@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nextscale.decoding import suffixes
 
+PICTURES = "pictures (.jpg, .png, .webp or another suffix that Pillow reads)"
 HIDDEN, SYSTEM = QUIET = "hidden", "of the system"
 TABLES = ("metadata.jsonl", "metadata.csv")
 _LABELS = re.compile(r".*\.(csv|tsv|jsonl|parquet)|.*(label|class|annot|categor|metadata|synset|dataset).*\.\w+", re.I)

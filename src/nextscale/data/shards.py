@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from nextscale.data.cache import cache_file
 from nextscale.data.entries import Entry, Progress, Set, read_entries
-from nextscale.data.found import HIDDEN, PassedOver, composed, look_into, plain
+from nextscale.data.found import HIDDEN, PICTURES, PassedOver, composed, look_into, plain
 from nextscale.data.images import ImageData, check_split
 from nextscale.data.labels import all_numbers, doubts, folders_as_classes, named, numbered
 from nextscale.data.sides import side_of, side_word, sides_of, split_by_hash, words_for_sides
@@ -110,8 +110,8 @@ def load_shards(
         passed_over.update(rest)
     if not members:
         raise InputError(
-            f"the {len(shards)} shards {shown} hold no image; expected {', '.join(sorted(suffixes()))}, "
-            f"directly behind the first dot of a name; passed over: {passed_over}"
+            f"the {len(shards)} shards {shown} hold no image; expected {PICTURES}, directly behind the first dot "
+            f"of a name; passed over: {passed_over}"
         )
     first = next((shard for shard in shards if sides.get(shard) == "train"), shards[0])
     names = next((file for file in (first.with_name(NAMES), Path(where) / NAMES) if file.is_file()), None)

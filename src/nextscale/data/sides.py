@@ -67,8 +67,15 @@ def check_no_split(folders: Mapping[str, Collection[str]], where: str) -> None:
     folders: the folders of a set, each with the names of the folders in it.
 
     Raises:
-        InputError: two hold folders of the same name, and the name of one speaks of a side; or each class is split.
+        InputError: all names speak of sides; or two hold folders of the same name, and the name of one speaks of a
+            side; or one holds both sides.
     """
+    spoken = {_SIDE[word] for name in folders for word in words_for_sides(name)}
+    if all(map(words_for_sides, folders)) and len(spoken) == 2:
+        raise InputError(
+            f"{where} holds the folders {', '.join(sorted(folders)[:5])}, which look like a split; expected names that "
+            "are understood: rename two of them to train and val, and move others elsewhere"
+        )
     for name in folders:
         for other in folders if words_for_sides(name) else ():
             shared = sorted(set(folders[name]) & set(folders[other]))

@@ -39,6 +39,8 @@ class Labels:
 
     of: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    used: dict[str, list[str]] = field(default_factory=dict)
+    """The tables that labels come from, by the names of their columns."""
 
 
 def read_labels(tables: Sequence[tuple[Path, str]], names: Sequence[str]) -> Labels:
@@ -103,7 +105,8 @@ def _read_rows(
         )
     if unlabelled and unlabelled == named:
         found.notes.append(f"{path} is not used: none of its rows has a name or a number in the column {columns[1]}")
-    found.notes += [f"labels are the column {columns[1]} of {path}"] if unlabelled < named else []
+    if unlabelled < named:
+        found.used.setdefault(columns[1], []).append(str(path))
 
 
 def _place(folder: str, file: str) -> str:
