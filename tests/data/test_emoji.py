@@ -78,6 +78,22 @@ def test_a_damaged_set_is_built_again(tmp_path: Path, packages: dict[str, Packag
     assert contents(whole.folder) == before
 
 
+@pytest.mark.parametrize("mine", ["notes.txt", "images/noto/mine.jpg", "images/mine/1f415.jpg", "more/a.png"])
+def test_a_users_files_in_a_set_are_not_lost_with_it(tmp_path: Path, packages: dict[str, Package], mine: str) -> None:
+    out = tmp_path / "set"
+    build_emoji(out, ("noto",), 16, packages=packages)
+    before = contents(out)
+    (out / mine).parent.mkdir(exist_ok=True)
+    (out / mine).write_text("mine")
+    with pytest.raises(InputError, match=rf"holds {mine}, which is no part of an emoji set and would be lost"):
+        build_emoji(out, ("noto",), 32, packages=packages)
+    assert (out / mine).read_text() == "mine"
+    (out / mine).unlink()
+    (out / ".DS_Store").write_text("x")
+    assert contents(out).items() >= before.items()
+    assert build_emoji(out, ("noto",), 32, packages=packages).fresh
+
+
 def test_a_folder_that_only_looks_like_a_set_is_left_alone(tmp_path: Path, packages: dict[str, Package]) -> None:
     """Hugging Face's image folders have a metadata.jsonl too."""
     (tmp_path / "mine" / "images" / "cats").mkdir(parents=True)

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ from nextscale.errors import InputError
 
 FORMAT_VERSION = 1
 PNG_END = b"IEND\xaeB`\x82"  # Pillow would read a file that was cut before it all the same
+OURS = re.compile(r"dataset\.json|metadata\.jsonl|images/[\w-]+/[0-9a-f-]+\.(png|tmp)|(.*/)?(\.DS_Store|Thumbs\.db)")
+"""The files of a set, and what systems add to any folder."""
 STYLES = ("noto", "fluent-emoji-flat", "fluent-emoji", "twemoji", "openmoji")
 
 
@@ -167,6 +170,14 @@ def _complete(out: Path, description: Mapping[str, Any]) -> bool:
 def _replaceable(out: Path) -> Path:
     """Where the finished set goes, which is behind ``out`` if that is a link; refuses what cannot be exchanged."""
     place = Path(os.path.realpath(out))
+    if place.is_dir():
+        files = (path.relative_to(place).as_posix() for path in sorted(place.rglob("*")) if not path.is_dir())
+        foreign = next((name for name in files if not OURS.fullmatch(name)), None)
+        if foreign is not None:
+            raise InputError(
+                f"{out} holds {foreign}, which is no part of an emoji set and would be lost with the set that is "
+                "replaced; move it elsewhere, or choose the name of a new folder"
+            )
     if os.path.ismount(place):
         raise InputError(f"{out} is a mount point, which a finished set cannot replace; expected a folder inside it")
     if Path.cwd().is_relative_to(place):

@@ -24,6 +24,7 @@ from nextscale.data.labels import all_numbers, doubts, folders_as_classes, named
 from nextscale.data.sides import side_of, side_word, sides_of, split_by_hash, words_for_sides
 from nextscale.decoding import suffixes
 from nextscale.errors import InputError, quoted
+from nextscale.files import write_text
 
 INDEX_VERSION = 3
 MOST_SHARDS = 100_000
@@ -209,14 +210,9 @@ def _noted(shard: Path) -> tuple[list[Member], PassedOver]:
         pass
     members, passed_over = _scan(shard)
     if note is not None:
-        aside = note.with_suffix(f".tmp-{os.getpid()}")
-        known = {"stamp": stamp, "members": members, "passed_over": [passed_over.counts, passed_over.first]}
-        try:
-            aside.write_text(json.dumps(known), encoding="utf-8")
-            aside.replace(note)
-        except OSError:  # a full disk, say: the next run scans again
-            with suppress(OSError):
-                aside.unlink()
+        told = {"stamp": stamp, "members": members, "passed_over": [passed_over.counts, passed_over.first]}
+        with suppress(OSError, InputError):  # a full disk, say: the next run scans again
+            write_text(note, json.dumps(told), overwrite=True)
     return members, passed_over
 
 
