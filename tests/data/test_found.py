@@ -69,6 +69,14 @@ def test_two_held_out_sides_without_one_to_train_on_are_asked_about(tmp_path: Pa
         load_data(tmp_path / "d", 16)
 
 
+def test_a_held_out_side_among_the_classes_is_asked_about(tmp_path: Path) -> None:
+    put(tmp_path / "d", *many("cat", "dog", "val/cat", "val/dog"))
+    with pytest.raises(
+        InputError, match="holds cat, and val holds cat again, so that val looks like a split; expected"
+    ):
+        load_data(tmp_path / "d", 16)
+
+
 @pytest.mark.parametrize("place", ["cat", "wrapped"])
 def test_a_split_inside_of_a_folder_is_not_mixed(tmp_path: Path, place: str) -> None:
     put(tmp_path / "d", *many(f"{place}/train/a", f"{place}/val/a"))
@@ -409,6 +417,13 @@ def test_shards_beside_a_split_are_asked_about(tmp_path: Path) -> None:
     assert [data.names for data in both(tmp_path / "d")] == [["T.png"], ["d.png"]]
     write(tmp_path / "d" / "0.tar", {"9.png": png(9)})
     with pytest.raises(InputError, match="holds shards in the folders Train and dev, which are a split, and outside"):
+        load_data(tmp_path / "d", 16)
+
+
+def test_shards_beside_a_held_out_folder_are_not_mixed_with_it(tmp_path: Path) -> None:
+    for name in ("0.tar", "val/0.tar"):
+        write(tmp_path / "d" / name, {"1.png": png(1)})
+    with pytest.raises(InputError, match=r"holds shards in val, which look held out, and others such as .*0\.tar; exp"):
         load_data(tmp_path / "d", 16)
 
 

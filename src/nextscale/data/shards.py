@@ -21,7 +21,7 @@ from nextscale.data.entries import Entry, Progress, Set, read_entries
 from nextscale.data.found import HIDDEN, PICTURES, PassedOver, composed, look_into, plain
 from nextscale.data.images import ImageData, check_split
 from nextscale.data.labels import all_numbers, doubts, folders_as_classes, named, numbered
-from nextscale.data.sides import side_of, side_word, sides_of, split_by_hash, words_for_sides
+from nextscale.data.sides import TRAIN, side_of, side_word, sides_of, split_by_hash, words_for_sides
 from nextscale.decoding import suffixes
 from nextscale.errors import InputError, quoted
 from nextscale.files import write_text
@@ -128,7 +128,7 @@ def load_shards(
         )
         for (shard, member), label in zip(members, labels, strict=True)
     ]
-    notes = _doubts(passed_over, members[0][1].label, names, classes)
+    notes = _doubts(passed_over, members[0][1].label, names)
     notes += doubts(classes, labels, [entry.side for entry in entries])
     found = Set(shown, entries, classes, split_by or split_by_hash(held_out), not sides, passed_over, tuple(notes))
     return read_entries(found, resolution, split, memory, progress, skip_small)
@@ -150,6 +150,13 @@ def _sides(where: str, shards: Sequence[Path], passed_over: PassedOver) -> tuple
             passed_over.add(f"in {shard.parent.name}/", str(shard))
         sides = {shard: folders[shard.parent.name] for shard in shards if shard.parent.name in folders}
         return sides, f"the folders {' and '.join(folders)}"
+    held_out = [shard for shard in shards if side_word(shard.parent.name) not in (None, *TRAIN)]
+    others = [shard for shard in shards if side_word(shard.parent.name) in (None, *TRAIN)]
+    if held_out and others:
+        raise InputError(
+            f"{where} holds shards in {held_out[0].parent.name}, which look held out, and others such as {others[0]}; "
+            "expected those to train on in a folder train"
+        )
     words = {shard: set(words_for_sides(shard.stem)) for shard in shards}
     known = sides_of(set().union(*words.values()), where)
     if not known:
@@ -177,7 +184,7 @@ def _beside(where: Path, shards: Sequence[Path]) -> PassedOver:
     return found.passed_over
 
 
-def _doubts(passed_over: PassedOver, label: str | None, names: Path | None, classes: Sequence[str]) -> list[str]:
+def _doubts(passed_over: PassedOver, label: str | None, names: Path | None) -> list[str]:
     """What looks like labels and is not used. label: what the first image's .cls file says."""
     notes = passed_over.doubts()
     told = [kind for kind in (".json", ".txt") if kind in passed_over.counts]

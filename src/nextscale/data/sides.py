@@ -85,6 +85,11 @@ def check_no_split(folders: Mapping[str, Collection[str]], where: str) -> None:
                     f"{', '.join(shared[:3])}; expected names that are understood: rename them to train and val, or "
                     "move one of them elsewhere"
                 )
+            if other in folders[name]:
+                raise InputError(
+                    f"{where} holds {other}, and {name} holds {other} again, so that {name} looks like a split; "
+                    "expected two folders train and val, with the classes in each"
+                )
     for name, inside in folders.items():
         sides = sides_of(inside, f"{where}/{name}")
         if sides:
