@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from functools import cache
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 DAMAGE = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
-    *(struct.error, Image.DecompressionBombError),
+    *(RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
 )
 """What Pillow raises for bytes that are not what they should be."""
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}

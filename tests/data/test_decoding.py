@@ -132,6 +132,21 @@ def test_of_several_frames_the_first_is_taken_and_that_is_said(tmp_path: Path, s
         assert open_picture(tmp_path / f"1.{suffix}").getpixel((4, 4)) == pytest.approx((255, 0, 0), abs=4)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["avif", "dds", "gif", "jpeg", "jpeg2000", "png", "sgi", "tga", "tiff", "webp"])
+def test_a_damaged_picture_is_left_out_whatever_is_damaged(tmp_path: Path, form: str) -> None:
+    content, rng = io.BytesIO(), np.random.default_rng(0)
+    red_corner().save(content, form)
+    whole = np.frombuffer(content.getvalue(), np.uint8)
+    Image.fromarray(GREY).save(tmp_path / "1.png")
+    for _ in range(60):
+        damaged = whole.copy()
+        places = rng.integers(0, rng.choice([40, len(whole)]), rng.integers(1, 6))
+        damaged[places % len(whole)] = rng.integers(0, 256, len(places))
+        (tmp_path / "2.png").write_bytes(damaged.tobytes()[: rng.integers(1, 2 * len(whole))])
+        assert len(load_data(tmp_path, 16, "all", skip_small=True)) in (1, 2)
+
+
 def test_a_program_is_never_started_to_read_a_picture() -> None:
     content = io.BytesIO()
     red_corner().save(content, "EPS")
