@@ -330,6 +330,16 @@ def test_names_that_look_the_same_are_one_class(tmp_path: Path) -> None:
     assert load_data(tmp_path / "tars", 16, "all").classes == [CAFE[1]]
 
 
+@pytest.mark.parametrize("side", ["", "train/"])
+def test_a_class_folder_without_a_readable_image_is_named(tmp_path: Path, side: str) -> None:
+    put(tmp_path / "d", *many(f"{side}cat", "val/cat" if side else "dog"))
+    (tmp_path / "d" / side / "bird").mkdir()
+    (tmp_path / "d" / side / "bird" / "1.heic").write_text("x")
+    data = load_data(tmp_path / "d", 16)
+    assert "bird" not in data.classes
+    assert data.notes == ("no image is read in bird, so there is no such class",)
+
+
 def test_classes_that_are_never_trained_on_are_named(tmp_path: Path) -> None:
     put(tmp_path / "d", *many("train/cat", "train/dog", "val/Cat", "val/dog"))
     assert "1 of 3 classes have no image to train on: Cat" in load_data(tmp_path / "d", 16).notes

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from nextscale.data.emoji_reader import holds_emoji, load_emoji, read_description
 from nextscale.data.entries import Entry, Progress, Set, read_entries
-from nextscale.data.found import PICTURES, Found, look_into, plain
+from nextscale.data.found import PICTURES, Found, composed, look_into, plain
 from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.data.labels import all_numbers, doubts, folders_as_classes, named, numbered, some
 from nextscale.data.shards import load_shards, shards_of
@@ -19,8 +20,14 @@ __all__ = ["ImageData", "load_data", "load_folder"]
 
 HELD_OUT = 0.1
 
-Listing = list[tuple[Path, str, str]]
-"""Where an image is, its path within its side, and its side."""
+
+class Image(NamedTuple):
+    """Where an image is, its path within the set, its path within its side, and its side."""
+
+    path: Path
+    name: str
+    within: str
+    side: str
 
 
 def load_data(
@@ -104,40 +111,31 @@ def _found_set(folder: Path, held_out: float) -> Set:
         )
     sides = sides_of([path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."], where)
     if sides:
-        listing, split, notes = _on_their_sides(found, sides, where), f"the folders {' and '.join(sides)}", []
+        images, split, notes = _on_their_sides(found, sides, where), f"the folders {' and '.join(sides)}", []
     else:
         check_no_split(_folders_of(found), where)
-        listing, split, notes = _by_hash(found, held_out), split_by_hash(held_out), _doubts(found, where)
-    labels = read_labels(found.tables, [name_of(folder, path) for path, _, _ in listing])
-    listing, classes, ids = _classes(folder, listing, labels)
-    notes += (
-        labels.notes
-        + _labelled(labels, listing, classes)
-        + found.passed_over.doubts()
-        + doubts(classes, ids, [side for _, _, side in listing])
-    )
-    entries = [
-        Entry(name_of(folder, path), side, label, path) for (path, _, side), label in zip(listing, ids, strict=True)
-    ]
+        images, split, notes = _by_hash(found, held_out), split_by_hash(held_out), _doubts(found, where)
+    labels = read_labels(found.tables, [image.name for image in images])
+    images, classes, ids = _classes(folder, images, labels)
+    if not labels.of and any("/" in image.within for image in images):
+        notes += _without_images([folder / side for side in sides] or [folder], classes)
+    notes += [*labels.notes, *_labelled(labels, images, classes), *found.passed_over.doubts()]
+    notes += doubts(classes, ids, [image.side for image in images])
+    entries = [Entry(image.name, image.side, label, image.path) for image, label in zip(images, ids, strict=True)]
     return Set(where, entries, classes, split, not sides and held_out > 0, found.passed_over, tuple(notes))
 
 
-def name_of(folder: Path, path: Path) -> str:
-    """The path of an image within its set."""
-    return plain(path.relative_to(folder).as_posix())
-
-
-def _on_their_sides(found: Found, sides: dict[str, str], where: str) -> Listing:
+def _on_their_sides(found: Found, sides: dict[str, str], where: str) -> list[Image]:
     """The images in the folders that are sides; others, and tables beside them, are passed over."""
-    listing = [
-        (path, name.removeprefix(f"{folder}/"), side)
+    images = [
+        Image(path, name, name.removeprefix(f"{folder}/"), side)
         for folder, side in sides.items()
         for path, name in found.images
         if name.startswith(f"{folder}/")
     ]
     others = [name for _, name in found.images if name.split("/")[0] not in sides]
     classes = {name.split("/")[0] for name in others if "/" in name and side_word(name.split("/")[0]) is None}
-    if classes and not any("/" in name for _, name, _ in listing):
+    if classes and not any("/" in image.within for image in images):
         raise InputError(
             f"{where} holds the folders {' and '.join(sides)}, which look like a split, beside "
             f"{', '.join(sorted(classes)[:3])}, which look like classes; expected one of the two: move the others "
@@ -146,16 +144,21 @@ def _on_their_sides(found: Found, sides: dict[str, str], where: str) -> Listing:
     for name in others:
         found.passed_over.add(f"in {name.split('/')[0]}/" if "/" in name else "beside the split", name)
     found.tables = [(path, name) for path, name in found.tables if "/" not in name or name.split("/")[0] in sides]
-    return listing
+    return images
 
 
-def _by_hash(found: Found, held_out: float) -> Listing:
+def _by_hash(found: Found, held_out: float) -> list[Image]:
     """All images, each on the side that the hash of its path decides."""
-    images, tops = found.images, {name.split("/")[0] for _, name in found.images}
+    tops = {name.split("/")[0] for _, name in found.images}
     alone = tops.pop() if len(tops) == 1 else ""
-    if side_word(alone) in TRAIN and any(name.count("/") > 1 for _, name in images):
-        images = [(path, name.removeprefix(f"{alone}/")) for path, name in images]
-    return [(path, name, side_of(name, held_out)) for path, name in images]
+    around = ""
+    if side_word(alone) in TRAIN and any(name.count("/") > 1 for _, name in found.images):
+        around = f"{alone}/"
+    within = [name.removeprefix(around) for _, name in found.images]
+    return [
+        Image(path, name, short, side_of(short, held_out))
+        for (path, name), short in zip(found.images, within, strict=True)
+    ]
 
 
 def _folders_of(found: Found) -> dict[str, set[str]]:
@@ -189,9 +192,16 @@ def _are(names: Sequence[str]) -> str:
     return "is read as a class" if len(names) == 1 else "are read as classes"
 
 
-def _labelled(labels: Labels, listing: Listing, classes: Sequence[str]) -> list[str]:
+def _without_images(places: Sequence[Path], classes: Sequence[str]) -> list[str]:
+    """Says which folders among those of classes hold no image."""
+    folders = {composed(plain(path.name)) for place in places for path in place.iterdir() if path.is_dir()}
+    empty = sorted(name for name in folders - set(classes) if name[0] != "." and side_word(name) not in TRAIN)
+    return [f"no image is read in {some(empty)}, so there is no such class"] if empty else []
+
+
+def _labelled(labels: Labels, images: Sequence[Image], classes: Sequence[str]) -> list[str]:
     """Where the classes come from, if that is a table, and what they are not."""
-    folders = sorted({name.split("/")[0] for _, name, _ in listing if "/" in name})
+    folders = sorted({image.within.split("/")[0] for image in images if "/" in image.within})
     instead = f", not the folders {some(folders)}" if len(folders) > 1 and folders != sorted(classes) else ""
     return [
         f"labels are the column {column} of {first}{f' and {len(more)} more tables' if more else ''}{instead}"
@@ -199,19 +209,18 @@ def _labelled(labels: Labels, listing: Listing, classes: Sequence[str]) -> list[
     ]
 
 
-def _classes(folder: Path, listing: Listing, labels: Labels) -> tuple[Listing, list[str], list[int]]:
+def _classes(folder: Path, images: list[Image], labels: Labels) -> tuple[list[Image], list[str], list[int]]:
     """The images with a class, the names of the classes, and the id of each image."""
     where = plain(str(folder))
     if not labels.of:
-        return listing, *named(
-            folders_as_classes([name for _, name, _ in listing], where, plain(folder.resolve().name))
-        )
-    kept = [one for one in listing if name_of(folder, one[0]) in labels.of]
-    if len(kept) < len(listing):
-        first = next(name_of(folder, path) for path, _, _ in listing if name_of(folder, path) not in labels.of)
+        alone = plain(folder.resolve().name)
+        return images, *named(folders_as_classes([image.within for image in images], where, alone))
+    kept = [image for image in images if image.name in labels.of]
+    if len(kept) < len(images):
+        first = next(image.name for image in images if image.name not in labels.of)
         labels.notes.append(
-            f"{len(listing) - len(kept)} of {len(listing)} images have no label in a table and are left out, for "
+            f"{len(images) - len(kept)} of {len(images)} images have no label in a table and are left out, for "
             f"instance {first}"
         )
-    texts = [labels.of[name_of(folder, path)] for path, _, _ in kept]
+    texts = [labels.of[image.name] for image in kept]
     return kept, *(numbered(where, folder / "classnames.txt", texts) if all_numbers(texts) else named(texts))
