@@ -42,6 +42,7 @@ LEVELS = {
     "generate": 5,
     "request": 6,
     "results": 6,
+    "rehearse": 7,
     "methods": 6,
     "adapters": 6,
     "checkpoints": 7,

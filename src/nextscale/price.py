@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from nextscale.memory.make import memory_bytes
 from nextscale.models.base import NextScaleModel
 from nextscale.plan import Plan, Row
@@ -27,9 +29,12 @@ class RowPrice:
 
 @dataclass(frozen=True)
 class Price:
-    """The lines of a priced plan: the condition first, then one per scale, then decoding."""
+    """The lines of a priced plan: the condition first, then one per scale, then decoding. weights: bytes of all parts,
+    however many images are drawn.
+    """
 
     lines: tuple[RowPrice, ...]
+    weights: int
 
     @property
     def flops(self) -> int:
@@ -63,7 +68,12 @@ def price(plan: Plan, parts: Mapping[str, Any], images: int = 1, element: int = 
         lines.append(RowPrice(f"{row.size[0]}x{row.size[1]}", flops, memory))
     if plan.decode:
         lines.append(RowPrice("decode", images * tokenizer.decode_flops(schedule), 0))
-    return Price(tuple(lines))
+    return Price(tuple(lines), weight_bytes(parts, element))
+
+
+def weight_bytes(parts: Mapping[str, Any], element: int) -> int:
+    """Bytes of all networks among the parts, at ``element`` bytes per number."""
+    return element * sum(p.numel() for part in parts.values() if isinstance(part, nn.Module) for p in part.parameters())
 
 
 def _takeover_flops(plan: Plan, k: int, model: NextScaleModel, images: int) -> int:

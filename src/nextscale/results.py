@@ -59,14 +59,17 @@ class StreamEvent:
         return to_pil(decode(self.tokenizer, self.event.canvas))
 
 
-def decode(tokenizer: Tokenizer, canvas: Canvas) -> Tensor:
-    """Canvas to images (B, 3, H, W) in [0, 1], float32.
-
-    On a CPU in float32 images are decoded one by one: convolutions of a batch round differently from those of one
-    image, and an image is promised to be the same to the last bit in any batch there.
+def decodes_alone(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether images are decoded one by one, as they are on a CPU in float32: convolutions of a batch round differently
+    from those of one image, and an image is promised to be the same to the last bit in any batch there.
     """
+    return device.type == "cpu" and dtype == torch.float32
+
+
+def decode(tokenizer: Tokenizer, canvas: Canvas) -> Tensor:
+    """Canvas to images (B, 3, H, W) in [0, 1], float32; see :func:`decodes_alone`."""
     weights = next(tokenizer.parameters())
-    alone = weights.device.type == "cpu" and weights.dtype == torch.float32
+    alone = decodes_alone(weights.device, weights.dtype)
     parts = canvas.latent.split(1 if alone else len(canvas.latent))
     with torch.inference_mode():
         images = torch.cat([tokenizer.decode(replace(canvas, latent=part)) for part in parts])

@@ -20,12 +20,17 @@ from nextscale.cli.console import (
     answer,
     answer_json,
     given,
+    remark,
 )
 from nextscale.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
+    import torch
+
+    from nextscale.evaluation.machine import Machine
     from nextscale.plan import Plan
     from nextscale.price import Price
+    from nextscale.rehearse import Rehearsal
 
 
 DEPTHS = {"var": (12, 16, 20, 24, 30, 36), "m-var": (12, 16, 20, 24, 30, 32)}
@@ -43,6 +48,13 @@ def plan(
         ),
     ] = DEFAULT_MODEL,
     num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, help="Pictures drawn together.")] = 1,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Another model: print parameters and memory of both, for 1 to 32 pictures, and at equal parameters.",
+        ),
+    ] = None,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -50,36 +62,103 @@ def plan(
     smooth: Smooth = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure this machine's speed anew; else the number kept is taken.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print what happens at every scale, with predicted FLOPs, memory bytes, shares and time; no weights are needed."""
+    import torch
+
     from nextscale.device import choose_device, choose_dtype
-    from nextscale.evaluation.speed import matmul_peak
     from nextscale.plan import default_plan
     from nextscale.price import price, table
+    from nextscale.rehearse import rehearse
 
     where, _ = choose_device(device)
     number, _ = choose_dtype(dtype, where)
-    parts, defaults = _parts(model)
     asked = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
+    parts, defaults = _parts(model)
     rows = default_plan(parts["model"], **(defaults | asked))
     priced = price(rows, parts, num_images, number.itemsize)
     told = {
         "model": model,
         "images": num_images,
         "dtype": str(number).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
     }
-    peak = matmul_peak(where, number)
+    if against is not None and not as_json:
+        answer(f"drawn together in {told['dtype']}; predicted, beside what Python and PyTorch themselves hold\n")
+        answer(_side_by_side(model, against, asked, num_images, where, number)[0])
+        return
+    for part in parts.values():
+        part.to(number)
+    rehearsed = rehearse(rows, parts, num_images, where)
+    speed, seconds, disturbed = _speed(priced, rehearsed, where, number, measure)
+    if disturbed is not None:
+        remark(disturbed)
     if as_json:
-        answer_json(told | _as_dict(rows, priced) | {"flops_per_second": peak, "seconds": priced.flops / peak})
+        told |= _as_dict(rows, priced, rehearsed)
+        told |= {"flops_per_second": speed.flops_per_second, "seconds": seconds, "busy": disturbed is not None}
+        if against is not None:
+            told["against"] = _side_by_side(model, against, asked, num_images, where, number)[1]
+        answer_json(told)
         return
     answer(_heading(told, rows))
     answer(table(rows, priced))
-    answer(
-        f"time: at least {priced.flops / peak:.2g} s, at the {peak / 1e9:.3g} GFLOP/s that matrix products in "
-        f"{told['dtype']} reach on this {where.type.upper()}, measured now; nextscale selftest measures the whole"
+    answer(_memory(priced, rehearsed))
+    if seconds is not None:
+        answer(_time(seconds, priced, speed, told["threads"]))
+
+
+def _speed(
+    priced: Price, rehearsed: Rehearsal, where: torch.device, number: torch.dtype, again: bool
+) -> tuple[Machine, float | None, str | None]:
+    """What the machine does, the seconds that makes (None where no machine was ever held to them), and whether others
+    keep it busy now.
+    """
+    from nextscale.device import busy
+    from nextscale.evaluation.machine import machine
+
+    speed = machine(where, number, again)
+    if where.type != "cpu":
+        return speed, None, None
+    return speed, speed.seconds(priced.flops, rehearsed), busy()
+
+
+def _time(seconds: float, priced: Price, speed: Machine, threads: int) -> str:
+    products, peak = priced.flops / speed.flops_per_second, speed.flops_per_second / 1e9
+    when = "measured while the machine was busy" if speed.busy else "measured once; --measure does so again"
+    return (
+        f"time: about {seconds:.2g} s on {threads} thread{'s' if threads > 1 else ''}, of which matrix products "
+        f"{products:.2g} s, at {peak:.3g} GFLOP/s ({when})"
     )
+
+
+def _side_by_side(
+    model: str, against: str, asked: dict[str, Any], images: int, where: torch.device, number: torch.dtype
+) -> tuple[str, dict[str, Any]]:
+    """Memory of two models, and of the second one at the first one's parameters: for people and for programs."""
+    from nextscale.evaluation.footprint import BATCHES, fewer_from, footprint, footprint_text, of_equal_size
+    from nextscale.plan import default_plan
+
+    named = [(name, *_parts(name)) for name in (model, against)]
+    (_, first, _), (_, second, defaults) = named
+    other = of_equal_size(second["model"], sum(p.numel() for p in first["model"].parameters()))
+    if other is not None:
+        named.append((f"{against} {other[1]}", second | {"model": other[0]}, defaults))
+    found = [
+        footprint(name, default_plan(parts["model"], **(settings | asked)), parts, where, number)
+        for name, parts, settings in named
+    ]
+    batches = sorted({*BATCHES, images})
+    verdicts = [fewer_from(found[0], one) for one in found[1:]]
+    told = [
+        one.to_dict(batches) | {"less": less and less[0].name, "from": less and less[1]}
+        for one, less in zip(found[1:], verdicts, strict=True)
+    ]
+    return footprint_text(found, batches), {"first": found[0].to_dict(batches), "others": told}
 
 
 def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -122,9 +201,37 @@ def _heading(told: dict[str, Any], rows: Plan) -> str:
     )
 
 
-def _as_dict(rows: Plan, priced: Price) -> dict[str, Any]:
+def _memory(priced: Price, rehearsed: Rehearsal) -> str:
+    """The bytes of the two halves of a generation side by side."""
+    from nextscale.evaluation.columns import aligned
+
+    halves = _halves(priced, rehearsed)
+    rows = [("memory MiB", *next(iter(halves.values())))]
+    rows += [(name, *(f"{size / 2**20:,.2f}" for size in half.values())) for name, half in halves.items()]
+    return aligned(rows)
+
+
+def _halves(priced: Price, rehearsed: Rehearsal) -> dict[str, dict[str, int]]:
+    """Bytes at the worst moment of drawing and of decoding."""
+    drawing, decoding = rehearsed.drawing, rehearsed.decoding
+    return {
+        half: {"weights": priced.weights, "cache": cache, "activations": rest, "total": priced.weights + cache + rest}
+        for half, cache, rest in (("drawing", priced.memory, drawing - priced.memory), ("decoding", 0, decoding))
+    }
+
+
+def _as_dict(rows: Plan, priced: Price, rehearsed: Rehearsal) -> dict[str, Any]:
     lines = [
         {"row": line.name, "flops": line.flops, "memory": line.memory, "share": line.flops / priced.flops}
         for line in priced.lines
     ]
-    return {"plan": rows.to_dict(), "rows": lines, "flops": priced.flops, "memory": priced.memory}
+    return {
+        "plan": rows.to_dict(),
+        "rows": lines,
+        "flops": priced.flops,
+        "memory": priced.memory,
+        "weights": priced.weights,
+        "activations": rehearsed.drawing - priced.memory,
+        "peak_memory": priced.weights + rehearsed.peak,
+        **_halves(priced, rehearsed),
+    }

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nextscale.evaluation.machine import machine
 from nextscale.generate import generate
 from nextscale.models.base import NextScaleModel
 from nextscale.plan import Plan
@@ -19,18 +20,10 @@ from nextscale.price import price
 from nextscale.sampling import IndependentNoise
 from nextscale.tokenizers.base import Tokenizer
 
-SIDE, TRIALS = 1024, 5
-
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the fastest of five products of 1024x1024 matrices; takes a tenth of a second on two cores."""
-    a = torch.ones(SIDE, SIDE, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(TRIALS + 1):  # the first one only warms up, if it is slow
-        start = time.perf_counter()
-        (a @ a)[0, 0].item()  # reading one number waits for the device
-        best = min(best, time.perf_counter() - start)
-    return 2 * SIDE**3 / best
+    """FLOP/s of products of 1024x1024 matrices, as measured once on this machine; see :func:`machine`."""
+    return machine(device, dtype).flops_per_second
 
 
 def forward_flops(model: NextScaleModel) -> int:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextscale.layers.precision import no_autocast
 from nextscale.layers.slots import SlotSpec, StateSlot
 
 CHUNK = 32
@@ -59,7 +60,7 @@ class Mamba2(nn.Module):
     def forward(self, u: Tensor, slot: StateSlot) -> Tensor:
         """u (R, l, C) to (R, l, C); reads and writes ``slot.state``."""
         projected = self.in_proj(u)
-        with torch.autocast(u.device.type, enabled=False):
+        with no_autocast(u):
             g = self._mix(projected, slot)
         return self.out_proj(g.to(u.dtype))
 

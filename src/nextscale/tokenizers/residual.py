@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextscale.errors import InputError
+from nextscale.layers.precision import no_autocast
 from nextscale.scales import ScaleSchedule, Size
 from nextscale.tokenizers.autoencoder import AutoencoderConfig, Decoder, Encoder, decoder_flops, interpolate
 from nextscale.tokenizers.base import Canvas, EncodeHook, Tokenizer
@@ -136,7 +137,7 @@ class ResidualQuantizer(nn.Module):
 
         The loss is the mean over scales of beta * MSE(sg F_k, f) + MSE(F_k, sg f) with F_k the canvas after scale k.
         """
-        with _float32(latent):
+        with no_autocast(latent):
             latent = latent.float()
             target = latent.detach()
             tokens, canvases = self.encode(latent, self._fit(latent))
@@ -166,7 +167,7 @@ class ResidualQuantizer(nn.Module):
 
     def nearest(self, z: Tensor) -> Tensor:
         """Index (B, h, w) of the code nearest to each vector of (B, c, h, w); the lowest index wins a tie."""
-        with _float32(z):
+        with no_autocast(z):
             vectors = z.detach().float().permute(0, 2, 3, 1)
             codebook = self.codebook.weight.detach().float()
             if self.cosine:
@@ -176,14 +177,14 @@ class ResidualQuantizer(nn.Module):
 
     def codes(self, tokens: Tensor) -> Tensor:
         """See :meth:`Tokenizer.codes`."""
-        with _float32(tokens):
+        with no_autocast(tokens):
             codebook = self.codebook.weight.float()
             vectors = tokens.float() @ codebook if tokens.is_floating_point() else F.embedding(tokens, codebook)
             return vectors.permute(0, 3, 1, 2)
 
     def accumulate(self, canvas: Canvas, codes: Tensor, k: int) -> Canvas:
         """See :meth:`Tokenizer.accumulate`."""
-        with _float32(codes):
+        with no_autocast(codes):
             h = interpolate(codes, canvas.schedule.grid, "bicubic")
             if len(self.phi):
                 h = self.phi[phi_index(len(self.phi), canvas.schedule.progress(k))](h)
@@ -201,11 +202,6 @@ class Phi(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         smoothed = F.conv2d(h, self.conv.weight.float(), self.conv.bias.float(), padding=1)  # type: ignore[union-attr]
         return (1 - self.ratio) * h + self.ratio * smoothed
-
-
-def _float32(x: Tensor) -> torch.autocast:
-    """Quantising is exact or it is nothing: autocast stays out of it."""
-    return torch.autocast(x.device.type, enabled=False)
 
 
 def phi_index(count: int, progress: float) -> int:

@@ -1,0 +1,176 @@
+"""A generation without numbers: how many bytes it will hold, how many it will move, and in how many calls.
+
+The plan is carried out by the one loop and the models' own code on PyTorch's meta device, where tensors have shapes and
+no content. Every call is watched there, so nothing that a model computes needs a formula of its own that could drift.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nextscale.generate import generate
+from nextscale.models.base import NextScaleModel
+from nextscale.plan import Plan
+from nextscale.results import decode, decodes_alone
+from nextscale.sampling import Noise, inverse_cdf
+from nextscale.tokenizers.base import Canvas
+
+ALL_BLOCKS = 8
+"""Models of more blocks are rehearsed with one and with two of them; the others cost what the second one does."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a generation does beside its FLOPs.
+
+    drawing, decoding: the most bytes that live at once beside the weights, until the last token is drawn (the memory's
+    buffers included) and while pixels are made; decoding_more: what another image would add while decoding (while
+    drawing it adds an equal share); moved: bytes that all calls read and write; calls: of PyTorch.
+    """
+
+    drawing: int
+    decoding: int
+    decoding_more: int
+    moved: int
+    calls: int
+
+    @property
+    def peak(self) -> int:
+        return max(self.drawing, self.decoding)
+
+
+def rehearse(plan: Plan, parts: Mapping[str, Any], images: int, device: torch.device) -> Rehearsal:
+    """Rehearse ``plan`` for ``images`` images drawn together, as they would be on ``device``.
+
+    parts: as :func:`~nextscale.generate.generate` takes them, on the meta device and in the number type to compute in.
+    Parts elsewhere are watched while they really compute.
+    """
+    model: NextScaleModel = parts[plan.rows[0].model]
+    blocks = plan.rows[0].blocks or tuple(range(len(model.blocks)))
+    if len(blocks) <= ALL_BLOCKS or any(row.model != plan.rows[0].model for row in plan.rows):
+        watch, canvas = _drawn(plan, parts, images)
+        drawing, moved, calls = watch.peak, watch.moved, watch.calls
+    else:
+        one, _ = _drawn(plan.with_column(blocks=blocks[:1]), parts, images)
+        two, canvas = _drawn(plan.with_column(blocks=blocks[:2]), parts, images)
+        drawing, moved, calls = (
+            first + (len(blocks) - 1) * (both - first)
+            for first, both in ((one.peak, two.peak), (one.moved, two.moved), (one.calls, two.calls))
+        )
+    if not plan.decode:
+        return Rehearsal(drawing, 0, 0, moved, calls)
+    alone = canvas.latent.device.type == "meta" and decodes_alone(device, _weight(parts).dtype)
+    few = Canvas(canvas.latent[:1], canvas.schedule, canvas.done) if alone else canvas
+    watch = _Watch(parts)
+    with _Attend(watch), watch:
+        decode(parts["tokenizer"], few)
+    turns, more = (images, _picture(parts, canvas)) if alone else (1, watch.peak // images)
+    decoding = watch.peak + (turns - 1) * more
+    return Rehearsal(drawing, decoding, more, moved + turns * watch.moved, calls + turns * watch.calls)
+
+
+def _drawn(plan: Plan, parts: Mapping[str, Any], images: int) -> tuple[_Watch, Canvas]:
+    """Carry the rows of a plan out under watch."""
+    labels, watch, canvas = torch.zeros(images, dtype=torch.long, device=_weight(parts).device), _Watch(parts), None
+    with _Attend(watch), watch:
+        for event in generate(plan, parts, labels, images, _NoNoise()):
+            canvas = event.canvas
+    assert canvas is not None
+    return watch, canvas
+
+
+def _weight(parts: Mapping[str, Any]) -> Tensor:
+    return next(parts["tokenizer"].parameters())
+
+
+def _picture(parts: Mapping[str, Any], canvas: Canvas) -> int:
+    """Bytes of one picture's pixels, which are kept where pictures are decoded one by one."""
+    h, w = canvas.schedule.grid
+    return 4 * 3 * h * w * int(parts["tokenizer"].stride ** 2)
+
+
+class _Watch(TorchDispatchMode):
+    """Counts calls, the bytes they read and write (views move nothing), and the bytes alive, weights left out."""
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.live = self.peak = self.moved = self.calls = 0
+        modules = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
+        weights = [t.untyped_storage() for m in modules for t in (*m.parameters(), *m.buffers())]
+        self._weights = weights  # held, so that no other storage gets one of their ids
+        self._ours = {id(storage) for storage in weights}
+        self._held: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        self.calls += 1
+        made = [t for t in tree_leaves(answer) if isinstance(t, Tensor)]
+        new = [self._hold(t.untyped_storage()) for t in made]
+        if any(new) or not func.is_view:  # some calls are views or copies, as it comes
+            self.move(*(t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)), *made)
+        return answer
+
+    def move(self, *tensors: Tensor) -> None:
+        """Count tensors that a call reads or writes."""
+        self.moved += sum(t.numel() * t.element_size() for t in tensors)
+
+    def _hold(self, storage: torch.UntypedStorage) -> bool:
+        """Count a storage while it lives; whether it is a new one."""
+        key, size = id(storage), storage.nbytes()
+        if key in self._ours or key in self._held:
+            return False
+
+        def gone(_: object) -> None:
+            del self._held[key]
+            self.live -= size
+
+        self._held[key] = weakref.ref(storage, gone)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        return True
+
+
+class _Attend(TorchFunctionMode):
+    """Attention on the meta device as the kernels do it, without the matrix of all queries and keys."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is not F.scaled_dot_product_attention or args[0].device.type != "meta":
+            return func(*args, **(kwargs or {}))
+        q, k, v = args[:3]
+        self._watch.move(q, k, v)
+        return q.new_empty((*q.shape[:-1], v.shape[-1]))
+
+
+class _NoNoise(Noise):
+    """Stands where noise does: tensors of its sizes, always the same draw."""
+
+    def pick(self, probs: Tensor, k: int) -> Tensor:
+        return inverse_cdf(probs, probs.new_zeros(probs.shape[:-1], dtype=torch.float64))
+
+    def gumbel(self, like: Tensor, k: int) -> Tensor:
+        return torch.zeros_like(like)
+
+    def select(self, rows: Tensor) -> Noise:
+        return self
