@@ -41,7 +41,7 @@ def allocations(plan: Plan, tokenizer: Tokenizer, model: NextScaleModel, images:
         with record_function("drawn"):
             pass
         decode(tokenizer, canvas)
-    events = seen.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = seen.profiler.kineto_results.events()
     found = [(e.start_ns(), e.name(), e.nbytes()) for e in events if e.name() in ("[memory]", "drawn")]
     yield from ((name, size) for _, name, size in sorted(found))
 

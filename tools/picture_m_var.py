@@ -2,8 +2,8 @@
 
     python tools/picture_m_var.py docs/images/m-var.png
 
-The two squares show which tokens attention reads on the first five scales of the 256 px schedule; the curves are the
-memory that ``nextscale plan`` prices for one guided 1024 px image, VAR's cache in bfloat16, M-VAR's state in float32.
+The two squares show which tokens attention reads on the first five scales of the 256 px schedule; the bars are the
+memory that ``nextscale plan m-var-d30-1024 --against var-d30-1024`` prints for one guided 1024 px image and for eight.
 """
 
 from __future__ import annotations
@@ -18,19 +18,15 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Rectangle
+from picture_memory import ATTENTION, DEPTH, PIXELS, STATE, footprints
 
-from nextscale.models.m_var import MVAR, MVARConfig
-from nextscale.models.var import VAR, VARConfig
-from nextscale.plan import default_plan
-from nextscale.price import price
 from nextscale.scales import ScaleSchedule
-from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 
-SHOWN, DEPTH, PIXELS = 5, 30, 1024
-ATTENTION, STATE = "#3b6fb6", "#d1622b"
+SHOWN = 5
+WEIGHTS, CACHE, REST = "0.75", "#3b6fb6", "#a9c4e4"
+PARTS = ("weights", "cache or state", "activations")
 
 
 def main() -> None:
@@ -72,30 +68,25 @@ def draw_reads(axes: Axes, schedule: ScaleSchedule, own_scale_only: bool) -> Non
 
 
 def draw_memory(axes: Axes) -> None:
-    """Memory after every scale of one guided image."""
-    names = [f"{h}x{w}" for h, w in ScaleSchedule.preset(str(PIXELS))]
-    curves = {"VAR, bfloat16 cache": (memory_curve("var"), ATTENTION)}
-    curves["M-VAR, float32 state"] = (memory_curve("m-var"), STATE)
-    for label, (mib, colour) in curves.items():
-        axes.plot(mib, "o-", color=colour, label=label, markersize=4)
-        axes.annotate(f"{max(mib):,.0f} MiB", (len(mib) - 1, max(mib)), (0, 7), textcoords="offset points", ha="right")
-    axes.set_yscale("log")
-    axes.set_ylim(1, 8000)
-    axes.set_xticks(range(len(names)), names, rotation=60)
-    axes.set_ylabel("memory of a generation, MiB")
-    axes.set_title(f"{PIXELS} px, depth {DEPTH}, guidance on:\nremembered after each scale", fontsize=11)
-    axes.legend(frameon=False, loc="lower right")
+    """What one and eight guided images need in all: weights, what is remembered, and everything else at the peak."""
+    m_var, var, _ = footprints()
+    names, lefts = [], []
+    for i, (one, images) in enumerate((one, images) for images in (1, 8) for one in (var, m_var)):
+        left = i + 0.4 * (images > 1)
+        shares = (one.weights, images * one.cache, one.total(images) - one.weights - images * one.cache)
+        bottom = 0.0
+        for share, colour, name in zip((s / 2**30 for s in shares), (WEIGHTS, CACHE, REST), PARTS, strict=True):
+            axes.bar(left, share, 0.75, bottom, color=colour, label=name if i == 0 else None)
+            bottom += share
+        axes.annotate(f"{bottom:.1f}", (left, bottom), (0, 3), textcoords="offset points", ha="center")
+        names.append(f"{one.name.removesuffix('-d30')}\n{images} image{'s' if images > 1 else ''}")
+        lefts.append(left)
+    axes.set_xticks(lefts, names, fontsize=9)
+    axes.tick_params(axis="x", length=0)
+    axes.set_ylabel("memory in all, GiB")
+    axes.set_title(f"{PIXELS} px, depth {DEPTH}, guidance on,\nbfloat16: memory at the peak", fontsize=11)
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def memory_curve(system: str) -> list[float]:
-    """MiB after each scale, as ``nextscale plan SYSTEM-d30-1024`` prints them."""
-    config = MVARConfig.published(DEPTH, PIXELS) if system == "m-var" else VARConfig.published(DEPTH, PIXELS)
-    with torch.device("meta"):
-        tokenizer = ResidualTokenizer(ResidualConfig(sizes=config.sizes))
-        model = MVAR(config) if isinstance(config, MVARConfig) else VAR(config)
-    lines = price(default_plan(model, guidance_scale=2.5), {"tokenizer": tokenizer, "model": model}, 1, 2).lines
-    return [line.memory / 2**20 for line in lines if "x" in line.name]
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from nextscale.models.var import VAR, VARConfig
 from tests.cli.conftest import Command
 from tests.makers import CLASSES, CODE_DIM, CODES, SIZES, tiny_pipeline
 
+ROOT = Path(__file__).parents[2]
 HALVES = ("drawing", "decoding")
 
 
@@ -108,8 +109,8 @@ def test_no_time_is_printed_for_a_device_that_was_never_held_to_one(
 
 
 def test_two_models_are_held_side_by_side(nextscale: Command, tiny_model: Path, tmp_path: Path) -> None:
-    sizes = {"classes": CLASSES, "codes": CODES, "code_dim": CODE_DIM, "sizes": SIZES}
-    tiny_pipeline(VAR(VARConfig(depth=8, width=64, heads=8, **sizes))).save_pretrained(tmp_path / "other")
+    config = VARConfig(depth=8, width=64, heads=8, classes=CLASSES, codes=CODES, code_dim=CODE_DIM, sizes=SIZES)
+    tiny_pipeline(VAR(config)).save_pretrained(tmp_path / "other")
     words = ["plan", tiny_model, "--against", "other", "--dtype", "float32"]
     done = nextscale(*words, "-n", 3)
     assert done.code == 0, done.err
@@ -166,3 +167,10 @@ def test_a_folder_without_a_model_is_refused(nextscale: Command, tiny_model: Pat
         done = nextscale(*verb)
         assert done.code == 2
         assert "model" in done.err
+
+
+def test_the_page_on_m_var_shows_what_the_command_prints(nextscale: Command) -> None:
+    page = (ROOT / "docs" / "m-var.md").read_text(encoding="utf-8")
+    command = "nextscale plan m-var-d30-1024 --against var-d30-1024 --dtype bfloat16"
+    printed = nextscale(*command.split()[1:]).out.rstrip()
+    assert "\n".join(f"    {line}".rstrip() for line in (command, "", *printed.splitlines())) in page

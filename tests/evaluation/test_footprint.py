@@ -14,7 +14,6 @@ from nextscale.models.var import VAR, VARConfig
 from nextscale.plan import default_plan
 from nextscale.price import price
 from nextscale.rehearse import Rehearsal, rehearse
-from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 from tests.makers import tiny_tokenizer, tiny_var
 
 CPU = torch.device("cpu")
@@ -54,8 +53,9 @@ def test_a_model_and_itself_need_the_same() -> None:
 
 
 def test_a_footprint_adds_up_to_what_the_plan_and_the_rehearsal_say() -> None:
-    parts = {"tokenizer": copy.deepcopy(tiny_tokenizer()).to("meta"), "model": copy.deepcopy(tiny_var()).to("meta")}
-    plan = default_plan(parts["model"], guidance_scale=2.0)
+    model = copy.deepcopy(tiny_var()).to("meta")
+    parts = {"tokenizer": copy.deepcopy(tiny_tokenizer()).to("meta"), "model": model}
+    plan = default_plan(model, guidance_scale=2.0)
     found = footprint("tiny", plan, parts, CPU, torch.bfloat16)
     assert found.weights == 2 * sum(p.numel() for part in parts.values() for p in part.parameters())
     assert found.cache == price(plan, parts, 1, 2).memory
@@ -82,22 +82,3 @@ def test_equal_parameters_are_found_within_the_family_of_published_sizes(pixels:
 def test_models_of_equal_parameters_are_left_as_they_are() -> None:
     model = tiny_var()
     assert of_equal_size(model, sum(p.numel() for p in model.parameters())) is None
-
-
-def published(kind: type[VAR] | type[MVAR], config: type[VARConfig] | type[MVARConfig]) -> Footprint:
-    sizes = config.published(30, 1024)
-    with torch.device("meta"):
-        parts = {"tokenizer": ResidualTokenizer(ResidualConfig(sizes=sizes.sizes)), "model": kind(sizes)}  # type: ignore[arg-type]
-    plan = default_plan(parts["model"], guidance_scale=2.5, top_k=900, top_p=0.96)  # type: ignore[arg-type]
-    return footprint(kind.__name__, plan, parts, CPU, torch.bfloat16)
-
-
-def test_the_numbers_that_the_page_on_m_var_prints() -> None:
-    """As ``nextscale plan m-var-d30-1024 --against var-d30-1024`` does; the README states them, too."""
-    m_var, var = published(MVAR, MVARConfig), published(VAR, VARConfig)
-    mib = 2**20
-    assert [round(f.parameters / 1e6) for f in (m_var, var)] == [3034, 1385]
-    assert [round(f.cache / mib) for f in (m_var, var)] == [59, 2353]
-    assert [round(f.weights / mib, 1) for f in (m_var, var)] == [5994.5, 2850.3]
-    assert fewer_from(m_var, var) == (m_var, 3)
-    assert [round(f.total(n) / 1024**3, 1) for n in (1, 32) for f in (m_var, var)] == [7.8, 5.9, 67.5, 103.1]

@@ -81,7 +81,7 @@ def plan(
     parts, defaults = _parts(model)
     rows = default_plan(parts["model"], **(defaults | asked))
     priced = price(rows, parts, num_images, number.itemsize)
-    told = {
+    told: dict[str, Any] = {
         "model": model,
         "images": num_images,
         "dtype": str(number).removeprefix("torch."),
