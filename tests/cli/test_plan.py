@@ -65,6 +65,11 @@ def test_more_pictures_need_more_memory_but_the_same_weights(nextscale: Command,
     assert eight["activations"] == pytest.approx(8 * one["activations"], rel=0.05)
 
 
+def test_a_million_pictures_have_a_price(nextscale: Command) -> None:
+    told = json.loads(nextscale("plan", "m-var-d30-1024", "-n", 10**6, "--dtype", "bfloat16", "--json").out)
+    assert 10**6 * 50 * 2**20 < told["memory"] < told["peak_memory"]
+
+
 def test_the_time_is_an_estimate_of_more_than_the_products(nextscale: Command, tiny_model: Path) -> None:
     told = json.loads(nextscale("plan", tiny_model, "--json").out)
     assert told["seconds"] > told["flops"] / told["flops_per_second"]
@@ -150,6 +155,8 @@ def test_a_published_model_is_priced_by_name(nextscale: Command, name: str, mill
         (["var-d16", "--temperature", "0"], "temperature is 0"),
         (["var-d16", "--top-k", "5000"], "top_k is 5000, but the tokenizer has 4096 codes"),
         (["var-d16", "--dtype", "int4"], "no dtype 'int4'"),
+        (["var-d16", "-n", "99999999999999999999999"], "less than or equal to 1000000"),
+        (["var-d16", "--against", "nonsense"], "no model 'nonsense'"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(nextscale: Command, words: list[str], expected: str) -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 DEPTHS = {"var": (12, 16, 20, 24, 30, 36), "m-var": (12, 16, 20, 24, 30, 32)}
 PIXELS = (256, 512, 1024)
+MOST_IMAGES = 1_000_000
+"""More bytes than 64 bits can count are no price."""
 PUBLISHED_SAMPLING = {"guidance_scale": 2.5, "top_k": 900, "top_p": 0.96}
 """How the published models are evaluated; their cfg 1.5 is a guidance scale of 2.5."""
 
@@ -47,7 +49,9 @@ def plan(
             "m-var-d32, with -512 or -1024 behind it for these pixels."
         ),
     ] = DEFAULT_MODEL,
-    num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, help="Pictures drawn together.")] = 1,
+    num_images: Annotated[
+        int, typer.Option("-n", "--num-images", min=1, max=MOST_IMAGES, help="Pictures drawn together.")
+    ] = 1,
     against: Annotated[
         str | None,
         typer.Option(
@@ -89,8 +93,10 @@ def plan(
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
     }
     if against is not None and not as_json:
-        answer(f"drawn together in {told['dtype']}; predicted, beside what Python and PyTorch themselves hold\n")
-        answer(_side_by_side(model, against, asked, num_images, where, number)[0])
+        text, _ = _side_by_side(model, against, asked, num_images, where, number)
+        answer(
+            f"drawn together in {told['dtype']}; predicted, beside what Python and PyTorch themselves hold\n\n{text}"
+        )
         return
     for part in parts.values():
         part.to(number)
