@@ -47,6 +47,7 @@ LEVELS = {
     "request": 6,
     "results": 6,
     "tokenfile": 3,
+    "recipe": 6,
     "methods": 6,
     "call": 7,
     "coder": 7,
@@ -60,7 +61,12 @@ LEVELS = {
     "cli": 11,
     "__main__": 12,
 }
-SIBLINGS = {("scales", "errors"), ("generate", "plan"), ("price", "plan")}  # who may import whom on one level
+SIBLINGS = {  # who may import whom on one level
+    ("scales", "errors"),
+    ("pictures", "files"),
+    ("generate", "plan"),
+    ("price", "plan"),
+}
 
 FORBIDDEN_IMPORTS = {
     "torchvision",
