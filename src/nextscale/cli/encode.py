@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nextscale.cli.console import DEFAULT_MODEL, AsJson, Device, Dtype, answer, answer_json, load_pipeline
+from nextscale.cli.console import DEFAULT_MODEL, AsJson, Device, Dtype, answer, answer_json, load_pipeline, remarks
 from nextscale.cli.outputs import Overwrite
 from nextscale.files import check_new
 
@@ -27,7 +27,8 @@ def encode(
     from nextscale.pictures import open_picture
 
     check_new(out, overwrite)
-    images = [open_picture(path) for path in pictures]
+    with remarks():
+        images = [open_picture(path) for path in pictures]
 
     from nextscale.tokenfile import save_tokens
 
