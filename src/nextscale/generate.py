@@ -9,7 +9,7 @@ Shape letters: ``B`` images, ``R`` rows = branches x images, ``l`` tokens of one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from nextscale.models.base import Condition, NextScaleModel
 from nextscale.plan import Plan, Row
 from nextscale.sampling import Noise, filter_logits, smooth_weights
 from nextscale.tokenizers.base import Canvas, Tokenizer
+from nextscale.values import shown
 
 
 @dataclass(frozen=True)
@@ -125,10 +126,15 @@ def _carry_out(
         answer = callback(event) if callback is not None else None
         if isinstance(answer, Canvas):
             state.canvas = _like(state.canvas, answer)
+            event = replace(event, canvas=state.canvas)
         elif answer is not None and not isinstance(answer, bool):
             raise InputError(
                 f"callback_on_scale_end returned a {type(answer).__name__}; expected a Canvas to go on with, False to "
                 "stop, or None"
+            )
+        if callback is not None and not state.canvas.latent.isfinite().all():
+            raise InputError(
+                f"the canvas of scale {k} holds NaN, or is not finite, after callback_on_scale_end; expected numbers"
             )
         yield event
         if answer is False:
@@ -137,6 +143,14 @@ def _carry_out(
 
 def _like(canvas: Canvas, other: Canvas) -> Canvas:
     """A callback's canvas, which must stand where the loop's own does."""
+    kind, expected_kind = (
+        f"{getattr(c.latent, 'dtype', 'no tensor')} on {getattr(c.latent, 'device', 'no device')}"
+        for c in (other, canvas)
+    )
+    if kind != expected_kind:
+        raise InputError(
+            f"callback_on_scale_end returned a canvas of {kind}; expected {expected_kind}, as it was given"
+        )
     found, expected = ((tuple(c.latent.shape), c.done, c.schedule.sizes) for c in (other, canvas))
     if found != expected:
         raise InputError(
@@ -187,13 +201,16 @@ def _draw(
 def check_parts(plan: Plan, parts: Mapping[str, Any], images: int) -> None:
     """Raises ``PlanError`` or ``InputError`` where a plan asks for what the parts cannot give."""
     if images < 1:
-        raise InputError(f"{images} images were asked for; the number of images must be at least 1")
+        raise InputError(f"{shown(images)} images were asked for; the number of images must be at least 1")
     schedule = plan.schedule
-    for name in ["tokenizer", *(row.model for row in plan.rows), *(row.keep for row in plan.rows if row.keep)]:
+    kept = [row.keep for row in plan.rows if row.keep is not None]
+    for name in ["tokenizer", *(row.model for row in plan.rows), *kept]:
         if name not in parts:
             raise PlanError(f"the plan uses a part named {name!r}, but the parts are {', '.join(sorted(parts))}")
     for row in plan.rows:
-        model: NextScaleModel = parts[row.model]
+        model = parts[row.model]
+        if not isinstance(model, NextScaleModel):
+            raise PlanError(f"the plan draws with the part {row.model!r}; expected a model, not {type(model).__name__}")
         model.check(schedule)
         check_pairing(row.memory, model.slots)
         if row.blocks is not None and row.blocks[-1] >= len(model.blocks):
@@ -203,6 +220,8 @@ def check_parts(plan: Plan, parts: Mapping[str, Any], images: int) -> None:
     plan.check_top_k(parts["tokenizer"].code_count)
     for k, row in enumerate(plan.rows):
         if row.keep is not None:
+            if not isinstance(parts[row.keep], GivenTokens):
+                raise PlanError(f"the plan keeps tokens of the part {row.keep!r}, which holds none")
             _check_given(k, row, parts[row.keep], images)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from nextscale.cli.console import SkipSmall, answer, remark, remarks
 from nextscale.errors import TrainingError
+from nextscale.files import check_writable
 
 if TYPE_CHECKING:
     from nextscale.training.progress import Progress
@@ -35,6 +36,7 @@ def train(
     """Train a tokenizer, a generator on its tokens, or a classifier. Ctrl-C saves; the same command again resumes."""
     try:
         from nextscale.training.parallel import finish
+        from nextscale.training.runfolder import check_run_folder
         from nextscale.training.start import start
         from nextscale.training.trainer import Interrupted
     except ModuleNotFoundError as error:
@@ -44,6 +46,9 @@ def train(
             "accelerate is not installed, which training needs; run pip install 'nextscale[train]'"
         ) from None
 
+    check_run_folder(output)
+    if cache is not None:
+        check_writable(cache)
     bar = Bar()
     try:
         with bar:
