@@ -23,6 +23,10 @@ PACKAGE = Path(nextscale.__file__).parent
 # A file or folder of src/nextscale may import what stands on lower levels, and nothing else outside its own folder.
 LEVELS = {
     "errors": 0,
+    "values": 0,
+    "bar": 0,
+    "habits": 1,
+    "drawn": 2,
     "files": 1,
     "decoding": 0,
     "scales": 0,
@@ -43,7 +47,10 @@ LEVELS = {
     "request": 6,
     "results": 6,
     "rehearse": 7,
+    "tokenfile": 3,
     "methods": 6,
+    "call": 7,
+    "coder": 7,
     "adapters": 6,
     "checkpoints": 7,
     "pipeline": 8,

@@ -9,7 +9,7 @@ Shape letters: ``B`` images, ``R`` rows = branches x images, ``l`` tokens of one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -125,10 +125,15 @@ def _carry_out(
         answer = callback(event) if callback is not None else None
         if isinstance(answer, Canvas):
             state.canvas = _like(state.canvas, answer)
+            event = replace(event, canvas=state.canvas)
         elif answer is not None and not isinstance(answer, bool):
             raise InputError(
                 f"callback_on_scale_end returned a {type(answer).__name__}; expected a Canvas to go on with, False to "
                 "stop, or None"
+            )
+        if callback is not None and not state.canvas.latent.isfinite().all():
+            raise InputError(
+                f"the canvas of scale {k} holds NaN or infinity after callback_on_scale_end; expected finite numbers"
             )
         yield event
         if answer is False:
@@ -137,6 +142,14 @@ def _carry_out(
 
 def _like(canvas: Canvas, other: Canvas) -> Canvas:
     """A callback's canvas, which must stand where the loop's own does."""
+    kind, expected_kind = (
+        f"{getattr(c.latent, 'dtype', 'no tensor')} on {getattr(c.latent, 'device', 'no device')}"
+        for c in (other, canvas)
+    )
+    if kind != expected_kind:
+        raise InputError(
+            f"callback_on_scale_end returned a canvas of {kind}; expected {expected_kind}, as it was given"
+        )
     found, expected = ((tuple(c.latent.shape), c.done, c.schedule.sizes) for c in (other, canvas))
     if found != expected:
         raise InputError(

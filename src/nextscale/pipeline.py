@@ -10,31 +10,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from nextscale import __version__
+from nextscale.bar import bar
+from nextscale.call import Call, Watch, bar_settings, understood
 from nextscale.checkpoints.find import model_folder
 from nextscale.checkpoints.load import bundled_names, checkpoint_folder, load_vocabulary, revision
 from nextscale.checkpoints.store import load_component, read_config, save_checkpoint
+from nextscale.coder import Coder
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.device import choose_device, choose_dtype, place
 from nextscale.errors import CheckpointError, InputError, PlanError
 from nextscale.generate import Callback, generate
+from nextscale.habits import LOAD, TO, missing_attribute, translated
 from nextscale.models.base import NextScaleModel
 from nextscale.pictures import fit
 from nextscale.plan import Plan, default_plan
 from nextscale.price import Price, price
-from nextscale.request import Labels, Request, resolve
-from nextscale.results import GenerationResult, OutputType, StreamEvent, as_output, decode, to_pil
-from nextscale.tokenizers.base import Canvas, Tokenizer, draw
+from nextscale.request import SAMPLING, Labels
+from nextscale.results import GenerationResult, OutputType, StreamEvent, decode, result_of, to_pil
+from nextscale.tokenizers.base import Canvas, Tokenizer
+from nextscale.values import shown
 
 __all__ = [
     "GenerationResult",
@@ -55,7 +59,7 @@ BATCH = 64
 """Images drawn at once; more are drawn in turns, which changes no image."""
 
 
-class Pipeline:
+class Pipeline(Coder):
     """Draws images of classes. Build one with :func:`load`; parts are public and may be exchanged.
 
     defaults: sampling settings used where a call names none (``guidance_scale``, ``temperature``, ``top_k``,
@@ -77,6 +81,7 @@ class Pipeline:
         self.name, self.card, self.revision = name, card, revision
         self.defaults = dict(defaults or {})
         self.device_reason = self.dtype_reason = "as given"
+        self._bar: dict[str, Any] = {}
         if tokenizer.schedule.sizes != model.schedule.sizes:
             raise CheckpointError(
                 f"the tokenizer draws the scales {tokenizer.schedule} and the model {model.schedule}; they must agree"
@@ -97,13 +102,16 @@ class Pipeline:
         *given: torch.device | torch.dtype | str | int,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | str | None = None,
+        **elsewhere: Any,
     ) -> Pipeline:
         """Move and cast both networks in place; returns the pipeline.
 
         given: a device, a number type, or both in either order, as in ``to("cuda", torch.bfloat16)``. Raises
         ``InputError``, with nothing moved, for a device that is not here or a number type that it does not compute in.
         """
-        named = [one for one in (*given, device, dtype) if one is not None]
+        asked = {name: one for name, one in (("device", device), ("dtype", dtype)) if one is not None}
+        asked |= translated(asked, elsewhere, TO, ["device", "dtype"])
+        named = [one for one in (*given, *asked.values()) if one is not None]
         to_device, to_dtype = place(named, self.device)
         for module in (self.tokenizer, self.model):
             module.to(device=to_device, dtype=to_dtype)
@@ -113,7 +121,7 @@ class Pipeline:
 
     def plan(self, **sampling: Any) -> Plan:
         """The plan of a call with these sampling arguments; what is ``None`` or absent comes from ``defaults``."""
-        unknown = sorted(set(sampling) - {"guidance_scale", "temperature", "top_k", "top_p", "smooth"})
+        unknown = sorted(set(sampling) - set(SAMPLING))
         if unknown:
             raise PlanError(f"{unknown[0]!r} is no sampling argument of a plan")
         given = {name: value for name, value in sampling.items() if value is not None}
@@ -128,7 +136,7 @@ class Pipeline:
         class_labels: Labels | None = None,
         *,
         prompt: Sequence[str] | str | None = None,
-        style: Sequence[str] | str | None = None,
+        style: Sequence[str | None] | str | None = None,
         num_images: int = 1,
         guidance_scale: float | None = None,
         temperature: float | None = None,
@@ -141,42 +149,40 @@ class Pipeline:
         callback_on_scale_end: Callback | None = None,
         plan: Plan | None = None,
         parts: Mapping[str, Any] | None = None,
+        **elsewhere: Any,
     ) -> GenerationResult:
         """Draw ``num_images`` images for every label or prompt.
 
-        class_labels: ids or names; prompt: plain words, resolved to a class; style: for models that have styles, one
-        for all labels or one per label, by default the first that the class was seen in; guidance_scale: 1 is off;
-        temperature: above 0; top_k, top_p: 0 is off; smooth: VAR's "more smooth" sampling; seed: the first image's
-        seed (the next ones count up), or one per image; generator: official noise instead; plan: a whole plan,
-        instead of the sampling arguments; parts: whatever such a plan names beside tokenizer and model. Raises
-        ``InputError`` or ``PlanError`` for what cannot be done; warns of a style that lacks the class.
+        class_labels: ids or names, or words as for prompt; None in a list is no class; prompt: plain words, resolved
+        to a class, with a warning that says to which; style: for models that have styles, one for all labels or one
+        per label, by default the first that the class was seen in; guidance_scale: 1 is off; temperature: above 0;
+        top_k, top_p: 0 is off; smooth: VAR's "more smooth" sampling; seed: the first image's seed (the next ones count
+        up), or one per image; generator: official noise instead; callback_on_scale_end: called after every scale, may
+        return another canvas or False to stop, and has all images drawn at once; plan: a whole plan, instead of the
+        sampling arguments; parts: whatever such a plan names beside tokenizer and model; elsewhere: what other
+        libraries call these. Raises ``InputError`` or ``PlanError`` for what cannot be done; warns of a style that
+        lacks the class.
         """
-        sampling = {
-            "guidance_scale": guidance_scale,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "smooth": smooth,
-        }
-        if output_type not in ("pil", "pt", "np", "latent"):
-            raise InputError(f"output_type is {output_type!r}; expected pil, pt, np or latent")
-        chosen = self._chosen_plan(plan, sampling)
-        request = resolve(self.vocabulary, chosen, class_labels, prompt, style, num_images, seed, generator)
-        maps, outputs = [], []
-        for start in range(0, len(request.labels), BATCH):
-            tokens, canvas = self._draw(request, slice(start, start + BATCH), callback_on_scale_end, parts or {})
-            maps.append(tokens)
-            outputs.append(canvas.latent if output_type == "latent" else decode(self.tokenizer, canvas))
+        given = {name: value for name, value in locals().items() if name not in ("self", "elsewhere")}
+        call = understood(given, elsewhere, self.vocabulary, self.plan, **self._facts())
+        request, watch = call.request, None if call.callback is None else Watch(call.callback)
+        size = BATCH if watch is None else len(request.labels)  # what stops, stops whole
+        turns, maps, outputs = range(0, len(request.labels), size), [], []
+        with bar(len(turns) * len(request.plan.rows), **self._bar) as step:
+            for start in turns:
+                tokens, canvas = self._draw(call, slice(start, start + size), watch, step)
+                maps.append(tokens)
+                outputs.append(canvas.latent if call.output_type == "latent" else decode(self.tokenizer, canvas))
+        recipe = self._recipe(call, "" if watch is None else watch.done)
         tokens = [torch.cat(maps_k) for maps_k in zip(*maps, strict=True)]
-        images = as_output(torch.cat(outputs), output_type)
-        return GenerationResult(images, tokens, self._recipe(request, parts), request.plan)
+        return result_of(torch.cat(outputs), call.output_type, tokens, recipe, request.plan)
 
     def stream(
         self,
         class_labels: Labels | None = None,
         *,
         prompt: Sequence[str] | str | None = None,
-        style: Sequence[str] | str | None = None,
+        style: Sequence[str | None] | str | None = None,
         num_images: int = 1,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
@@ -187,32 +193,39 @@ class Pipeline:
         """As a call, but yields after every scale; all images are drawn at once. Arguments as in ``__call__``; what
         cannot be done is refused here, not at the first scale.
         """
-        chosen = self._chosen_plan(plan, sampling)
-        request = resolve(self.vocabulary, chosen, class_labels, prompt, style, num_images, seed, generator)
-        labels, scales = request.labels.to(self.device), len(chosen.rows)
-        events = generate(chosen, self._parts(parts or {}), labels, len(labels), request.noise)
-        return (StreamEvent(event.k, scales, event, self.tokenizer) for event in events)
-
-    def reconstruct(self, image: Image.Image) -> list[Image.Image]:
-        """Encode and decode a picture: one image per scale, drawn from the tokens of that and all coarser scales.
-
-        The picture is put on white, cropped to a square around its centre and resized to the tokenizer's resolution.
-        """
-        with torch.inference_mode():
-            latent = self.tokenizer.latent(self._pixels(image).to(self.device))
-            tokens = self.tokenizer.encode(latent)
-            canvases = [draw(self.tokenizer, tokens[: k + 1]) for k in range(len(tokens))]
-            return [to_pil(decode(self.tokenizer, canvas))[0] for canvas in canvases]
+        given = {name: value for name, value in locals().items() if name not in ("self", "sampling")}
+        call = understood(given, sampling, self.vocabulary, self.plan, **self._facts())
+        labels, plan = call.request.labels.to(self.device), call.request.plan
+        events = generate(plan, self._parts(call.parts), labels, len(labels), call.request.noise)
+        return (StreamEvent(event.k, len(plan.rows), event, self.tokenizer) for event in events)
 
     @property
-    def resolution(self) -> tuple[int, int]:
-        """Height and width in pixels of the images."""
-        h, w = self.tokenizer.schedule.grid
-        return h * self.tokenizer.stride, w * self.tokenizer.stride
+    def components(self) -> dict[str, Any]:
+        """The parts by name: tokenizer, model and vocabulary."""
+        return {"tokenizer": self.tokenizer, "model": self.model, "vocabulary": self.vocabulary}
 
-    def _pixels(self, image: Image.Image) -> Tensor:
-        array = np.asarray(fit(image, self.resolution), np.float32) / 127.5 - 1
-        return torch.from_numpy(array).permute(2, 0, 1)[None].to(next(self.tokenizer.parameters()).dtype)
+    def set_progress_bar_config(self, **settings: Any) -> None:
+        """Settings of the bar that is shown while drawing takes longer than a second: ``disable`` (False), ``desc``
+        ("drawing") and ``leave`` (False: it goes when all is drawn).
+        """
+        self._bar |= bar_settings(settings)
+
+    def __repr__(self) -> str:
+        (height, width), count = self.resolution, sum(p.numel() for p in self.model.parameters())
+        styles = f" in {len(self.vocabulary.styles)} styles" if self.vocabulary.styles else ""
+        return (
+            f"<Pipeline {self.name!r}: {type(self.model).__name__} of {count / 1e6:,.1f} M parameters, "
+            f"{len(self.vocabulary.names)} classes{styles}, {len(self.model.schedule)} scales to {height}x{width} "
+            f"pixels, {str(self.dtype).removeprefix('torch.')} on {self.device}>"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        raise missing_attribute(name)
+
+    def _facts(self) -> dict[str, Any]:
+        """What a sentence about another library's argument mentions."""
+        height, width = self.resolution
+        return {"height": height, "width": width, "size": (height, width), "scales": len(self.model.schedule)}
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a checkpoint folder that :func:`load` reads, in ``dtype`` or in the number type that the networks have
@@ -270,37 +283,32 @@ class Pipeline:
         revision: str | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
+        **elsewhere: Any,
     ) -> Pipeline:
         """:func:`load`, by the name it has elsewhere."""
-        return load(name, revision=revision, device=device, dtype=dtype)
+        return load(name, revision=revision, device=device, dtype=dtype, **elsewhere)
 
     def _parts(self, more: Mapping[str, Any]) -> dict[str, Any]:
         return {"tokenizer": self.tokenizer, "model": self.model} | dict(more)
 
     def _draw(
-        self, request: Request, part: slice, callback: Callback | None, parts: Mapping[str, Any]
+        self, call: Call, part: slice, callback: Callback | None, step: Callable[[], None]
     ) -> tuple[list[Tensor], Canvas]:
-        """Draw some of a request's images: their token maps and the final canvas."""
+        """Draw some of a call's images: their token maps and the final canvas."""
+        request = call.request
         labels, noise = request.labels[part].to(self.device), request.noise_of(part)
         tokens: list[Tensor] = []
         canvas = None
-        for event in generate(request.plan, self._parts(parts), labels, len(labels), noise, callback):
+        for event in generate(request.plan, self._parts(call.parts), labels, len(labels), noise, callback):
             tokens.append(event.tokens)
             canvas = event.canvas
+            step()
         assert canvas is not None
         return tokens, canvas
 
-    def _chosen_plan(self, plan: Plan | None, sampling: Mapping[str, Any]) -> Plan:
-        """The plan that was given, or that of the sampling arguments; not both."""
-        for name, value in sampling.items():
-            if value is not None and not isinstance(value, int | float):
-                raise InputError(f"{name} is {value!r}; it must be a number")
-        set_by_hand = sorted(name for name, value in sampling.items() if value is not None)
-        if plan is not None and set_by_hand:
-            raise PlanError(f"a plan was given together with {set_by_hand[0]}; change the plan, or leave it out")
-        return plan or self.plan(**sampling)
-
-    def _recipe(self, request: Request, parts: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _recipe(self, call: Call, changed: str) -> dict[str, Any]:
+        """How to draw the same again; changed: what a callback did to it, if anything."""
+        request = call.request
         recipe: dict[str, Any] = {
             "nextscale": __version__,
             "torch": torch.__version__,
@@ -313,8 +321,8 @@ class Pipeline:
             "seeds": request.seeds or [None] * len(request.labels),
             "plan": request.plan.to_dict(),
         }
-        if request.seeds is None or parts:
-            recipe["not_repeatable"] = "a generator or a part that has no name was used"
+        if changed or request.seeds is None or call.parts:
+            recipe["not_repeatable"] = changed or "a generator or a part that has no name was used"
         return recipe
 
 
@@ -324,13 +332,21 @@ def load(
     revision: str | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    **elsewhere: Any,
 ) -> Pipeline:
     """Load a model: a bundled one by name, a checkpoint folder, a published one (``var-d16``, see docs/checkpoints.md),
     or a checkpoint on the hub (``org/repo``).
 
     revision: branch, tag or commit of what comes from the hub; device: auto, cpu, cuda, mps; dtype: auto, float32,
-    bfloat16, float16. Raises ``CheckpointError`` where there is no such model or it cannot be fetched.
+    bfloat16, float16; elsewhere: what other libraries call these. Raises ``CheckpointError`` where there is no such
+    model or it cannot be fetched.
     """
+    if not isinstance(name, str | PathLike) or not str(name):
+        raise InputError(f"the model's name is {shown(name)}; expected a bundled model, a folder or org/name")
+    asked = {"device": device, "dtype": dtype}
+    given = {key: value for key, value in asked.items() if value is not None and value != "auto"}
+    given |= translated(given, elsewhere, LOAD, list(asked))
+    device, dtype = given.get("device", "auto"), given.get("dtype", "auto")
     chosen_device, device_reason = choose_device(device)
     chosen_dtype, dtype_reason = choose_dtype(dtype, chosen_device)
     pipe = _assembled(model_folder(name, revision), name, chosen_device, chosen_dtype)

@@ -8,7 +8,7 @@ plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -18,6 +18,57 @@ from nextscale.memory.make import check_memory
 from nextscale.models.base import NextScaleModel
 from nextscale.sampling import ORDER, smooth_settings
 from nextscale.scales import ScaleSchedule, Size
+from nextscale.values import is_real, is_whole, listed, plain, shown
+
+
+def _whole(value: Any) -> int:
+    value = plain(value)
+    if not is_whole(value):
+        raise TypeError
+    return value
+
+
+def _real(value: Any) -> float:
+    value = plain(value)
+    if not is_real(value):
+        raise TypeError
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return str(value)
+
+
+def _several(read: Callable[[Any], Any], count: int | None = None) -> Callable[[Any], Any]:
+    def read_all(value: Any) -> tuple[Any, ...]:
+        entries = listed(value)
+        if entries is None or count not in (None, len(entries)):
+            raise TypeError
+        return tuple(read(entry) for entry in entries)
+
+    return read_all
+
+
+def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+COLUMNS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "size": (_several(_whole, 2), "two whole numbers, height and width"),
+    "model": (_text, "a name"),
+    "blocks": (_or_none(_several(_whole)), "a list of whole numbers, or None for all"),
+    "guidance": (_several(_real), "a list of numbers, one per branch"),
+    "temperature": (_real, "a number"),
+    "top_k": (_whole, "a whole number, 0 for off"),
+    "top_p": (_real, "a number"),
+    "order": (_several(_text), f"a list of {', '.join(ORDER)}"),
+    "smooth": (_or_none(_several(_real, 2)), "(sharpen, temperature), or None"),
+    "memory": (_text, "a name"),
+    "keep": (_or_none(_text), "a name, or None"),
+}
+"""How a value of every column is read (NumPy's numbers as Python's, lists as tuples), and what it must be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +93,19 @@ class Row:
     memory: str = "full"
     keep: str | None = None
 
+    def __post_init__(self) -> None:
+        for name, (read, expected) in COLUMNS.items():
+            object.__setattr__(self, name, _read(name, getattr(self, name), read, expected))
+
+
+def _read(name: str, value: Any, read: Callable[[Any], Any], expected: str) -> Any:
+    try:
+        return read(value)
+    except TypeError:
+        raise PlanError(
+            f"a column of the plan has a value of the wrong type: {name} is {shown(value)}; it must be {expected}"
+        ) from None
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -56,6 +120,14 @@ class Plan:
     decode: bool = True
 
     def __post_init__(self) -> None:
+        rows = listed(self.rows)
+        if rows is None or not all(isinstance(row, Row) for row in rows):
+            raise PlanError(f"the rows of a plan are {shown(self.rows)}; expected a list of Row")
+        object.__setattr__(self, "rows", tuple(rows))
+        sizes = _read("undrawn", self.undrawn, _several(_several(_whole, 2)), "a list of sizes (height, width)")
+        object.__setattr__(self, "undrawn", sizes)
+        if not isinstance(self.decode, bool):
+            raise PlanError(f"a plan's decode is {shown(self.decode)}, of the wrong type; it must be True or False")
         if not self.rows:
             raise PlanError("a plan needs at least one row, and this one has none")
         for k, row in enumerate(self.rows):
@@ -73,11 +145,15 @@ class Plan:
 
     def with_column(self, **columns: object) -> Plan:
         """The same plan with one or more columns set in every row, e.g. ``plan.with_column(top_k=1)``."""
+        unknown = sorted(set(columns) - set(COLUMNS))
+        if unknown:
+            raise PlanError(f"a plan has no column {unknown[0]!r}; it has {', '.join(COLUMNS)}")
         return replace(self, rows=tuple(replace(row, **columns) for row in self.rows))  # type: ignore[arg-type]
 
     def prefix(self, count: int) -> Plan:
         """A plan that stops after ``count`` scales; the canvas keeps its full size."""
         sizes = self.schedule.sizes
+        count = _read("the number of scales", count, _whole, "a whole number")
         self.schedule.prefix(count)
         return replace(self, rows=self.rows[:count], undrawn=sizes[count:])
 
@@ -86,7 +162,7 @@ class Plan:
         most = max(row.top_k for row in self.rows)
         if most > codes:
             raise PlanError(
-                f"top_k is {most}, but the tokenizer has {codes} codes; expected at most as many, 0 for off"
+                f"top_k is {shown(most)}, but the tokenizer has {codes} codes; expected at most as many, 0 for off"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,17 +181,12 @@ class Plan:
         allowed = {"rows", "undrawn", "decode"}
         if not isinstance(data, Mapping) or set(data) - allowed or not isinstance(data.get("rows"), list):
             raise PlanError("a plan is a mapping with the keys 'rows' (a list), 'undrawn' and 'decode'")
-        known, rows = {f.name for f in fields(Row)}, list[dict[str, Any]]()
         for row in data["rows"]:
-            if not isinstance(row, Mapping) or set(row) - known or "size" not in row:
-                found = sorted(row) if isinstance(row, Mapping) else row
-                raise PlanError(f"a plan's row has the columns {sorted(known)} and must have a size; found {found}")
-            rows.append({name: tuple(v) if isinstance(v, list) else v for name, v in row.items()})
-        try:
-            undrawn = tuple((h, w) for h, w in data.get("undrawn", ()))
-            return cls(tuple(Row(**row) for row in rows), undrawn, bool(data.get("decode", True)))
-        except (TypeError, AttributeError) as error:
-            raise PlanError(f"a column of the plan has a value of the wrong type: {error}") from None
+            if not isinstance(row, Mapping) or set(row) - set(COLUMNS) or "size" not in row:
+                found = shown(sorted(map(str, row)) if isinstance(row, Mapping) else row)
+                raise PlanError(f"a plan's row has the columns {sorted(COLUMNS)} and must have a size; found {found}")
+        rows = tuple(Row(**row) for row in data["rows"])
+        return cls(rows, data.get("undrawn", ()), data.get("decode", True))
 
 
 def default_plan(
@@ -134,6 +205,9 @@ def default_plan(
     """
     schedule = schedule or model.schedule
     model.check(schedule)
+    guidance_scale = _read("guidance_scale", guidance_scale, _real, "a number")
+    if not isinstance(smooth, bool):
+        raise PlanError(f"smooth is {shown(smooth)}; it must be True or False")
     if not 0 <= guidance_scale < math.inf:
         raise PlanError(f"guidance_scale is {guidance_scale}; it must be at least 0 and finite, and 1 switches it off")
     weights = SCHEDULES[model.guidance](guidance_scale, schedule)
@@ -159,20 +233,20 @@ def _check_row(k: int, row: Row, first: Row) -> None:
 
     if not 0 < row.temperature < math.inf:
         refuse(f"temperature is {row.temperature}; it must be above 0 (for the most likely token use top_k=1)")
-    if not isinstance(row.top_k, int) or row.top_k < 0:
-        refuse(f"top_k is {row.top_k}; it must be a whole number, 0 for off")
+    if row.top_k < 0:
+        refuse(f"top_k is {shown(row.top_k)}; it must be a whole number, 0 for off")
     if not 0 <= row.top_p <= 1:
         refuse(f"top_p is {row.top_p}; it must lie between 0 and 1, 0 for off")
     if sorted(row.order) != sorted(ORDER):
         refuse(f"order is {row.order}; it must name {', '.join(ORDER)} once each")
-    if row.smooth is not None and not (len(row.smooth) == 2 and row.smooth[1] > 0):
+    if row.smooth is not None and not (all(map(math.isfinite, row.smooth)) and row.smooth[1] > 0):
         refuse(f"smooth is {row.smooth}; it must be (sharpen, temperature) with a temperature above 0")
     if len(row.guidance) != len(first.guidance) or not row.guidance:
         refuse(f"guidance has {len(row.guidance)} branches, row 0 has {len(first.guidance)}; all rows need the same")
-    if abs(sum(row.guidance) - 1) > 1e-6:
+    if not abs(sum(row.guidance) - 1) <= 1e-6:
         refuse(f"guidance weights {row.guidance} sum to {sum(row.guidance):g}; they must sum to 1")
     if row.blocks is not None and (not row.blocks or list(row.blocks) != sorted(set(row.blocks))):
-        refuse(f"blocks is {row.blocks}; it must list some blocks in ascending order, or be None for all")
+        refuse(f"blocks is {shown(row.blocks)}; it must list some blocks in ascending order, or be None for all")
     if row.blocks != first.blocks:
         refuse("blocks differ from row 0; memories here need the same blocks at every scale")
     try:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import index
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,20 +15,26 @@ from nextscale.conditions.classes import ClassVocabulary
 from nextscale.errors import InputError
 from nextscale.plan import Plan
 from nextscale.sampling import IndependentNoise, Noise, OfficialNoise
+from nextscale.values import is_real, is_whole, listed, plain, shown
 
-Labels = Sequence[int | str] | int | str
+Labels = Sequence[int | str | None] | int | str
+MOST_IMAGES = 100_000
+"""Images of one call; all of them are kept in memory until it ends."""
+SAMPLING = ("guidance_scale", "temperature", "top_k", "top_p", "smooth")
+CALLER = 6
+"""Calls between a warning here and the user: both functions here, ``resolve``, the pipeline's own, and its method."""
 
 
 @dataclass(frozen=True)
 class Request:
     """A call's images, one entry per image in every list.
 
-    classes, styles: by name, ``styles`` empty where a model has none; labels: (B,) int64, the model's; seeds: None
-    with official noise.
+    classes, styles: by name, None for no class; ``styles`` is empty where a model has none; labels: (B,) int64, the
+    model's; seeds: None with official noise.
     """
 
-    classes: list[str]
-    styles: list[str]
+    classes: list[str | None]
+    styles: list[str | None]
     labels: Tensor
     seeds: list[int] | None
     noise: Noise
@@ -45,62 +50,116 @@ def resolve(
     plan: Plan,
     class_labels: Labels | None,
     prompt: Sequence[str] | str | None,
-    style: Sequence[str] | str | None,
+    style: Sequence[str | None] | str | None,
     num_images: int,
     seed: int | Sequence[int] | None,
     generator: torch.Generator | None,
 ) -> Request:
-    """Check a call's arguments; ``Pipeline.__call__`` says what they mean. Warns of styles that lack their class.
+    """Check a call's arguments; ``Pipeline.__call__`` says what they mean. Warns of styles that lack their class, and
+    of words, which are drawn as their class.
 
     Raises:
         InputError: what was named is not there, contradicts itself, or is of the wrong kind or number.
     """
-    if not isinstance(num_images, int) or num_images < 1:
-        raise InputError(f"num_images is {num_images!r}; it must be a whole number of at least 1")
+    num_images = plain(num_images)
+    if not is_whole(num_images) or num_images < 1:
+        raise InputError(f"num_images is {shown(num_images)}; it must be a whole number of at least 1")
     named = _class_ids(vocabulary, class_labels, prompt)
+    if num_images * len(named) > MOST_IMAGES:
+        raise InputError(
+            f"num_images is {shown(num_images)} for {len(named)} labels; a call draws at most {MOST_IMAGES} images, "
+            "so call several times"
+        )
     drawn_in = _style_ids(vocabulary, style, named)
     class_ids, style_ids = ([i for i in ids for _ in range(num_images)] for ids in (named, drawn_in))
     seeds, noise = _noise(seed, generator, len(class_ids))
     return Request(
-        classes=[vocabulary.names[i] for i in class_ids],
-        styles=[vocabulary.styles[i] for i in style_ids] if vocabulary.styles else [],
-        labels=vocabulary.labels(torch.tensor(class_ids), torch.tensor(style_ids)),
+        classes=[None if i is None else vocabulary.names[i] for i in class_ids],
+        styles=[None if i is None else vocabulary.styles[i] for i in style_ids] if vocabulary.styles else [],
+        labels=vocabulary.labels_of(class_ids, style_ids),
         seeds=seeds,
         noise=noise,
         plan=plan,
     )
 
 
+def sampling_numbers(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling arguments that were given, as Python's numbers. Raises ``InputError`` for one of another kind."""
+    found = {name: plain(value) for name, value in sampling.items() if value is not None}
+    for name, value in found.items():
+        if name == "smooth" and not isinstance(value, bool):
+            raise InputError(f"smooth is {shown(value)}; it must be True or False")
+        if name != "smooth" and not is_real(value):
+            raise InputError(f"{name} is {shown(value)}; it must be a number")
+    return found
+
+
 def _class_ids(
     vocabulary: ClassVocabulary, class_labels: Labels | None, prompt: Sequence[str] | str | None
-) -> list[int]:
+) -> list[int | None]:
     if (class_labels is None) == (prompt is None):
-        raise InputError("give either class_labels or prompt: one of the two, not both and not neither")
+        raise InputError(
+            "give either class_labels or prompt: one of the two, not both and not neither; class_labels=[None] (or "
+            "'unconditional') draws a picture of no class"
+        )
     if prompt is not None:
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, Sequence) else []
-        if not prompts:
-            raise InputError(f"prompt is {prompt!r}; give some words, or a list of them")
-        return [vocabulary.find(words).class_id for words in prompts]
-    labels = [class_labels] if isinstance(class_labels, int | str) else list(class_labels or ())
-    if not labels:
-        raise InputError("class_labels is empty; name at least one class")
-    return vocabulary.ids(labels)
+        asked = [prompt] if isinstance(prompt, str) else listed(prompt)
+        if not asked or not all(isinstance(words, str) for words in asked):
+            raise InputError(f"prompt is {shown(prompt)}; give some words, or a list of them")
+    else:
+        one = plain(class_labels)
+        asked = [one] if isinstance(one, int | float | str | bytes | Mapping) else listed(one)
+        if asked is None:
+            raise InputError(f"class_labels is {shown(one)}; expected a name or an id, or a list of them")
+        if not asked:
+            raise InputError("class_labels is empty; name at least one class")
+    find = vocabulary.look_up if prompt is None else vocabulary.find
+    words = [one for one in asked if isinstance(one, str) and not (prompt is None and vocabulary.has(one))]
+    matches = {text: find(text) for text in dict.fromkeys(words)}
+    _say_what_is_drawn({text: match.class_name for text, match in matches.items() if not match.named})
+    named = iter(vocabulary.ids([one for one in asked if not isinstance(one, str) or one not in matches]))
+    return [matches[one].class_id if isinstance(one, str) and one in matches else next(named) for one in asked]
 
 
-def _style_ids(vocabulary: ClassVocabulary, style: Sequence[str] | str | None, class_ids: Sequence[int]) -> list[int]:
-    """One style per class: the one that was named, or the first that the class was seen in."""
+def _say_what_is_drawn(classes: Mapping[str, str]) -> None:
+    """One warning for all words of a call that were taken for a class."""
+    if classes:
+        told = [f"{shown(words)} is drawn as {name}" for words, name in list(classes.items())[:4]]
+        more = f", and {len(classes) - 4} more" if len(classes) > 4 else ""
+        warnings.warn(
+            f"{', '.join(told)}{more}: the model knows classes, and draws one of the class, not of the words",
+            stacklevel=CALLER,
+        )
+
+
+def _style_ids(
+    vocabulary: ClassVocabulary, style: Sequence[str | None] | str | None, class_ids: Sequence[int | None]
+) -> list[int | None]:
+    """One style per class: the one that was named, or the first that the class was seen in; None where there is no
+    class, which has no style.
+    """
     if style is None:
-        seen_in = [vocabulary.styles_of(class_id) for class_id in class_ids]
-        return [vocabulary.styles.index(styles[0]) if styles else 0 for styles in seen_in]
-    if not isinstance(style, Sequence):
-        raise InputError(f"style is {style!r}; give the name of a style, or one name per label")
-    named = [style] * len(class_ids) if isinstance(style, str) else style
-    ids = vocabulary.style_ids(named)
-    if len(ids) != len(class_ids):
-        raise InputError(f"{len(ids)} styles were given for {len(class_ids)} labels; give one style, or one per label")
-    for pair in dict.fromkeys(zip(named, class_ids, strict=True)):
-        _warn_if_missing(vocabulary, *pair)
-    return ids
+        seen_in = [() if class_id is None else vocabulary.styles_of(class_id) for class_id in class_ids]
+        return [vocabulary.styles.index(styles[0]) if styles else None for styles in seen_in]
+    named = [style] * len(class_ids) if isinstance(style, str) else listed(style)
+    if named is None:
+        raise InputError(f"style is {shown(style)}; give the name of a style, or one name per label")
+    if isinstance(style, str) and not all(class_id is None for class_id in class_ids):
+        named = [None if class_id is None else style for class_id in class_ids]
+    if len(named) != len(class_ids):
+        vocabulary.style_ids(named)
+        raise InputError(
+            f"{len(named)} styles were given for {len(class_ids)} labels; give one style, or one per label"
+        )
+    for one, class_id in zip(named, class_ids, strict=True):
+        if class_id is None and one is not None:
+            raise InputError(f"style is {shown(one)} for a picture of no class; it has no style, so leave it out")
+    classes = [class_id for class_id in class_ids if class_id is not None]
+    ids = vocabulary.style_ids([one for one, class_id in zip(named, class_ids, strict=True) if class_id is not None])
+    for style_id, class_id in dict.fromkeys(zip(ids, classes, strict=True)):
+        _warn_if_missing(vocabulary, vocabulary.styles[style_id], class_id)
+    given = iter(ids)
+    return [None if class_id is None else next(given) for class_id in class_ids]
 
 
 def _warn_if_missing(vocabulary: ClassVocabulary, style: str, class_id: int) -> None:
@@ -111,7 +170,7 @@ def _warn_if_missing(vocabulary: ClassVocabulary, style: str, class_id: int) -> 
         warnings.warn(
             f"the model was trained on no image of {name} in the style {style}, so what it draws there means "
             f"nothing{instead}",
-            stacklevel=5,  # the caller of the pipeline
+            stacklevel=CALLER,
         )
 
 
@@ -121,20 +180,26 @@ def _noise(
     if generator is None:
         seeds = _seeds(seed, count)
         return seeds, IndependentNoise(seeds)
+    if not isinstance(generator, torch.Generator):
+        several = listed(generator)
+        if several and all(isinstance(one, torch.Generator) for one in several):
+            raise InputError(
+                "generator is a list; one torch.Generator draws the noise of a whole call; for noise of its own per "
+                f"image give seed={shown([one.initial_seed() for one in several])}"
+            )
+        raise InputError(f"generator is {shown(generator)}; expected a torch.Generator, or a number as seed=...")
     if seed is not None:
         raise InputError("seed and generator were both given; a generation has one source of noise")
     return None, OfficialNoise(generator)
 
 
-def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
-    if seed is None:
-        seed = secrets.randbelow(2**31)
-    try:
-        if not isinstance(seed, Sequence | np.ndarray):
-            return [index(seed) + i for i in range(count)]
-        seeds = [index(one) for one in seed]
-    except TypeError:
-        raise InputError(f"seed is {seed!r}; it must be a whole number, or a list of them") from None
+def _seeds(seed: Any, count: int) -> list[int]:
+    seed = secrets.randbelow(2**31) if seed is None else plain(seed)
+    if is_whole(seed):
+        return [seed + i for i in range(count)]
+    seeds = listed(seed)
+    if seeds is None or not all(map(is_whole, seeds)):
+        raise InputError(f"seed is {shown(seed)}; it must be a whole number, or a list of them")
     if len(seeds) != count:
         raise InputError(f"{len(seeds)} seeds were given for {count} images; give one seed, or one per image")
     return seeds

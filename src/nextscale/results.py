@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from io import BytesIO
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from nextscale.conditions.classes import UNCONDITIONAL
+from nextscale.drawn import DrawnImage
+from nextscale.errors import InputError
+from nextscale.files import check_writable, free_name, written_aside
 from nextscale.generate import ScaleEvent
+from nextscale.pictures import factor_for, save_png
+from nextscale.pictures import grid as lay_out
 from nextscale.plan import Plan
 from nextscale.tokenizers.base import Canvas, Tokenizer
+from nextscale.values import shown
 
 OutputType = Literal["pil", "pt", "np", "latent"]
 PER_IMAGE = {"class_labels": "class_label", "styles": "style", "seeds": "seed"}
 """The lists of a recipe, one entry per image, and what an entry is called in the recipe of one image."""
+OUTPUT_TYPES: dict[str, OutputType] = {
+    "pil": "pil",
+    "pt": "pt",
+    "np": "np",
+    "latent": "latent",
+    "numpy": "np",
+    "tensor": "pt",
+    "torch": "pt",
+}
+"""The kinds of output, also by the names they have elsewhere."""
+LONGEST_NAME = 100
+"""Bytes of a class, or of a style, in the name of a file; file systems take 255 for all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class GenerationResult:
     """images: PIL images, or what ``output_type`` asked for; tokens: one (B, h, w) map per scale, as accumulated;
     recipe: how to draw the same again (plain data; labels, styles and seeds are lists, one entry per image); plan:
     what was carried out.
+
+    A result is a sequence of its images: ``result[0]``, ``len(result)``, ``for image in result``.
     """
 
     images: Any
@@ -30,9 +55,113 @@ class GenerationResult:
     recipe: dict[str, Any]
     plan: Plan
 
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: Any) -> Any:
+        """Image ``i``, or a slice of them; also a field by its name, ``result["images"]``."""
+        if isinstance(i, str):
+            if i not in {field.name for field in fields(self)}:
+                raise KeyError(f"a result has no {i!r}; expected images, tokens, recipe or plan")
+            return getattr(self, i)
+        return self.images[i]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.images)
+
+    def __repr__(self) -> str:
+        names = list(dict.fromkeys(" ".join(named(self.recipe_of(i)).values()) for i in range(len(self))))
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        count = f"{len(self)} image{'' if len(self) == 1 else 's'}"
+        return f"<GenerationResult: {count} of {', '.join(names[:4])}{more}, by {self.recipe['model']}>"
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the picture, or a page with all of them."""
+        if not self._pictures():
+            return None
+        page, file = self.images[0] if len(self) == 1 else self.grid(), BytesIO()
+        page.save(file, "PNG")
+        return file.getvalue()
+
     def recipe_of(self, i: int) -> dict[str, Any]:
         """The recipe of image ``i`` alone."""
-        return {PER_IMAGE.get(key, key): value[i] if key in PER_IMAGE else value for key, value in self.recipe.items()}
+        return recipe_of(self.recipe, i)
+
+    def grid(self, columns: int | None = None) -> Image.Image:
+        """All pictures on one page, each over its name. Raises ``InputError`` where ``output_type`` was not "pil"."""
+        self._need_pictures()
+        labels = [", ".join(named(self.recipe_of(i)).values()) for i in range(len(self))]
+        return DrawnImage(lay_out(self.images, columns, factor_for(self.images[0]), labels), self.recipe)
+
+    def save(self, path: str | Path, overwrite: bool = False) -> list[Path]:
+        """Write every picture as a PNG with its recipe; returns the files.
+
+        path: a folder, in which pictures take the next free name (``face-1.png``, ``face-1-2.png``), or for one
+        picture the name of a file (``.png``). overwrite: a file that was named may be replaced. Raises ``InputError``
+        where nothing can be written, and for a file that exists.
+        """
+        self._need_pictures()
+        path = Path(path)
+        if path.suffix and not path.is_dir():
+            return [self._save_one(path, overwrite)]
+        check_writable(path)
+        written = []
+        for i, image in enumerate(self.images):
+            recipe = self.recipe_of(i)
+            written.append(save_png(image, free_name(path / f"{file_stem(recipe)}.png"), recipe))
+        return written
+
+    def _save_one(self, path: Path, overwrite: bool) -> Path:
+        if path.suffix.lower() != ".png":
+            raise InputError(f"{path} is no name of a PNG; expected one that ends in .png, or a folder")
+        if len(self) != 1:
+            raise InputError(
+                f"{len(self)} pictures do not fit into {path}; expected a folder, or result.grid().save(...)"
+            )
+        with written_aside(path, overwrite) as aside:
+            DrawnImage(self.images[0], self.recipe_of(0)).save(aside, "PNG")
+        return path
+
+    def _pictures(self) -> bool:
+        return isinstance(self.images, list) and len(self) > 0
+
+    def _need_pictures(self) -> None:
+        if not self._pictures():
+            raise InputError("the result holds numbers, not pictures; expected one drawn with output_type='pil'")
+
+
+def recipe_of(recipe: Mapping[str, Any], i: int) -> dict[str, Any]:
+    """The recipe of image ``i`` alone, out of that of several."""
+    return {PER_IMAGE.get(key, key): value[i] if key in PER_IMAGE else value for key, value in recipe.items()}
+
+
+def result_of(
+    batch: Tensor, output_type: OutputType, tokens: list[Tensor], recipe: dict[str, Any], plan: Plan
+) -> GenerationResult:
+    """What a call gives back; pictures carry their recipes, so that every PNG of them can be drawn again."""
+    images = as_output(batch, output_type)
+    if output_type == "pil":
+        images = [DrawnImage(image, recipe_of(recipe, i)) for i, image in enumerate(images)]
+    return GenerationResult(images, tokens, recipe, plan)
+
+
+def named(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """What the picture of a recipe shows: its class, or that it has none, and its style where there is one."""
+    label, style = recipe["class_label"], recipe.get("style")
+    return {"class": UNCONDITIONAL if label is None else str(label)} | ({} if style is None else {"style": str(style)})
+
+
+def file_stem(recipe: Mapping[str, Any]) -> str:
+    """The name of a picture's file without ``.png``: class, style and seed. The one place where it is made; two
+    pictures may share it, so a folder needs :func:`nextscale.files.free_name`.
+    """
+    seed = [] if recipe.get("seed") is None else [str(recipe["seed"])]
+    return "-".join([*map(_file_name, named(recipe).values()), *seed])
+
+
+def _file_name(name: str) -> str:
+    safe = re.sub(r"[^\w.-]+", "-", name).encode()[:LONGEST_NAME].decode(errors="ignore")
+    return safe.strip("-.") or "class"
 
 
 @dataclass(frozen=True)
@@ -43,7 +172,7 @@ class StreamEvent:
 
     k: int
     scales: int
-    event: ScaleEvent
+    event: ScaleEvent = field(repr=False)
     tokenizer: Tokenizer = field(repr=False)
 
     @property
@@ -57,6 +186,13 @@ class StreamEvent:
     def images(self) -> list[Image.Image]:
         """The images as they stand after this scale."""
         return to_pil(decode(self.tokenizer, self.event.canvas))
+
+
+def checked_output_type(given: Any) -> OutputType:
+    """The kind of output by one of its names. Raises ``InputError`` for others."""
+    if not isinstance(given, str) or given not in OUTPUT_TYPES:
+        raise InputError(f"output_type is {shown(given)}; expected pil, pt, np or latent")
+    return OUTPUT_TYPES[given]
 
 
 def decodes_alone(device: torch.device, dtype: torch.dtype) -> bool:

@@ -10,35 +10,22 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from nextscale.conditions.words import noun, slips, telling, words_of
 from nextscale.errors import CheckpointError, InputError
+from nextscale.values import is_whole, plain, shown
 
-# Words that say nothing about what is in a picture.
-_PREPOSITIONS = frozenset({"at", "for", "in", "of", "on", "to", "with"})
-_EMPTY_WORDS = _PREPOSITIONS | {"a", "an", "and", "one", "some", "the", "picture", "photo", "image", "drawing", "emoji"}
-_IRREGULAR = {
-    "buses": "bus",
-    "men": "man",
-    "women": "woman",
-    "people": "person",
-    "children": "child",
-    "mice": "mouse",
-    "geese": "goose",
-    "feet": "foot",
-    "teeth": "tooth",
-    "wolves": "wolf",
-    "leaves": "leaf",
-    "knives": "knife",
-}
+UNCONDITIONAL = "unconditional"
+"""What people write for a picture of no class, which is ``None`` everywhere else."""
 _OTHER_CLASSES = 3  # alternatives named beside the class that was taken
 
 
@@ -53,12 +40,15 @@ class Thing:
 
 @dataclass(frozen=True)
 class Match:
-    """What plain words were taken for; ``reason`` is a phrase for people, ``alternatives`` are other class names."""
+    """What a name or plain words were taken for; ``reason`` is a phrase for people, ``alternatives`` are other class
+    names; ``named``: the class was called by its name, so nothing need be said. ``class_id`` is None for no class.
+    """
 
     class_name: str
-    class_id: int
+    class_id: int | None
     reason: str
-    alternatives: tuple[str, ...]
+    alternatives: tuple[str, ...] = ()
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +97,12 @@ class ClassVocabulary:
         assert not len(labels) or int(labels.max()) < len(self), f"a label of {int(labels.max())} among {len(self)}"
         return labels
 
+    def labels_of(self, class_ids: Sequence[int | None], style_ids: Sequence[int | None]) -> Tensor:
+        """The same from lists, with None for no class, whose label is the null class, and where there is no style."""
+        known = [torch.tensor([i or 0 for i in ids], dtype=torch.long) for ids in (class_ids, style_ids)]
+        nothing = torch.tensor([i is None for i in class_ids], dtype=torch.bool)
+        return self.labels(*known).masked_fill(nothing, len(self))
+
     def styles_of(self, class_id: int) -> list[str]:
         """The styles that a class was seen in while the model was trained; all of them where it was seen in none."""
         seen = [style for style in self.styles if (style, self.names[class_id]) not in self.missing]
@@ -131,9 +127,9 @@ class ClassVocabulary:
             name = str(record["name"])
             if record["tones"] or name in things or record["class"] not in number:
                 continue
-            known = set(_words(name))
+            known = set(words_of(name))
             more = [*record["keywords"], *filter(None, [record.get("gender")])]
-            keywords = tuple(word for word in more if not known.issuperset(_words(word)))
+            keywords = tuple(word for word in more if not known.issuperset(words_of(word)))
             things[name] = Thing(name, number[record["class"]], keywords)
         return cls(tuple(names), tuple(things.values()), tuple(styles))
 
@@ -167,46 +163,117 @@ class ClassVocabulary:
                 f"a vocabulary is damaged: {error}; expected names, styles, missing and things"
             ) from error
 
-    def ids(self, labels: Sequence[int | str]) -> list[int]:
-        """Class ids of names or ids; a number may also be written as a string.
+    def ids(self, labels: Sequence[int | str | None]) -> list[int | None]:
+        """Class ids of names or ids; a number may also be written as a string. None, or "unconditional", is no class.
 
-        Raises:
-            InputError: a name that is no class (with the nearest one), or an id out of range.
+        A text is a name first. Raises ``InputError`` for a name that is no class (with the nearest one), for an id out
+        of range, and for one that is the name of another class.
         """
         return [self._id(label) for label in labels]
 
-    def _id(self, label: int | str) -> int:
+    def _id(self, label: Any) -> int | None:
+        label = plain(label)
+        if label is None:
+            return None
         if isinstance(label, str):
-            if label in self.names:
-                return self.names.index(label)
-            if not label.strip().lstrip("-").isdecimal():
-                raise InputError(f"there is no class {label!r}; {self._nearest_class(label)}")
-        elif isinstance(label, bool) or not hasattr(label, "__index__"):
-            raise InputError(f"a class label is {label!r}; expected a name or an id from 0 to {len(self.names) - 1}")
-        number = int(label)
-        if not 0 <= number < len(self.names):
-            raise InputError(f"class id {number} is out of range; expected 0 to {len(self.names) - 1}")
-        return number
+            named = self._named(label)
+            if named is not None:
+                return named
+            if label.strip().casefold() == UNCONDITIONAL:
+                return None
+            if not _is_number(label):
+                raise InputError(f"there is no class {shown(label)}; {self._nearest_class(label)}")
+            label = int(label)
+        elif isinstance(label, Sequence | Mapping | Set):
+            raise InputError(
+                f"a class label is {shown(label)}; mixing of classes is not possible yet, so give one class per picture"
+            )
+        elif not is_whole(label):
+            raise InputError(
+                f"a class label is {shown(label)}; expected a name or an id from 0 to {len(self.names) - 1}"
+            )
+        if not 0 <= label < len(self.names):
+            raise InputError(f"class id {shown(label)} is out of range; expected 0 to {len(self.names) - 1}")
+        other = self._named(str(label))
+        if other not in (None, label):
+            raise InputError(
+                f"class label {label} could be the class of the id {label}, which is called {self.names[label]!r}, or "
+                f"the class called '{label}'; expected a name: {self.names[label]!r} or '{label}'"
+            )
+        return label
 
-    def style_ids(self, styles: Sequence[str]) -> list[int]:
+    def has(self, text: str) -> bool:
+        """Whether there is a class of this name."""
+        return self._named(text) is not None
+
+    def _named(self, text: str) -> int | None:
+        """The class of this name, in whatever Unicode form it is written."""
+        if text in self._numbers:
+            return self._numbers[text]
+        return self._composed.get(unicodedata.normalize("NFC", text))
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.names)}
+
+    @cached_property
+    def _composed(self) -> dict[str, int]:
+        return {unicodedata.normalize("NFC", name): i for i, name in reversed(list(enumerate(self.names)))}
+
+    def look_up(self, text: str) -> Match:
+        """The class that a person means by a text: one of that name or number, none, or one that its words find.
+
+        For what is typed. Words that stand for another class than their own are to be told to whoever typed them
+        (``Match.named`` is False), and so is a number that could be an id as well. Raises ``InputError`` for a text
+        that is neither, or a class name with an error in it; with the nearest class or word.
+        """
+        named = self._named(text)
+        if named is not None:
+            other = int(text) if _is_number(text) else named
+            if other == named or not 0 <= other < len(self.names):
+                return Match(self.names[named], named, "the class of this name", named=True)
+            return Match(self.names[named], named, f"the class of this name; the id {other} is {self.names[other]!r}")
+        if _is_number(text) or text.strip().casefold() == UNCONDITIONAL:
+            class_id = self._id(text)
+            name = UNCONDITIONAL if class_id is None else self.names[class_id]
+            return Match(name, class_id, f"the class of the id {class_id}", named=True)
+        near = difflib.get_close_matches(text.casefold(), self._folded, n=1, cutoff=0.8)
+        strange = [word for word in telling(words_of(text)) if word not in self._frequency]
+        if strange and near:
+            raise InputError(f"there is no class {shown(text)}; did you mean {self._folded[near[0]]!r}?")
+        try:
+            return self.find(text)
+        except InputError:
+            word = self._near_word(words_of(text))
+            meant = f"did you mean {word!r}?" if word else self._nearest_class(text)
+            raise InputError(f"there is no class {shown(text)}; {meant}") from None
+
+    def style_ids(self, styles: Sequence[Any]) -> list[int]:
         """Ids of styles by name.
 
         Raises:
             InputError: a style that is none (with the nearest one), or any style where the model knows none.
         """
-        for style in styles:
+        known = {unicodedata.normalize("NFC", style): i for i, style in enumerate(self.styles)}
+        asked = [unicodedata.normalize("NFC", style) if isinstance(style, str) else style for style in styles]
+        for style in asked:
             if not self.styles:
-                raise InputError(f"the style {style!r} was asked for, but this model has no styles; leave it out")
-            if style not in self.styles:
+                raise InputError(f"the style {shown(style)} was asked for, but this model has no styles; leave it out")
+            if not isinstance(style, str) or style not in known:
                 near = difflib.get_close_matches(str(style).lower(), self.styles, n=1, cutoff=0.5)
                 guess = f"did you mean {near[0]!r}? " if near else ""
-                raise InputError(f"there is no style {style!r}; {guess}expected one of {', '.join(self.styles)}")
-        return [self.styles.index(style) for style in styles]
+                raise InputError(f"there is no style {shown(style)}; {guess}expected one of {', '.join(self.styles)}")
+        return [known[style] for style in asked]
 
     def _nearest_class(self, text: str) -> str:
-        near = difflib.get_close_matches(text.lower(), self.names, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(text.casefold()[:200], self._folded, n=1, cutoff=0.5)
         some = f"one of {len(self.names)} names such as {self.names[0]!r}"
-        return f"did you mean {near[0]!r}?" if near else f"expected {some}"
+        return f"did you mean {self._folded[near[0]]!r}?" if near else f"expected {some}"
+
+    @cached_property
+    def _folded(self) -> dict[str, str]:
+        """Every class name by what it is without its capitals."""
+        return {name.casefold(): name for name in reversed(self.names)}
 
     def find(self, words: str) -> Match:
         """The class that plain words mean.
@@ -219,24 +286,30 @@ class ClassVocabulary:
         Raises:
             InputError: no word is known (with the nearest known word), or there is no word at all.
         """
-        spoken = _words(words)
+        spoken = words_of(words)
         if not spoken:
-            raise InputError(f"{words!r} holds no word; expected a class name or plain words such as 'grinning cat'")
+            raise InputError(
+                f"{shown(words)} holds no word; expected a class name or plain words such as 'grinning cat'"
+            )
         ranking = self._ranking(spoken)
-        same = [i for i, name in enumerate(self.names) if name == words.strip() or _words(name) == spoken]
-        if same:
-            return self._match(same[0], f"the class {self.names[same[0]]!r}", ranking)
-        called = [thing for thing in self.things if _words(thing.name) == spoken]
+        called_so = self._named(words.strip())
+        same = [i for i, name in enumerate(self.names) if words_of(name) in (spoken, telling(spoken))]
+        if called_so is not None or same:
+            class_id = same[0] if called_so is None else called_so
+            return replace(self._match(class_id, f"the class {self.names[class_id]!r}", ranking), named=True)
+        called = [thing for thing in self.things if words_of(thing.name) == spoken]
         if called:  # "house" is rather the house than the houses
             thing = min(called, key=lambda thing: thing.name.lower() != words.strip().lower())
             return self._match(thing.class_id, f"the name {thing.name!r}", ranking)
         if not ranking:
-            raise InputError(f"no class is known for {words!r}; {self._nearest_word(spoken)}")
+            near = self._near_word(spoken)
+            other = f"try another word, or one of the {len(self.names)} class names such as {self.names[0]!r}"
+            raise InputError(f"no class is known for {shown(words)}; {f'did you mean {near!r}?' if near else other}")
         return self._match(ranking[0].class_id, self._because(ranking[0], spoken), ranking)
 
     def _because(self, entry: _Entry, spoken: Sequence[str]) -> str:
-        named = [repr(word) for word in _telling(spoken) if word in entry.name_words]
-        hinted = [repr(word) for word in _telling(spoken) if word in entry.keyword_words]
+        named = [repr(word) for word in telling(spoken) if word in entry.name_words]
+        hinted = [repr(word) for word in telling(spoken) if word in entry.keyword_words]
         kind = "class" if entry.name in self.names else "name"
         reasons = [f"{' and '.join(named)} in the {kind} {entry.name!r}"] if named else []
         if hinted:
@@ -250,8 +323,8 @@ class ClassVocabulary:
 
     def _ranking(self, spoken: Sequence[str]) -> list[_Entry]:
         """All entries that know one of the words, the best first."""
-        weights = {word: math.log(1 + len(self._index) / max(1, self._frequency[word])) for word in _telling(spoken)}
-        weights[_noun(spoken)] *= 2
+        weights = {word: math.log(1 + len(self._index) / max(1, self._frequency[word])) for word in telling(spoken)}
+        weights[noun(spoken)] *= 2
         scored = []
         for order, entry in enumerate(self._index):
             in_name = sum(weight for word, weight in weights.items() if word in entry.name_words)
@@ -271,14 +344,16 @@ class ClassVocabulary:
     def _frequency(self) -> Counter[str]:
         return Counter(word for entry in self._index for word in entry.name_words | entry.keyword_words)
 
-    def _nearest_word(self, spoken: Sequence[str]) -> str:
-        names = [word for entry in self._index for word in entry.name_words]
-        for known in (names, list(self._frequency)):
-            for word in _telling(spoken):
-                near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    def _near_word(self, spoken: Sequence[str]) -> str | None:
+        """The known word that the fewest slips of the finger make of an unknown one, words of names first."""
+        named = {word for entry in self._index for word in entry.name_words}
+        for known in (named, self._frequency.keys() - named):
+            for word in telling(spoken):
+                far = {other: slips(word, other) for other in known if abs(len(word) - len(other)) <= 2}
+                near = [other for other, count in far.items() if count <= (len(word) + 1) // 4]
                 if near:
-                    return f"did you mean {near[0]!r}?"
-        return f"try another word, or one of the {len(self.names)} class names such as {self.names[0]!r}"
+                    return min(near, key=lambda other: (far[other], sorted(word) != sorted(other), other))
+        return None
 
 
 def numbered(names: Sequence[str]) -> bool:
@@ -297,38 +372,10 @@ class _Entry:
 
 
 def _entry(name: str, class_id: int, keywords: Iterable[str]) -> _Entry:
-    named = frozenset(_words(name))
-    more = frozenset(word for keyword in keywords for word in _words(keyword))
+    named = frozenset(words_of(name))
+    more = frozenset(word for keyword in keywords for word in words_of(keyword))
     return _Entry(name, class_id, named, more - named)
 
 
-def _words(text: str) -> list[str]:
-    """Words in lower case, singular and without accents: ``"Piñatas & cats"`` -> ``["pinata", "cat"]``."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
-    return [_singular(word) for word in re.findall(r"[^\W_]+|[#*]", plain)]
-
-
-def _singular(word: str) -> str:
-    if word in _IRREGULAR:
-        return _IRREGULAR[word]
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-3] + "y"
-    if len(word) > 5 and word.endswith(("sses", "xes", "ches", "shes", "toes")):
-        return word[:-2]
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        return word[:-1]
-    return word
-
-
-def _telling(spoken: Sequence[str]) -> list[str]:
-    """The different words that say something, in their order; all of them if none does."""
-    telling = [word for word in dict.fromkeys(spoken) if word not in _EMPTY_WORDS]
-    return telling or list(dict.fromkeys(spoken))
-
-
-def _noun(spoken: Sequence[str]) -> str:
-    """The word English makes the thing itself: the last before a preposition, else the last of all."""
-    telling = _telling(spoken)
-    cut = next((i for i, word in enumerate(spoken) if word in _PREPOSITIONS), len(spoken))
-    before = [word for word in spoken[:cut] if word in telling]
-    return before[-1] if before else telling[-1]
+def _is_number(text: str) -> bool:
+    return text.strip().lstrip("-").isdecimal() and len(text) < 20

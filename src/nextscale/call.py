@@ -1,0 +1,98 @@
+"""A call of the pipeline, understood: what was given, in any library's words, becomes a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nextscale.conditions.classes import ClassVocabulary
+from nextscale.errors import InputError, PlanError
+from nextscale.generate import Callback, ScaleEvent
+from nextscale.habits import BAR, CALL, translated
+from nextscale.plan import Plan
+from nextscale.request import SAMPLING, Request, resolve, sampling_numbers
+from nextscale.results import OutputType, checked_output_type
+from nextscale.tokenizers.base import Canvas
+from nextscale.values import plain, shown
+
+UNGIVEN = {"num_images": 1, "output_type": "pil"}
+"""What arguments are that nobody gave, where that is not None."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """request: the images; output_type: what they are given as; callback: called after every scale; parts: what the
+    plan names beside tokenizer and model.
+    """
+
+    request: Request
+    output_type: OutputType
+    callback: Callback | None
+    parts: Mapping[str, Any]
+
+
+def understood(
+    given: Mapping[str, Any],
+    elsewhere: Mapping[str, Any],
+    vocabulary: ClassVocabulary,
+    make_plan: Callable[..., Plan],
+    **facts: Any,
+) -> Call:
+    """A call's arguments, checked.
+
+    given: its own, None where nobody gave one; elsewhere: further ones, by names that other libraries use or that were
+    left out of a signature; make_plan: the plan of sampling arguments; facts: for :func:`nextscale.habits.translated`.
+    Raises ``InputError`` or ``PlanError`` with the argument that cannot be used.
+    """
+    set_by_hand = {name: value for name, value in given.items() if value is not None and value != UNGIVEN.get(name)}
+    translated_too = translated(set_by_hand, elsewhere, CALL, [*given, *SAMPLING], **facts)
+    asked = UNGIVEN | dict.fromkeys((*given, *SAMPLING)) | set_by_hand | translated_too
+    output_type, callback, parts = (asked.get(name) for name in ("output_type", "callback_on_scale_end", "parts"))
+    kind = checked_output_type(output_type)
+    if callback is not None and not callable(callback):
+        raise InputError(f"callback_on_scale_end is {shown(callback)}; expected a function of an event")
+    if parts is not None and not isinstance(parts, Mapping):
+        raise InputError(f"parts is {shown(parts)}; expected a table of names and parts")
+    request = resolve(
+        vocabulary,
+        _chosen_plan(asked["plan"], sampling_numbers({name: asked[name] for name in SAMPLING}), make_plan),
+        *(asked[name] for name in ("class_labels", "prompt", "style", "num_images", "seed", "generator")),
+    )
+    return Call(request, kind, callback, parts or {})
+
+
+def bar_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the bar, checked; what other libraries call them is translated."""
+    kinds = {"disable": bool, "desc": str, "leave": bool}
+    given = translated({}, settings, BAR, list(kinds))
+    for name, value in given.items():
+        if not isinstance(value, kinds[name]):
+            raise InputError(f"{name} is {shown(value)}; expected a {kinds[name].__name__}")
+    return given
+
+
+def _chosen_plan(plan: Any, sampling: Mapping[str, Any], make_plan: Callable[..., Plan]) -> Plan:
+    """The plan that was given, or that of the sampling arguments; not both."""
+    if plan is None:
+        return make_plan(**sampling)
+    if not isinstance(plan, Plan):
+        raise PlanError(f"plan is {shown(plan)}; expected a Plan, as pipe.plan() or Plan.from_dict(...) makes it")
+    if sampling:
+        raise PlanError(f"a plan was given together with {sorted(sampling)[0]}; change the plan, or leave it out")
+    return plan
+
+
+class Watch:
+    """Calls a callback, and remembers whether it changed what a recipe would repeat."""
+
+    def __init__(self, callback: Callback) -> None:
+        self.callback, self.done = callback, ""
+
+    def __call__(self, event: ScaleEvent) -> Canvas | bool | None:
+        answer = plain(self.callback(event))
+        if answer is False:
+            self.done = "a callback stopped it"
+        elif isinstance(answer, Canvas):
+            self.done = "a callback changed it"
+        return answer
