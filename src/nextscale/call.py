@@ -45,9 +45,9 @@ def understood(
     left out of a signature; make_plan: the plan of sampling arguments; facts: for :func:`nextscale.habits.translated`.
     Raises ``InputError`` or ``PlanError`` with the argument that cannot be used.
     """
-    set_by_hand = {name: value for name, value in given.items() if value is not None and value != UNGIVEN.get(name)}
-    translated_too = translated(set_by_hand, elsewhere, CALL, [*given, *SAMPLING], **facts)
-    asked = UNGIVEN | dict.fromkeys((*given, *SAMPLING)) | set_by_hand | translated_too
+    set_by_hand = {name: value for name, value in given.items() if not _ungiven(name, value)}
+    translated_too = translated(set_by_hand, elsewhere, CALL, list(dict.fromkeys((*given, *SAMPLING))), **facts)
+    asked = dict.fromkeys((*given, *SAMPLING)) | UNGIVEN | set_by_hand | translated_too
     output_type, callback, parts = (asked.get(name) for name in ("output_type", "callback_on_scale_end", "parts"))
     kind = checked_output_type(output_type)
     if callback is not None and not callable(callback):
@@ -70,6 +70,11 @@ def bar_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, kinds[name]):
             raise InputError(f"{name} is {shown(value)}; expected a {kinds[name].__name__}")
     return given
+
+
+def _ungiven(name: str, value: Any) -> bool:
+    default = UNGIVEN.get(name)
+    return value is None or (type(value) is type(default) and value == default)
 
 
 def _chosen_plan(plan: Any, sampling: Mapping[str, Any], make_plan: Callable[..., Plan]) -> Plan:

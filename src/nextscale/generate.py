@@ -133,7 +133,7 @@ def _carry_out(
             )
         if callback is not None and not state.canvas.latent.isfinite().all():
             raise InputError(
-                f"the canvas of scale {k} holds NaN or infinity after callback_on_scale_end; expected finite numbers"
+                f"the canvas of scale {k} holds NaN or numbers beyond all bounds after callback_on_scale_end; expected finite ones"
             )
         yield event
         if answer is False:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -219,8 +219,10 @@ class Pipeline(Coder):
             f"pixels, {str(self.dtype).removeprefix('torch.')} on {self.device}>"
         )
 
-    def __getattr__(self, name: str) -> Any:
-        raise missing_attribute(name)
+    if not TYPE_CHECKING:  # a type checker shall go on seeing what is missing
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing_attribute(name)
 
     def _facts(self) -> dict[str, Any]:
         """What a sentence about another library's argument mentions."""
@@ -345,7 +347,7 @@ def load(
         raise InputError(f"the model's name is {shown(name)}; expected a bundled model, a folder or org/name")
     asked = {"device": device, "dtype": dtype}
     given = {key: value for key, value in asked.items() if value is not None and value != "auto"}
-    given |= translated(given, elsewhere, LOAD, list(asked))
+    given |= translated(given, elsewhere, LOAD, ["name", "revision", *asked])
     device, dtype = given.get("device", "auto"), given.get("dtype", "auto")
     chosen_device, device_reason = choose_device(device)
     chosen_dtype, dtype_reason = choose_dtype(dtype, chosen_device)

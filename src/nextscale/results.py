@@ -156,12 +156,13 @@ def file_stem(recipe: Mapping[str, Any]) -> str:
     pictures may share it, so a folder needs :func:`nextscale.files.free_name`.
     """
     seed = [] if recipe.get("seed") is None else [str(recipe["seed"])]
-    return "-".join([*map(_file_name, named(recipe).values()), *seed])
+    return "-".join([*(file_name(name, "class") for name in named(recipe).values()), *seed])
 
 
-def _file_name(name: str) -> str:
-    safe = re.sub(r"[^\w.-]+", "-", name).encode()[:LONGEST_NAME].decode(errors="ignore")
-    return safe.strip("-.") or "class"
+def file_name(name: str, otherwise: str) -> str:
+    """A name as the part of a file's name; ``otherwise`` where no letter of it could stay."""
+    safe = re.sub(r"[^\w.-]+", "-", name).encode(errors="ignore")[:LONGEST_NAME].decode(errors="ignore")
+    return safe.strip("-.") or otherwise
 
 
 @dataclass(frozen=True)

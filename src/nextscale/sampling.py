@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nextscale.errors import InputError
+from nextscale.values import shown
 
 ORDER = ("temperature", "top_k", "top_p")
 
@@ -122,7 +123,7 @@ class IndependentNoise(Noise):
     def __init__(self, seeds: Sequence[int], lineage: Sequence[int] | None = None) -> None:
         for seed in seeds:
             if not 0 <= seed < 2**63:
-                raise InputError(f"a seed of {seed} is out of range; seeds are whole numbers from 0 to 2^63 - 1")
+                raise InputError(f"a seed of {shown(seed)} is out of range; seeds are whole numbers from 0 to 2^63 - 1")
         self.seeds = list(seeds)
         self.lineage = list(lineage) if lineage is not None else [0] * len(seeds)
 

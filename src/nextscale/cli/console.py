@@ -49,6 +49,7 @@ def load_pipeline(model: str, device: str, dtype: str, revision: str | None = No
     import nextscale
 
     pipe = nextscale.load(model, revision=revision, device=device, dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)  # the verbs have bars of their own
     number = str(pipe.dtype).removeprefix("torch.")
     remark(f"{pipe.name} on {pipe.device} ({pipe.device_reason}) in {number} ({pipe.dtype_reason})")
     return pipe

@@ -157,7 +157,7 @@ class Asked:
         drawn, styles = _in_styles(labels, self.styles, pipe.vocabulary)
         counted = len(self.seed) // len(drawn) if isinstance(self.seed, list) else 1  # a list of seeds says how many
         return {
-            "class_labels": drawn,
+            "class_labels": [pipe.vocabulary.names[label] for label in drawn],
             "style": styles,
             "num_images": max(1, counted) if self.num_images is None else self.num_images,
             "seed": self.seed,
@@ -254,7 +254,7 @@ def _repeated(recipe: dict[str, Any], pipe: Pipeline) -> dict[str, Any]:
             f"this is {pipe.revision}, so the new one will differ"
         )
     return {
-        "class_labels": pipe.vocabulary.ids(recipe["class_labels"]),
+        "class_labels": recipe["class_labels"],
         "style": recipe.get("styles"),
         "seed": recipe["seeds"],
         "plan": plan,

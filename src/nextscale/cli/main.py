@@ -12,7 +12,9 @@ import typer
 from nextscale import __version__
 from nextscale.cli.convert import convert
 from nextscale.cli.data import data
+from nextscale.cli.decode import decode
 from nextscale.cli.doctor import doctor
+from nextscale.cli.encode import encode
 from nextscale.cli.evaluate import evaluate
 from nextscale.cli.generate import generate
 from nextscale.cli.info import info
@@ -30,6 +32,8 @@ app = typer.Typer(name="nextscale", no_args_is_help=True, pretty_exceptions_enab
 COMMANDS: tuple[Callable[..., None], ...] = (
     generate,
     reconstruct,
+    encode,
+    decode,
     plan,
     train,
     runs,

@@ -184,7 +184,7 @@ class ClassVocabulary:
             if not _is_number(label):
                 raise InputError(f"there is no class {shown(label)}; {self._nearest_class(label)}")
             label = int(label)
-        elif isinstance(label, Sequence | Mapping | Set):
+        elif isinstance(label, list | tuple | Mapping | Set):
             raise InputError(
                 f"a class label is {shown(label)}; mixing of classes is not possible yet, so give one class per picture"
             )

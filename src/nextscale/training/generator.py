@@ -129,7 +129,9 @@ class GeneratorObjective:
         labels = torch.linspace(0, len(names) - 1, count).long().tolist()
         styles = [seen_in(label) for label in labels]
         drawn_in = [known[i % len(known)] for i, known in enumerate(styles)] if self.vocabulary.styles else None
-        result = self._pipeline(module)(class_labels=labels, style=drawn_in, seed=0, output_type="pt")
+        result = self._pipeline(module)(
+            class_labels=[names[label] for label in labels], style=drawn_in, seed=0, output_type="pt"
+        )
         return picture(list((result.images * 2 - 1).split(SAMPLES_PER_ROW)))
 
     def state(self) -> dict[str, Tensor]:
@@ -146,7 +148,9 @@ class GeneratorObjective:
     def _pipeline(self, module: nn.Module) -> Pipeline:
         assert isinstance(module, ClassTransformer)
         defaults = self.recipe.sampling.model_dump()
-        return Pipeline(self.tokenizer, module, self.vocabulary, name=self.name, defaults=defaults)
+        pipe = Pipeline(self.tokenizer, module, self.vocabulary, name=self.name, defaults=defaults)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
     def _maps(self, tokens: Tensor) -> list[Tensor]:
         """Tokens (B, L) as one token map (B, h, w) per scale."""

@@ -195,7 +195,7 @@ def _one_picture(pipe: Pipeline, seed: int) -> tuple[Image.Image, dict[str, Any]
     if cuda:
         torch.cuda.reset_peak_memory_stats(pipe.device)
     start = time.perf_counter()
-    result = pipe(DOG if pipe.model.null_class == 1000 else 0, seed=seed)
+    result = pipe([pipe.vocabulary.names[DOG if pipe.model.null_class == 1000 else 0]], seed=seed)
     seconds = time.perf_counter() - start
     picture: Image.Image = result.images[0]
     spread = float(np.asarray(picture, np.float32).std())
