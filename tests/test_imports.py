@@ -48,6 +48,7 @@ LEVELS = {
     "results": 6,
     "rehearse": 7,
     "tokenfile": 3,
+    "recipe": 6,
     "methods": 6,
     "call": 7,
     "coder": 7,
@@ -61,7 +62,12 @@ LEVELS = {
     "cli": 11,
     "__main__": 12,
 }
-SIBLINGS = {("scales", "errors"), ("generate", "plan"), ("price", "plan")}  # who may import whom on one level
+SIBLINGS = {  # who may import whom on one level
+    ("scales", "errors"),
+    ("pictures", "files"),
+    ("generate", "plan"),
+    ("price", "plan"),
+}
 
 FORBIDDEN_IMPORTS = {
     "torchvision",

@@ -124,7 +124,7 @@ def test_a_recipe_that_is_not_plain_data_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="file is a file; expected a folder"):
         save_png(plain(RED), tmp_path / "file" / "a.png")
 
 
@@ -135,7 +135,7 @@ from nextscale.errors import InputError
 from nextscale.pictures import save_png
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
-    save_png(Image.effect_noise((128, 128), 90).convert("RGB"), sys.argv[1])
+    save_png(Image.effect_noise((128, 128), 90).convert("RGB"), sys.argv[1], overwrite=True)
 except InputError as error:
     sys.exit(f"refused: {error}")
 """

@@ -31,6 +31,7 @@ def check_new(path: Path, overwrite: bool = False) -> None:
         if not overwrite:
             raise InputError(f"{path} exists; choose another name, or --overwrite (overwrite=True) to replace it")
     check_writable(path.parent)
+    _check_names(path)
 
 
 def check_writable(folder: Path) -> None:
@@ -39,11 +40,12 @@ def check_writable(folder: Path) -> None:
     Raises:
         InputError: it neither is nor can be made a folder that can be written.
     """
-    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    nearest = _nearest(folder)
     if not nearest.is_dir():
         raise InputError(f"{nearest} is {_kind(nearest)}; expected a folder to write to")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"the folder {nearest} cannot be written; expected one that can")
+    _check_names(folder)
 
 
 @contextmanager
@@ -56,7 +58,8 @@ def written_aside(path: Path, overwrite: bool = False) -> Iterator[Path]:
     check_new(path, overwrite)
     place = Path(os.path.realpath(path))
     place.parent.mkdir(parents=True, exist_ok=True)
-    aside = place.with_name(f".{place.name[:100]}.{os.getpid()}.tmp")
+    start = place.name.encode(errors="ignore")[:100].decode(errors="ignore")  # a name may have 255 bytes, not letters
+    aside = place.with_name(f".{start}.{os.getpid()}.tmp")
     try:
         yield aside
         if overwrite:
@@ -100,6 +103,24 @@ def _name(aside: Path, place: Path) -> None:
         if os.path.lexists(place):
             raise InputError(f"{place} has appeared meanwhile, and was kept; choose another name") from None
         os.replace(aside, place)
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself where it is there, else the first of the folders above it that is."""
+    return next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+
+
+def _check_names(path: Path) -> None:
+    """Raises ``InputError`` where the system takes no such name: one too long, say, or not in its encoding."""
+    absolute, nearest = path.absolute(), _nearest(path).absolute()
+    for place in (absolute, *(nearest / part for part in absolute.parts[len(nearest.parts) :])):
+        try:
+            place.lstat()
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{path} cannot be the name of a file here ({reason}); expected another one") from None
 
 
 def _kind(path: Path) -> str:

@@ -1,7 +1,6 @@
 """How pictures are laid out and saved: grids, scale strips, and the recipe that every PNG carries.
 
-Works on PIL images; whoever has tensors converts them first. Files are written under a temporary name and renamed, so
-that none is ever half there.
+Works on PIL images; whoever has tensors converts them first. No file is ever half there, and none is replaced unasked.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,16 +17,34 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from nextscale.decoding import DAMAGE, decode, reason, visible
 from nextscale.errors import InputError
+from nextscale.files import free_name, written_aside
 
 RECIPE_KEY = "nextscale"  # the PNG text chunk that holds the recipe as JSON
 BACKGROUND, INK = "white", "#444444"
 GAP = 8  # pixels between pictures, and around them
 TEXT = 14  # height of a label's letters in pixels
+MOST_PIXELS = 80_000_000  # of a page; what is larger Pillow takes for an attack when it is read again
 
 
 def factor_for(image: Image.Image, side: int = 192) -> int:
     """By how much to enlarge small pictures so that they are about ``side`` pixels wide on a page: 1 to 4."""
-    return max(1, min(4, side // image.width))
+    return _factor(image.width, side)
+
+
+def page_scale(size: tuple[int, int], count: int) -> int:
+    """By how much to enlarge ``count`` pictures of ``size`` (height, width) on one page: 1 to 4, less where the page
+    would have more than ``MOST_PIXELS``, and 0 where it has too many all the same.
+    """
+    height, width = size
+
+    def pixels(scale: int) -> int:
+        return count * (width * scale + GAP) * (height * scale + TEXT + 6 + GAP)
+
+    return next((scale for scale in range(_factor(width), 0, -1) if pixels(scale) <= MOST_PIXELS), 0)
+
+
+def _factor(width: int, side: int = 192) -> int:
+    return max(1, min(4, side // width))
 
 
 def grid(
@@ -96,32 +112,44 @@ def _write(page: Image.Image, text: str, left: int, top: int, width: int) -> Non
     ImageDraw.Draw(page).text((left + (width - font.getlength(shown)) / 2, top), shown, fill=INK, font=font)
 
 
-def save_png(image: Image.Image, path: Path | str, recipe: Mapping[str, Any] | None = None) -> Path:
+def save_png(
+    image: Image.Image, path: Path | str, recipe: Mapping[str, Any] | None = None, overwrite: bool = False
+) -> Path:
     """Write a PNG whole or not at all, with ``recipe`` in its metadata; returns the path. Makes the folder if need be.
 
     Raises:
-        InputError: the file cannot be written there (the message says why), or the recipe is not plain data.
+        InputError: there is such a file and no leave to ``overwrite`` it, the file cannot be written there (the message
+            says why), or the recipe is not plain data.
     """
-    path = Path(path)
+    path, info = Path(path), recipe_info(recipe)
+    try:
+        with written_aside(path, overwrite) as aside, aside.open("wb") as file:
+            image.save(file, "PNG", pnginfo=info)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error}); expected a folder that can") from error
+    return path
+
+
+def save_beside(image: Image.Image, path: Path | str, recipe: Mapping[str, Any] | None = None) -> Path:
+    """As :func:`save_png`, under the next free name (``cat-2.png`` where there is a ``cat.png``); returns the path."""
+    while True:
+        free = free_name(Path(path))
+        try:
+            return save_png(image, free, recipe)
+        except InputError:
+            if not os.path.lexists(free):  # else another program was faster
+                raise
+
+
+def recipe_info(recipe: Mapping[str, Any] | None) -> PngImagePlugin.PngInfo:
+    """The metadata that carries a recipe in a PNG, for Pillow. Raises ``InputError`` unless it is plain data."""
     info = PngImagePlugin.PngInfo()
     if recipe is not None:
         try:
             info.add_itxt(RECIPE_KEY, json.dumps(recipe, ensure_ascii=False, allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise InputError(f"the recipe of {path.name} is not plain data ({error})") from error
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            image.save(file, "PNG", pnginfo=info)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise InputError(f"{path} cannot be written ({error.strerror or error}); expected a folder that can") from error
-    return path
+            raise InputError(f"the recipe is not plain data ({error})") from error
+    return info
 
 
 def open_picture(path: Path | str) -> Image.Image:
@@ -156,8 +184,10 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
         raise InputError(f"{path} carries no recipe; expected a PNG that nextscale wrote, as it was written")
     try:
         recipe = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"the recipe in {path} cannot be read ({error}); expected JSON") from error
+    except (ValueError, RecursionError) as error:  # no JSON, or numbers of 5,000 digits, or lists in lists in lists
+        raise InputError(
+            f"the recipe in {path} cannot be read ({error}); expected JSON that nextscale wrote"
+        ) from error
     if not isinstance(recipe, dict):
         raise InputError(f"the recipe in {path} is a {type(recipe).__name__}; expected a table of names and values")
     return recipe

@@ -35,6 +35,7 @@ from nextscale.models.base import NextScaleModel
 from nextscale.pictures import fit
 from nextscale.plan import Plan, default_plan
 from nextscale.price import Price, price
+from nextscale.recipe import Recipe
 from nextscale.request import SAMPLING, Labels
 from nextscale.results import GenerationResult, OutputType, StreamEvent, decode, result_of, to_pil
 from nextscale.tokenizers.base import Canvas, Tokenizer
@@ -176,6 +177,16 @@ class Pipeline(Coder):
         recipe = self._recipe(call, "" if watch is None else watch.done)
         tokens = [torch.cat(maps_k) for maps_k in zip(*maps, strict=True)]
         return result_of(torch.cat(outputs), call.output_type, tokens, recipe, request.plan)
+
+    def repeat(self, picture: str | Path) -> GenerationResult:
+        """Draw again what the recipe in a PNG says, of one picture or a grid. Raises ``InputError`` where there is none
+        or another model drew it; warns where the new picture will differ.
+        """
+        return self(**self.arguments_of(Recipe.read(picture)))
+
+    def arguments_of(self, recipe: Recipe) -> dict[str, Any]:
+        """The arguments of the call that repeats a recipe; errors and warnings as for ``repeat``."""
+        return recipe.arguments(self.name, self.revision, str(self.dtype).removeprefix("torch."))
 
     def stream(
         self,

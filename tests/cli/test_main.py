@@ -62,7 +62,7 @@ def test_a_broken_pipe_is_no_error_of_ours(tiny_model: Path) -> None:
 
 def test_an_interrupted_command_leaves_nothing_behind(tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ["generate", "-c", "0", "-n", "100000", "--model", str(tiny_model), "-o", str(out)]
+    words = ["generate", "-c", "0", "-n", "10000", "--model", str(tiny_model), "-o", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "nextscale", *words],
         stderr=subprocess.PIPE,

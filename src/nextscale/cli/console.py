@@ -5,17 +5,15 @@ standard error.
 from __future__ import annotations
 
 import json
-import os
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from nextscale.errors import InputError
 
 if TYPE_CHECKING:
     from nextscale.pipeline import Pipeline
@@ -36,6 +34,10 @@ TopP = Annotated[
 ]
 Smooth = Annotated[bool, typer.Option("--smooth", help="Mix codes instead of drawing one per place.")]
 SkipSmall = Annotated[bool, typer.Option("--skip-small", help="Leave out images smaller than the resolution.")]
+PATIENCE = 1.0
+"""Seconds after which a bar is shown."""
+LONGEST_SENTENCE = 1000
+"""Letters; what is longer quotes something that is."""
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
 
 
@@ -57,7 +59,7 @@ def load_pipeline(model: str, device: str, dtype: str, revision: str | None = No
 
 def remark(text: str) -> None:
     """One line for the person at the terminal, on standard error."""
-    typer.echo(text, err=True)
+    typer.echo(one_line(text), err=True)
 
 
 @contextmanager
@@ -78,33 +80,60 @@ def answer(text: str) -> None:
 
 
 def answer_json(value: Any) -> None:
-    """The answer for a program: JSON on standard output."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """The answer for a program: JSON on standard output, letters as they are where its encoding has them."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    typer.echo(text)
 
 
 @contextmanager
-def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, drawn only where that is a terminal; the block calls ``step(done, total)``."""
+def progress(title: str, unit: str, estimate: bool = True) -> Iterator[Callable[[float, float], None]]:
+    """A bar on standard error, drawn only where that is a terminal and only after a second; the block calls
+    ``step(done, total)``. estimate: tell the rate and the time left, which is wrong where steps are not alike.
+    """
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
+    rate = (TextColumn("{task.description}"), TimeRemainingColumn(), TextColumn("left"))
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    bar = Progress(*columns, *(rate if estimate else ()), console=Console(stderr=True), transient=True)
+    task, start = bar.add_task("", total=None), time.monotonic()
+
+    def step(done: float, total: float) -> None:
+        seconds = time.monotonic() - start
+        bar.update(task, completed=done, total=total, description=f"{done / seconds:.3g}/s" if seconds else "")
+
+    timer = threading.Timer(PATIENCE, bar.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield step
+    finally:
+        timer.cancel()
+        timer.join()
+        if bar.live.is_started:
+            bar.stop()
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse an output folder before any work is done for it.
-
-    Raises:
-        InputError: it neither is nor can be made a folder that can be written.
+def one_line(text: str) -> str:
+    """A sentence for a terminal, whatever it quotes: on one line, without control characters, its middle cut out where
+    it is long.
     """
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise InputError(f"{nearest} is a file; expected a folder to write to")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"the folder {nearest} cannot be written; expected one that can")
+    if len(text) > LONGEST_SENTENCE:
+        half = LONGEST_SENTENCE // 2
+        text = f"{text[:half]} [...] {text[-half:]}"
+    spaced = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in spaced)

@@ -4,9 +4,6 @@ classifier says of what it draws; several models side by side.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,11 +22,12 @@ from nextscale.cli.console import (
     TopP,
     answer,
     answer_json,
-    check_writable,
     given,
     progress,
     remark,
+    remarks,
 )
+from nextscale.cli.outputs import Overwrite, Pictures
 
 if TYPE_CHECKING:
     from nextscale.evaluation.report import Report
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
 
 BUNDLED = "classifier"
 """The classifier that ships with the package."""
+MOST_GENERATED = 100_000
 
 
 def evaluate(
@@ -56,6 +55,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for pictures: generated images beside their nearest training images.")
     ] = None,
+    overwrite: Overwrite = False,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -79,9 +79,10 @@ def evaluate(
     existing_folder(data)
     names = models or [DEFAULT_MODEL]
     sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
-    _check_options(names, classifier, against, generated, out, sampling)
+    place = None if out is None else Pictures(out, overwrite)
+    _check_options(names, classifier, against, generated, place, sampling)
     subjects = [_load(name, device, dtype) for name in names]
-    with _remarks():
+    with remarks():
         if len(subjects) > 1:
             comparison = compare(subjects, data, split, progress, skip_small)
             told, shown = comparison.to_dict(), comparison_text(comparison)
@@ -93,8 +94,8 @@ def evaluate(
                 subject, data, split, progress, judge=judge, against=other, generated=generated, skip_small=skip_small
             )
             told, shown = report.to_dict(), text(report)
-            if out is not None:
-                _save_pictures(report, out)
+            if place is not None:
+                _save_pictures(report, place)
     if as_json:
         answer_json(told)
     else:
@@ -106,28 +107,33 @@ def _check_options(
     classifier: str | None,
     against: str | None,
     generated: int,
-    out: Path | None,
+    place: Pictures | None,
     sampling: dict[str, float],
 ) -> None:
     """Refuse options that would be ignored, before any work is done."""
     from nextscale.errors import InputError
 
-    alone = {"--classifier": classifier, "--against": against, "--generated": generated, "--out": out}
+    alone = {"--classifier": classifier, "--against": against, "--generated": generated, "--out": place}
     named = [option for option, value in alone.items() if value]
     if len(names) > 1 and named:
         raise InputError(f"{named[0]} is for one model, and {len(names)} were named; expected one, or no {named[0]}")
     if sampling and not generated:
         option = next(iter(sampling)).replace("_", "-")
         raise InputError(f"--{option} is for generated images; expected --generated with their number")
-    if generated < 0:
-        raise InputError(f"--generated is {generated}; expected a number of images, or 0 for none")
-    if out is not None:
+    if not 0 <= generated <= MOST_GENERATED:
+        raise InputError(
+            f"--generated is {generated}; expected a number of images up to {MOST_GENERATED:,}, 0 for none"
+        )
+    if place is not None:
         from nextscale.evaluation.curves import check_curves
 
         if not generated:
-            raise InputError(f"--out {out} is for pictures of generated images; expected --generated with their number")
+            raise InputError(
+                f"--out {place.out} is for pictures of generated images; expected --generated with their number"
+            )
         check_curves()
-        check_writable(out)
+        place.check_count(2)
+        place.check()
 
 
 def _load(name: str, device: str, dtype: str, alone: bool = False) -> Subject:
@@ -180,21 +186,9 @@ def _judge(name: str | None, subject: Subject) -> Judge | None:
     return judge
 
 
-def _save_pictures(report: Report, folder: Path) -> None:
+def _save_pictures(report: Report, place: Pictures) -> None:
     """Generated images beside their nearest training images, and the curves of nearest distances."""
-    from nextscale.pictures import save_png
-
     assert report.neighbours is not None
     neighbours = report.neighbours
     for name, picture in (("nearest", neighbours.picture()), ("distances", neighbours.curve())):
-        remark(f"{name}: {save_png(picture, folder / f'{name}.png')}")
-
-
-@contextmanager
-def _remarks() -> Iterator[None]:
-    """What the reader of the data warns about becomes remarks."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        yield
-    for message in dict.fromkeys(str(warning.message) for warning in caught):
-        remark(message)
+        remark(f"{name}: {place.save(picture, name)}")

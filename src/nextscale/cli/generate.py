@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nextscale.cli.asked import Asked, seeds_of
 from nextscale.cli.console import (
     DEFAULT_MODEL,
     MODEL,
@@ -24,31 +24,35 @@ from nextscale.cli.console import (
     TopP,
     answer,
     answer_json,
-    check_writable,
     given,
     load_pipeline,
     progress,
     remark,
     remarks,
 )
-from nextscale.errors import InputError, NextscaleError
+from nextscale.cli.outputs import Overwrite, Pictures, file_stem
+from nextscale.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from PIL import Image
 
-    from nextscale.conditions.classes import ClassVocabulary
     from nextscale.generate import ScaleEvent
     from nextscale.pipeline import GenerationResult, Pipeline
+    from nextscale.recipe import Recipe
 
 
 def generate(
     words: Annotated[
-        list[str] | None, typer.Argument(help="What to draw, in plain words; the class is found through them.")
+        list[str] | None,
+        typer.Argument(
+            help='What to draw, in plain words, which find a class: red heart. Several prompts: "red heart" "a cat".'
+        ),
     ] = None,
     classes: Annotated[
-        list[str] | None, typer.Option("-c", "--class", help="A class by name or number; may be given several times.")
+        list[str] | None,
+        typer.Option("-c", "--class", help="A class by name, number or a word; may be given several times."),
     ] = None,
     styles: Annotated[
         list[str] | None, typer.Option("--style", help="A style; may be given several times, or 'all' for every one.")
@@ -70,7 +74,10 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = None,
     smooth: Smooth = False,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the pictures.")] = Path("out"),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder for the pictures, or a file for one, as in cat.png.")
+    ] = Path("out"),
+    overwrite: Overwrite = False,
     strip: Annotated[
         bool, typer.Option("--strip", help="Also write strip.png: every picture, scale by scale.")
     ] = False,
@@ -89,176 +96,59 @@ def generate(
 ) -> None:
     """Draw new pictures of a class or of what plain words name."""
     sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
-    asked = Asked(" ".join(words or ()), classes or [], styles or [], num_images, _seeds(seed), sampling)
+    asked = Asked(words or [], classes or [], styles or [], num_images, seeds_of(seed), sampling)
     if list_classes:
-        _list_classes(model or DEFAULT_MODEL, revision, styles or [], as_json)
+        _list_classes(DEFAULT_MODEL if model is None else model, revision, styles or [], as_json)
         return
     recipe = None if like is None else _recipe_to_repeat(like, asked)
     if recipe is None:
         asked.check()
-    check_writable(out)
-    if recipe is not None and dtype == "auto":
-        dtype = recipe["dtype"]
-    if recipe is not None and model is None:
-        model = _model_of(recipe)
-    pipe = load_pipeline(model or DEFAULT_MODEL, device, dtype, revision)
+    place = Pictures(out, overwrite)
+    place.check()
+    if recipe is not None:
+        dtype = recipe.dtype if dtype == "auto" else dtype
+        model = _model_of(recipe) if model is None else model
+    pipe = load_pipeline(DEFAULT_MODEL if model is None else model, device, dtype, revision)
     start = time.perf_counter()
-    arguments = asked.arguments(pipe) if recipe is None else _repeated(recipe, pipe)
-    result, growth = _draw(pipe, arguments, strip)
-    written = _write(result, growth, out, grid)
+    with remarks():
+        arguments = asked.arguments(pipe) if recipe is None else pipe.arguments_of(recipe)
+    pages = Pages.of(pipe, arguments, grid, strip)
+    place.check_count(pages.count, bool(pages.grid or pages.strip))
+    result, growth = _draw(pipe, arguments, pages)
+    written = _write(result, growth, place, pages)
     seconds = time.perf_counter() - start
+    place.tell_moved()
     if as_json:
         answer_json({**written, "recipe": result.recipe, "seconds": round(seconds, 3)})
     else:
         answer(_sentence(written, out, seconds))
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a user asked for, before anything is loaded."""
-
-    prompt: str
-    classes: list[str]
-    styles: list[str]
-    num_images: int | None
-    seed: int | list[int] | None
-    sampling: dict[str, Any]
-
-    def check(self) -> None:
-        """Raises ``InputError`` unless exactly one of words and classes is given, and at least one picture wanted."""
-        if self.num_images is not None and self.num_images < 1:
-            raise InputError(f"--num-images is {self.num_images}; expected at least 1")
-        if self.prompt and self.classes:
-            raise InputError(f"words ({self.prompt!r}) and --class were both given; expected one of them")
-        if not self.prompt and not self.classes:
-            raise InputError(
-                'nothing to draw was named; expected words, as in nextscale generate "grinning cat", or --class '
-                "(--list-classes lists the classes)"
-            )
-
-    def options(self) -> list[str]:
-        """The names of all that was asked for, as options."""
-        named = {"class": self.classes, "style": self.styles}
-        named |= given(num_images=self.num_images, seed=self.seed, **self.sampling)
-        options = ["--" + name.replace("_", "-") for name, value in named.items() if value != []]
-        return ["the words", *options] if self.prompt else options
-
-    def arguments(self, pipe: Pipeline) -> dict[str, Any]:
-        """The pipeline's arguments: every class in every style. Says which class plain words were taken for, and which
-        style was taken where none was named.
-        """
-        if self.prompt:
-            match = pipe.vocabulary.find(self.prompt)
-            others = f"; other classes: {', '.join(match.alternatives)}" if match.alternatives else ""
-            remark(f"{self.prompt!r} is drawn as {match.class_name} (found {match.reason}{others})")
-            labels: list[int] = [match.class_id]
-        else:
-            labels = pipe.vocabulary.ids(self.classes)
-        drawn, styles = _in_styles(labels, self.styles, pipe.vocabulary)
-        counted = len(self.seed) // len(drawn) if isinstance(self.seed, list) else 1  # a list of seeds says how many
-        return {
-            "class_labels": [pipe.vocabulary.names[label] for label in drawn],
-            "style": styles,
-            "num_images": max(1, counted) if self.num_images is None else self.num_images,
-            "seed": self.seed,
-            **self.sampling,
-        }
-
-
-def _in_styles(labels: list[int], named: list[str], vocabulary: ClassVocabulary) -> tuple[list[int], list[str] | None]:
-    """Every class in every style that was named, or in all that it was seen in; in the first if none was named, which
-    is said.
-    """
-    if not vocabulary.styles:
-        return [label for label in labels for _ in range(max(1, len(named)))], named * len(labels) or None
-    drawn, styles, told = list[int](), list[str](), list[str]()
-    for label in labels:
-        seen = vocabulary.styles_of(label)
-        which = "" if len(seen) == len(vocabulary.styles) else f"{vocabulary.names[label]} "
-        told.append(f"{which}in the style {seen[0]}; other styles: {', '.join(seen[1:]) or 'none'}")
-        wanted = seen if "all" in named else named or seen[:1]
-        drawn += [label] * len(wanted)
-        styles += wanted
-    if len(vocabulary.styles) > 1 and not named:
-        for line in dict.fromkeys(told):
-            remark(line)
-    return drawn, styles
-
-
-def _seeds(text: str | None) -> int | list[int] | None:
-    """One seed, or one per picture."""
-    if text is None:
-        return None
-    if not re.fullmatch(r"\d{1,20}( *, *\d{1,20})*", text.strip()):
-        raise InputError(f"--seed is {text!r}; expected a whole number, or one per picture with commas, as in 3,1,4")
-    seeds = [int(seed) for seed in text.split(",")]
-    return seeds if len(seeds) > 1 else seeds[0]
-
-
-def _recipe_to_repeat(picture: Path, asked: Asked) -> dict[str, Any]:
-    """The checked recipe of a picture, with the lists that a grid has and a single picture has not."""
-    from nextscale.pictures import read_recipe
+def _recipe_to_repeat(picture: Path, asked: Asked) -> Recipe:
+    """The recipe of a picture, if nothing else was asked for."""
+    from nextscale.recipe import Recipe
 
     if asked.options():
         raise InputError(f"--like repeats a recipe as it is; leave {', '.join(asked.options())} out")
-    recipe = read_recipe(picture)
-    if "class_label" in recipe:
-        recipe |= {"class_labels": [recipe["class_label"]], "seeds": [recipe.get("seed")]}
-        recipe |= {"styles": [recipe["style"]]} if "style" in recipe else {}
-    missing = [name for name in ("model", "dtype", "class_labels", "seeds", "plan") if name not in recipe]
-    if missing:
-        raise InputError(f"the recipe in {picture} has no {missing[0]!r}; expected one that nextscale generate wrote")
-    for name in ("model", "dtype"):
-        if not isinstance(recipe[name], str):
-            raise InputError(f"the recipe in {picture} has the {name} {recipe[name]!r}; expected a name")
-    if "not_repeatable" in recipe:
-        raise InputError(f"the recipe in {picture} cannot be repeated: {recipe['not_repeatable']}")
-    labels, seeds = recipe["class_labels"], recipe["seeds"]
-    paired = isinstance(labels, list) and isinstance(seeds, list) and len(labels) == len(seeds) > 0
-    if not paired or not all(type(seed) is int for seed in seeds):
-        raise InputError(
-            f"the recipe in {picture} has labels {labels!r} and seeds {seeds!r}; expected a whole number per label"
-        )
-    return recipe
+    return Recipe.read(picture)
 
 
-def _model_of(recipe: dict[str, Any]) -> str:
-    """The model that a recipe names, if that name alone finds it; one that was drawn from a folder may lie anywhere."""
-    from nextscale.checkpoints.load import bundled_names
+def _model_of(recipe: Recipe) -> str:
+    """The model that a recipe names, if it is bundled, or published and here. A picture may come from anybody: nothing
+    else that it names is looked for, neither on this disk nor on the hub.
+    """
+    from nextscale.checkpoints.load import bundled_names, checkpoint_folder
     from nextscale.checkpoints.published import published
 
-    name = str(recipe["model"])
-    if name in bundled_names() or published(name) or "/" in name or Path(name).is_dir():
-        return name
-    raise InputError(f"the picture was drawn by {name}, a checkpoint of somebody's own; name its folder with --model")
-
-
-def _repeated(recipe: dict[str, Any], pipe: Pipeline) -> dict[str, Any]:
-    from nextscale.plan import Plan
-
-    try:
-        plan = Plan.from_dict(recipe["plan"])
-    except NextscaleError:
-        raise
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise InputError(
-            f"the plan in the recipe cannot be read ({error}); expected one that nextscale wrote"
-        ) from error
-    if recipe.get("revision") != pipe.revision:
-        if recipe["model"] != pipe.name:
-            raise InputError(
-                f"the picture was drawn by {recipe['model']}, and this is {pipe.name}; expected the model that drew it"
-            )
-        remark(
-            f"the picture was drawn by revision {recipe.get('revision')} of {recipe['model']}; "
-            f"this is {pipe.revision}, so the new one will differ"
-        )
-    return {
-        "class_labels": recipe["class_labels"],
-        "style": recipe.get("styles"),
-        "seed": recipe["seeds"],
-        "plan": plan,
-    }
+    if recipe.model in bundled_names():
+        return recipe.model
+    if published(recipe.model):
+        checkpoint_folder(recipe.model)
+        return recipe.model
+    raise InputError(
+        f"the picture was drawn by {recipe.model}, which is no bundled model; name its folder with --model, or its "
+        "repository (org/name)"
+    )
 
 
 def _list_classes(model: str, revision: str | None, styles: list[str], as_json: bool) -> None:
@@ -288,39 +178,81 @@ def _list_classes(model: str, revision: str | None, styles: list[str], as_json: 
         answer(f"not in {style}: {', '.join(names)}")
 
 
+@dataclass(frozen=True)
+class Pages:
+    """The pages beside the pictures, known before anything is drawn. grid, strip: by how much pictures are enlarged
+    there, 0 for no such page.
+    """
+
+    count: int
+    scales: int
+    grid: int
+    strip: int
+
+    @classmethod
+    def of(cls, pipe: Pipeline, arguments: dict[str, Any], grid: bool | None, strip: bool) -> Pages:
+        """Raises ``InputError`` where a page that was asked for would be too large to be opened again."""
+        from nextscale.pictures import page_scale
+
+        count = len(arguments["class_labels"]) * arguments.get("num_images", 1)
+        scales = len(arguments["plan"].rows) if "plan" in arguments else len(pipe.model.schedule)
+        laid_out = {"grid": page_scale(pipe.resolution, count), "strip": page_scale(pipe.resolution, count * scales)}
+        for page, asked in (("grid", grid), ("strip", strip)):
+            if asked and not laid_out[page]:
+                raise InputError(
+                    f"--{page} with {count:,} pictures makes too large a page; expected fewer, or no --{page}"
+                )
+        wanted = count > 1 if grid is None else grid
+        if wanted and not laid_out["grid"]:
+            remark(f"no grid: {count:,} pictures are too many for a page")
+        return cls(count, scales, laid_out["grid"] if wanted else 0, laid_out["strip"] if strip else 0)
+
+
 def _draw(
-    pipe: Pipeline, arguments: dict[str, Any], strip: bool
+    pipe: Pipeline, arguments: dict[str, Any], pages: Pages
 ) -> tuple[GenerationResult, list[list[Image.Image]] | None]:
     """The result and, for a strip, what every picture looked like after each scale."""
+    from nextscale.pipeline import BATCH
+
     growth: dict[int, list[Image.Image]] = {}
-    plan = arguments.get("plan")
-    scales = len((plan or pipe.model).schedule)
-    with remarks(), progress("drawing", "scales") as step:
-        result = pipe(**arguments, callback_on_scale_end=_watcher(pipe, scales, step, growth if strip else None))
-    if not strip:
+    many = pages.count > BATCH
+    with remarks(), progress("drawing", "pictures" if many else "scales", estimate=many) as step:
+        watch = _watcher(pipe, pages, step, many, growth)
+        result = pipe(**arguments, callback_on_scale_end=watch)
+    if not pages.strip:
         return result, None
     return result, [list(row) for row in zip(*(growth[k] for k in sorted(growth)), strict=True)]
 
 
 def _watcher(
-    pipe: Pipeline, scales: int, step: Callable[[int, int], None], growth: dict[int, list[Image.Image]] | None
+    pipe: Pipeline,
+    pages: Pages,
+    step: Callable[[float, float], None],
+    many: bool,
+    growth: dict[int, list[Image.Image]],
 ) -> Callable[[ScaleEvent], None]:
-    """What happens after every scale: the bar moves, and the canvas is decoded if a strip was asked for."""
+    """What happens after every scale: the bar moves, by pictures if they are drawn in turns, and the canvas is decoded
+    for a strip.
+    """
     from nextscale.pipeline import decode, to_pil
 
+    drawn = 0
+
     def watch(event: ScaleEvent) -> None:
-        step(event.k + 1, scales)
-        if growth is not None:
+        nonlocal drawn
+        done, batch = event.k + 1, len(event.tokens)
+        step(drawn + batch * done / pages.scales, pages.count) if many else step(done, pages.scales)
+        drawn += batch if done == pages.scales else 0
+        if pages.strip:
             growth.setdefault(event.k, []).extend(to_pil(decode(pipe.tokenizer, event.canvas)))
 
     return watch
 
 
 def _write(
-    result: GenerationResult, growth: list[list[Image.Image]] | None, out: Path, grid: bool | None
+    result: GenerationResult, growth: list[list[Image.Image]] | None, place: Pictures, pages: Pages
 ) -> dict[str, Any]:
     """Save everything; returns the names of the files."""
-    from nextscale.pictures import factor_for, save_png
     from nextscale.pictures import grid as lay_out
     from nextscale.pictures import strip as lay_out_scales
 
@@ -328,18 +260,17 @@ def _write(
     names = [_names(result.recipe_of(i)) for i in range(len(result.images))]
     for i, image in enumerate(result.images):
         recipe = result.recipe_of(i)
-        stem = "-".join([_file_name(name) for name in names[i].values()] + [str(recipe["seed"])])
-        path = save_png(image, out / f"{stem}.png", recipe)
+        stem = "-".join([file_stem(name, kind) for kind, name in names[i].items()] + [str(recipe["seed"])])
+        path = place.save(image, stem, recipe)
         written["images"].append({"file": str(path), **names[i], "seed": recipe["seed"]})
-    factor = factor_for(result.images[0])
-    if grid or (grid is None and len(result.images) > 1):
+    if pages.grid:
         labels = [", ".join(named.values()) for named in names]
-        page = lay_out(result.images, columns=_columns(names), scale=factor, labels=labels)
-        written["grid"] = str(save_png(page, out / "grid.png", result.recipe))
+        page = lay_out(result.images, columns=_columns(names), scale=pages.grid, labels=labels)
+        written["grid"] = str(place.save(page, "grid", result.recipe))
     if growth is not None:
         labels = [f"{h}x{w}" for h, w in (row.size for row in result.plan.rows)]
-        page = lay_out_scales(growth, labels, scale=factor)
-        written["strip"] = str(save_png(page, out / "strip.png", result.recipe))
+        page = lay_out_scales(growth, labels, scale=pages.strip)
+        written["strip"] = str(place.save(page, "strip", result.recipe))
     return written
 
 
@@ -352,10 +283,6 @@ def _columns(names: list[dict[str, str]]) -> int | None:
 def _names(recipe: dict[str, Any]) -> dict[str, str]:
     """What a picture shows: its class and, where the model has styles, its style."""
     return {"class": recipe["class_label"]} | ({"style": recipe["style"]} if "style" in recipe else {})
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "class"
 
 
 def _sentence(written: dict[str, Any], out: Path, seconds: float) -> str:

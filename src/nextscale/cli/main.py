@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from nextscale import __version__
+from nextscale.cli.console import one_line
 from nextscale.cli.convert import convert
 from nextscale.cli.data import data
 from nextscale.cli.decode import decode
@@ -25,7 +27,7 @@ from nextscale.cli.runs import runs
 from nextscale.cli.selftest import selftest
 from nextscale.cli.train import train
 from nextscale.cli.verify import verify
-from nextscale.errors import NextscaleError
+from nextscale.errors import InputError, NextscaleError
 
 app = typer.Typer(name="nextscale", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -72,25 +74,61 @@ def main() -> None:
 
     Set NEXTSCALE_DEBUG=1 to see the traceback all the same.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # letters that a terminal's encoding lacks are spelled out
+            stream.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(app(standalone_mode=False))  # the exit code, or None where a verb came to its end
+        _refuse_empty(sys.argv[1:])
+        code = app(standalone_mode=False)  # the exit code, or None where a verb came to its end
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None or os.environ.get("NEXTSCALE_DEBUG"):
             raise
         if sentence:
             typer.echo(f"nextscale: {sentence}", err=True)
-        sys.exit(2)
+        code = 2
+    sys.exit(code)
+
+
+def _refuse_empty(words: list[str]) -> None:
+    """No option and no argument of any verb may be empty; a shell makes such of a variable that is not set."""
+    for i, word in enumerate(words):
+        option, sign, value = word.partition("=")
+        if not word.strip():
+            before = words[i - 1] if i and words[i - 1].startswith("-") else "an argument"
+            raise InputError(f"{before} is {word!r}; expected a value")
+        if option.startswith("--") and sign and not value.strip():
+            raise InputError(f"{option} is {value!r}; expected a value")
 
 
 def _sentence(error: Exception) -> str | None:
-    """The library's own sentence, what the operating system says about a file, or what Typer says about an option
-    (nothing where it has shown the help instead); None for a fault of ours.
+    """One line for an error, long quotations cut: the library's own sentence, what the operating system says about a
+    file, or what Typer says about an option (nothing where it has shown the help instead). None for a fault of ours.
     """
+    found = _said(error)
+    return None if found is None else one_line(found)
+
+
+def _said(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         named = f"{error.filename}: " if error.filename else ""
         return f"{named}{error.strerror}"
     if isinstance(error, NextscaleError | OSError):
-        return " ".join(str(error).split())
+        return str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
+        return "there is not enough memory for this; expected something smaller, or fewer at a time"
+    if isinstance(error, RecursionError):
+        return "a file or argument is nested too deeply to be read; expected one that nextscale wrote"
+    if isinstance(error, OverflowError):
+        return f"a number is too large ({error}); expected a smaller one"
+    if isinstance(error, UnicodeEncodeError):
+        return f"a name cannot be written in this machine's encoding ({error}); set PYTHONUTF8=1"
+    if isinstance(error, UnicodeDecodeError):
+        return f"a file is no text in UTF-8 ({error}); expected one that is"
     typers: Callable[[], str] | None = getattr(error, "format_message", None)
     return None if typers is None else typers().rstrip(".")

@@ -15,10 +15,10 @@ from nextscale.cli.console import (
     Dtype,
     answer,
     answer_json,
-    check_writable,
     load_pipeline,
     remarks,
 )
+from nextscale.cli.outputs import Overwrite, Pictures, file_stem
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,17 +27,19 @@ if TYPE_CHECKING:
 def reconstruct(
     picture: Annotated[Path, typer.Argument(help="A picture file; its centre is cropped to a square and resized.")],
     model: Annotated[str, typer.Option(help="A bundled model or a checkpoint folder.")] = DEFAULT_MODEL,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the strip.")] = Path("out"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the strip, or a file for it.")] = Path("out"),
+    overwrite: Overwrite = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Encode and decode a picture, and show what each scale adds."""
-    from nextscale.pictures import factor_for, open_picture, save_png, strip
+    from nextscale.pictures import factor_for, open_picture, strip
 
     with remarks():
         image = open_picture(picture)
-    check_writable(out)
+    place = Pictures(out, overwrite)
+    place.check()
 
     import nextscale
     from nextscale.pipeline import fit
@@ -55,7 +57,8 @@ def reconstruct(
         "picture": picture.name,
     }
     page = strip([[*stages, wanted]], labels, scale=factor_for(wanted))
-    path = save_png(page, out / f"{picture.stem}-scales.png", recipe)
+    path = place.save(page, f"{file_stem(picture.stem, 'picture')}-scales", recipe)
+    place.tell_moved()
     if as_json:
         answer_json({"strip": str(path), "scales": sizes, "psnr": [round(db, 3) for db in quality]})
         return

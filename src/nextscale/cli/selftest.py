@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nextscale.checkpoints.published import PUBLISHED
-from nextscale.cli.console import AsJson, Device, Dtype, Revision, answer, answer_json, check_writable, remark
+from nextscale.cli.console import AsJson, Device, Dtype, Revision, answer, answer_json, remark
+from nextscale.cli.outputs import Overwrite, Pictures, file_stem
 
 
 def selftest(
@@ -21,20 +21,22 @@ def selftest(
         ),
     ],
     revision: Revision = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the picture that is drawn.")] = Path("out"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder or file for the picture that is drawn.")] = Path(
+        "out"
+    ),
+    overwrite: Overwrite = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Check files, sizes, reconstruction, prediction, one picture, time and memory; exit code 1 if one is wrong."""
-    check_writable(out)
+    place = Pictures(out, overwrite)
+    place.check()
 
-    from nextscale.pictures import save_png
     from nextscale.verification.selftest import selftest as carry_out
 
     found = carry_out(model, revision=revision, device=device, dtype=dtype)
-    stem = re.sub(r"[^\w.-]+", "-", found.model).strip("-.") or "model"
-    picture = save_png(found.picture, out / f"selftest-{stem}.png", found.recipe)
+    picture = place.save(found.picture, f"selftest-{file_stem(found.model, 'model')}", found.recipe)
     if as_json:
         answer_json(found.to_dict() | {"picture": str(picture)})
     else:
