@@ -85,3 +85,34 @@ def test_the_data_are_told_before_anything_is_trained(nextscale: Command, tmp_pa
     assert done.err.index(line) < done.err.index("GFLOP per image")
     assert "metadata.jsonl is not used: it has no column label (its columns: file_name, text)" in done.err
     assert "1 of 6 images are smaller than 16 pixels and left out" in done.err
+
+
+MINE = ("recipe.yaml", "log.jsonl", "price.json", "export/model.safetensors", "checkpoints/tmp-1/a", ".notes.tmp-1")
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_a_folder_that_holds_what_a_run_would_replace_is_left_alone(
+    nextscale: Command, tmp_path: Path, name: str
+) -> None:
+    data, mine = write_images(tmp_path / "images"), tmp_path / "home" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("kind: of mine")
+    words = ["train", "tokenizer", "--recipe", "tokenizer-emoji", "--data", data, "--device", "cpu"]
+    done = nextscale(*words, "-o", "home", "--max-steps", 1, *settings(TINY_TOKENIZER))
+    assert (done.code, done.out) == (2, "")
+    assert "is no run's folder" in done.err
+    assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == [mine]
+    assert mine.read_text() == "kind: of mine"
+
+
+def test_other_files_beside_a_run_stay(nextscale: Command, tmp_path: Path) -> None:
+    data, home = write_images(tmp_path / "images"), tmp_path / "home"
+    for name in ("thesis.tex", "samples/mine.png", "checkpoints/notes.txt"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text("mine")
+    words = ["train", "tokenizer", "--recipe", "tokenizer-emoji", "--data", data, "--device", "cpu", "-o", home]
+    for steps in (1, 2):
+        done = nextscale(*words, "--max-steps", steps, *settings(TINY_TOKENIZER))
+        assert done.code == 0, done.err
+    for name in ("thesis.tex", "samples/mine.png", "checkpoints/notes.txt"):
+        assert (home / name).read_text() == "mine"

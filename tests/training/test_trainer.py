@@ -320,5 +320,5 @@ def test_a_classifier_of_one_class(images: Path, tmp_path: Path) -> None:
 
 def test_an_output_that_is_a_file(images: Path, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="run is a file; expected a folder"):
         start("tokenizer", "tokenizer-emoji", images, tmp_path / "run", None, TOKENIZER, "cpu")

@@ -35,6 +35,7 @@ def train(
     """Train a tokenizer, a generator on its tokens, or a classifier. Ctrl-C saves; the same command again resumes."""
     try:
         from nextscale.training.parallel import finish
+        from nextscale.training.runfolder import check_run_folder
         from nextscale.training.start import start
         from nextscale.training.trainer import Interrupted
     except ModuleNotFoundError as error:
@@ -44,6 +45,7 @@ def train(
             "accelerate is not installed, which training needs; run pip install 'nextscale[train]'"
         ) from None
 
+    check_run_folder(output)
     bar = Bar()
     try:
         with bar:

@@ -37,7 +37,11 @@ from torch import Tensor, nn
 
 import nextscale
 from nextscale.errors import CheckpointError, InputError, TrainingError
+from nextscale.files import check_writable
 from nextscale.training.recipe import Recipe, differences, parse_recipe
+
+WRITTEN = ("recipe.yaml", "price.json", "log.*", "export", ".*.tmp-*", ".export.*", "*/step-*", "checkpoints/tmp-*")
+"""What a run replaces or clears away in its folder."""
 
 Log = dict[str, float | int | str]
 
@@ -47,6 +51,7 @@ class RunFolder:
 
     def __init__(self, path: Path, keep: int) -> None:
         self.path, self.keep = path, keep
+        check_run_folder(path)
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             (path / "samples").mkdir(exist_ok=True)
@@ -186,6 +191,20 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(lines)
         write_text(self.path / "log.csv", table.getvalue())
+
+
+def check_run_folder(path: Path) -> None:
+    """Refuse a folder that a run would damage: one that cannot be written, or that has files by the names of a run's
+    and is none. Call it before work is done for a run. Raises ``InputError`` or ``TrainingError``.
+    """
+    check_writable(path)
+    taken = sorted(found for pattern in WRITTEN for found in path.glob(pattern))  # before the recipe is looked for
+    recipe = path / "recipe.yaml"
+    begun = recipe.exists() or any(path.glob("checkpoints/step-*"))
+    if taken and not (begun and "recipe" in _read_yaml(recipe)):
+        raise InputError(
+            f"{taken[0]} is in the way, and {path} is no run's folder; expected a new or empty one, or that of a run"
+        )
 
 
 def write_text(path: Path, text: str) -> None:
