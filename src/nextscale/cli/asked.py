@@ -70,6 +70,8 @@ class Asked:
             remark(f"these words are one prompt, {self.prompts[0]!r}; a picture for each: {each}")
         found = [_by_words(words, pipe.vocabulary) for words in self.prompts]
         labels = found or [_by_name(name, pipe.vocabulary) for name in self.classes]
+        if not {pipe.vocabulary.names[label] for label in labels}.issuperset([*self.prompts, *self.classes]):
+            remark("the class is drawn, not the word: all words that find a class give the same picture for a seed")
         drawn, styles = _in_styles(labels, self.styles, pipe.vocabulary)
         counted = len(self.seed) // len(drawn) if isinstance(self.seed, list) else 1  # a list of seeds says how many
         number = max(1, counted) if self.num_images is None else self.num_images
@@ -102,11 +104,6 @@ def _by_words(words: str, vocabulary: ClassVocabulary, why: str = "") -> int:
     match = vocabulary.find(words)
     others = f"; other classes: {', '.join(match.alternatives)}" if match.alternatives else ""
     remark(f"{words!r}{why} is drawn as {match.class_name} (found {match.reason}{others})")
-    if match.class_name != words:
-        remark(
-            f"this model draws classes, not words: any other word of the class {match.class_name} gives the same "
-            "picture with the same seed"
-        )
     return match.class_id
 
 
