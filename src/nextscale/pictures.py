@@ -121,7 +121,12 @@ def save_png(
         InputError: there is such a file and no leave to ``overwrite`` it, the file cannot be written there (the message
             says why), or the recipe is not plain data.
     """
-    path, info = Path(path), recipe_info(recipe)
+    path, info = Path(path), PngImagePlugin.PngInfo()
+    if recipe is not None:
+        try:
+            info.add_itxt(RECIPE_KEY, json.dumps(recipe, ensure_ascii=False, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the recipe of {path.name} is not plain data ({error})") from error
     try:
         with written_aside(path, overwrite) as aside, aside.open("wb") as file:
             image.save(file, "PNG", pnginfo=info)
@@ -139,17 +144,6 @@ def save_beside(image: Image.Image, path: Path | str, recipe: Mapping[str, Any] 
         except InputError:
             if not os.path.lexists(free):  # else another program was faster
                 raise
-
-
-def recipe_info(recipe: Mapping[str, Any] | None) -> PngImagePlugin.PngInfo:
-    """The metadata that carries a recipe in a PNG, for Pillow. Raises ``InputError`` unless it is plain data."""
-    info = PngImagePlugin.PngInfo()
-    if recipe is not None:
-        try:
-            info.add_itxt(RECIPE_KEY, json.dumps(recipe, ensure_ascii=False, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"the recipe is not plain data ({error})") from error
-    return info
 
 
 def open_picture(path: Path | str) -> Image.Image:

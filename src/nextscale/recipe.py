@@ -7,7 +7,7 @@ and the model that it names is looked for by nobody here.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,22 @@ from typing import Any
 from nextscale.errors import InputError, NextscaleError, PlanError
 from nextscale.pictures import read_recipe
 from nextscale.plan import Plan
-
-MOST_PICTURES = 10_000
-"""Pictures that one recipe may repeat."""
+from nextscale.values import shown
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Of one picture or of a page of several; ``class_labels``, ``styles`` and ``seeds`` have one entry per picture.
 
-    styles: None where the model has none; revision: of the model, None where it was not noted.
+    A class or style of None is a picture of no class. styles: None where the model has none; revision: of the model,
+    None where it was not noted.
     """
 
     model: str
     revision: str | None
     dtype: str
-    class_labels: list[str]
-    styles: list[str] | None
+    class_labels: list[str | None]
+    styles: list[str | None] | None
     seeds: list[int]
     plan: Plan
 
@@ -54,14 +53,14 @@ class Recipe:
             raise InputError(f"{name} has no {missing[0]!r}; expected one that nextscale generate wrote")
         for key in ("model", "dtype"):
             if not isinstance(lists[key], str):
-                raise InputError(f"{name} has the {key} {lists[key]!r}; expected a name")
+                raise InputError(f"{name} has the {key} {shown(lists[key])}; expected a name")
         if "not_repeatable" in lists:
-            raise InputError(f"{name} cannot be repeated: {lists['not_repeatable']}")
+            raise InputError(f"{name} cannot be repeated: {shown(lists['not_repeatable'])}")
         labels, seeds, styles = lists["class_labels"], lists["seeds"], lists.get("styles")
-        _check_list(name, "labels", labels, "names", lambda label: isinstance(label, str))
+        _check_list(name, "labels", labels, "names", _is_name)
         _check_list(name, "seeds", seeds, "whole numbers from 0 to 2^63 - 1", _is_seed)
         if "styles" in lists:
-            _check_list(name, "styles", styles, "names", lambda style: isinstance(style, str))
+            _check_list(name, "styles", styles, "names", _is_name)
         if not len(labels) == len(seeds) == len(styles or labels):
             raise InputError(
                 f"{name} has {len(labels)} labels, {len(seeds)} seeds and {len(styles or ())} styles; expected one of "
@@ -69,7 +68,7 @@ class Recipe:
             )
         revision = lists.get("revision")
         if not isinstance(revision, str | None):
-            raise InputError(f"{name} has the revision {revision!r}; expected a name")
+            raise InputError(f"{name} has the revision {shown(revision)}; expected a name")
         return cls(lists["model"], revision, lists["dtype"], labels, styles, seeds, _plan(name, lists["plan"]))
 
     def arguments(self, model: str, revision: str, dtype: str) -> dict[str, Any]:
@@ -94,11 +93,13 @@ class Recipe:
         return {"class_labels": self.class_labels, "style": self.styles, "seed": self.seeds, "plan": self.plan}
 
 
-def _check_list(name: str, what: str, found: Any, expected: str, good: Any) -> None:
+def _check_list(name: str, what: str, found: Any, expected: str, good: Callable[[Any], bool]) -> None:
     if not isinstance(found, list) or not found or not all(map(good, found)):
-        raise InputError(f"{name} has the {what} {found!r}; expected a list of {expected}, one per picture")
-    if len(found) > MOST_PICTURES:
-        raise InputError(f"{name} is for {len(found)} pictures; expected at most {MOST_PICTURES:,}")
+        raise InputError(f"{name} has the {what} {shown(found)}; expected a list of {expected}, one per picture")
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str | None)
 
 
 def _is_seed(value: Any) -> bool:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from nextscale.cli.console import given, remark
 from nextscale.errors import InputError
 
 if TYPE_CHECKING:
-    from nextscale.conditions.classes import ClassVocabulary
+    from nextscale.conditions.classes import ClassVocabulary, Match
     from nextscale.pipeline import Pipeline
 
+MOST_PICTURES = 10_000
+"""Pictures of one command; all of them are drawn before the first is written."""
 LONGEST_PROMPT = 500
 """Letters of a prompt or of a class's name; every word is looked for."""
 
@@ -52,7 +53,7 @@ class Asked:
             if len(text) > LONGEST_PROMPT:
                 raise InputError(f"{text!r} has {len(text)} letters; expected at most {LONGEST_PROMPT}")
         seeds = len(self.seed) if isinstance(self.seed, list) else 1
-        _check_number(max(seeds, len(self.prompts or self.classes) * (self.num_images or 1)))
+        check_number(max(seeds, len(self.prompts or self.classes) * (self.num_images or 1)))
 
     def options(self) -> list[str]:
         """The names of all that was asked for, as options."""
@@ -68,15 +69,15 @@ class Asked:
         if len(self.words) > 1 and len(self.prompts) == 1:
             each = " ".join(f"-c {word}" for word in self.words[:3])
             remark(f"these words are one prompt, {self.prompts[0]!r}; a picture for each: {each}")
-        found = [_by_words(words, pipe.vocabulary) for words in self.prompts]
-        labels = found or [_by_name(name, pipe.vocabulary) for name in self.classes]
-        if not {pipe.vocabulary.names[label] for label in labels}.issuperset([*self.prompts, *self.classes]):
-            remark("the class is drawn, not the word: all words that find a class give the same picture for a seed")
+        find = pipe.vocabulary.find if self.words else pipe.vocabulary.look_up
+        found = {text: find(text) for text in self.prompts or self.classes}
+        _say_what_is_drawn(found)
+        labels = [found[text].class_id for text in self.prompts or self.classes]
         drawn, styles = _in_styles(labels, self.styles, pipe.vocabulary)
         counted = len(self.seed) // len(drawn) if isinstance(self.seed, list) else 1  # a list of seeds says how many
         number = max(1, counted) if self.num_images is None else self.num_images
-        _check_number(number * len(drawn))
-        return {"class_labels": drawn, "style": styles, "num_images": number, "seed": self.seed, **self.sampling}
+        names = [None if label is None else pipe.vocabulary.names[label] for label in drawn]
+        return {"class_labels": names, "style": styles, "num_images": number, "seed": self.seed, **self.sampling}
 
 
 def seeds_of(text: str | None) -> int | list[int] | None:
@@ -89,9 +90,8 @@ def seeds_of(text: str | None) -> int | list[int] | None:
     return seeds if len(seeds) > 1 else seeds[0]
 
 
-def _check_number(pictures: int) -> None:
-    from nextscale.recipe import MOST_PICTURES
-
+def check_number(pictures: int) -> None:
+    """Raises ``InputError`` for more pictures than one command draws."""
     if pictures > MOST_PICTURES:
         raise InputError(
             f"{pictures:,} pictures were asked for; expected at most {MOST_PICTURES:,} in one command (--num-images "
@@ -99,37 +99,31 @@ def _check_number(pictures: int) -> None:
         )
 
 
-def _by_words(words: str, vocabulary: ClassVocabulary, why: str = "") -> int:
-    """The class that plain words mean, which is said."""
-    match = vocabulary.find(words)
-    others = f"; other classes: {', '.join(match.alternatives)}" if match.alternatives else ""
-    remark(f"{words!r}{why} is drawn as {match.class_name} (found {match.reason}{others})")
-    return match.class_id
+def _say_what_is_drawn(found: dict[str, Match]) -> None:
+    """Which classes words were taken for, and that nothing else of them counts."""
+    by_words = {text: match for text, match in found.items() if not match.named}
+    for text, match in by_words.items():
+        others = f"; other classes: {', '.join(match.alternatives)}" if match.alternatives else ""
+        remark(f"{text!r} is drawn as {match.class_name} (found {match.reason}{others})")
+    if by_words:
+        remark("the class is drawn, not the word: all words that find a class give the same picture for a seed")
 
 
-def _by_name(name: str, vocabulary: ClassVocabulary) -> int:
-    """The class of this name or number, else the one that the words find; a slip in a name is no word."""
-    try:
-        return vocabulary.ids([name])[0]
-    except InputError:
-        number = name.strip().lstrip("-").isdecimal()
-        if number or get_close_matches(name.lower(), vocabulary.names, 1, 0.8):
-            raise
-    return _by_words(name, vocabulary, ", which is no class,")
-
-
-def _in_styles(labels: list[int], named: list[str], vocabulary: ClassVocabulary) -> tuple[list[int], list[str] | None]:
+def _in_styles(
+    labels: list[int | None], named: list[str], vocabulary: ClassVocabulary
+) -> tuple[list[int | None], list[str | None] | None]:
     """Every class in every style that was named, or in all that it was seen in; in the first if none was named, which
-    is said.
+    is said. No class has no style.
     """
     if not vocabulary.styles:
-        return [label for label in labels for _ in range(max(1, len(named)))], named * len(labels) or None
-    drawn, styles, told = list[int](), list[str](), list[str]()
+        return [label for label in labels for _ in range(max(1, len(named)))], [*named * len(labels)] or None
+    drawn, styles, told = list[int | None](), list[str | None](), list[str]()
     for label in labels:
-        seen = vocabulary.styles_of(label)
-        which = "" if len(seen) == len(vocabulary.styles) else f"{vocabulary.names[label]} "
-        told.append(f"{which}in the style {seen[0]}; other styles: {', '.join(seen[1:]) or 'none'}")
-        wanted = seen if "all" in named else named or seen[:1]
+        seen = [] if label is None else vocabulary.styles_of(label)
+        wanted: list[str] | list[None] = [None] if not seen else seen if "all" in named else named or seen[:1]
+        if label is not None:
+            which = "" if len(seen) == len(vocabulary.styles) else f"{vocabulary.names[label]} "
+            told.append(f"{which}in the style {seen[0]}; other styles: {', '.join(seen[1:]) or 'none'}")
         drawn += [label] * len(wanted)
         styles += wanted
     if len(vocabulary.styles) > 1 and not named:

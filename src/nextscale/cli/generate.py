@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextscale.cli.asked import Asked, seeds_of
+from nextscale.cli.asked import Asked, check_number, seeds_of
 from nextscale.cli.console import (
     DEFAULT_MODEL,
     MODEL,
@@ -30,7 +31,7 @@ from nextscale.cli.console import (
     remark,
     remarks,
 )
-from nextscale.cli.outputs import Overwrite, Pictures, file_stem
+from nextscale.cli.outputs import Overwrite, Pictures
 from nextscale.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from nextscale.generate import ScaleEvent
     from nextscale.pipeline import GenerationResult, Pipeline
     from nextscale.recipe import Recipe
+
+LISTS = ("class_labels", "style", "seed")
+"""Arguments of a call that have one entry per picture."""
 
 
 def generate(
@@ -112,6 +116,7 @@ def generate(
     start = time.perf_counter()
     with remarks():
         arguments = asked.arguments(pipe) if recipe is None else pipe.arguments_of(recipe)
+    check_number(len(arguments["class_labels"]) * arguments.get("num_images", 1))
     pages = Pages.of(pipe, arguments, grid, strip)
     place.check_count(pages.count, bool(pages.grid or pages.strip))
     result, growth = _draw(pipe, arguments, pages)
@@ -211,38 +216,57 @@ class Pages:
 def _draw(
     pipe: Pipeline, arguments: dict[str, Any], pages: Pages
 ) -> tuple[GenerationResult, list[list[Image.Image]] | None]:
-    """The result and, for a strip, what every picture looked like after each scale."""
+    """The result, drawn in turns, and for a strip what every picture looked like after each scale."""
     from nextscale.pipeline import BATCH
+    from nextscale.results import PER_IMAGE
 
     growth: dict[int, list[Image.Image]] = {}
-    many = pages.count > BATCH
+    results: list[GenerationResult] = []
+    each, turns, many = _one_by_one(arguments), range(0, pages.count, BATCH), pages.count > BATCH
     with remarks(), progress("drawing", "pictures" if many else "scales", estimate=many) as step:
-        watch = _watcher(pipe, pages, step, many, growth)
-        result = pipe(**arguments, callback_on_scale_end=watch)
-    if not pages.strip:
-        return result, None
-    return result, [list(row) for row in zip(*(growth[k] for k in sorted(growth)), strict=True)]
+        for first in turns:
+            part = {name: value[first : first + BATCH] if name in LISTS else value for name, value in each.items()}
+            watch = _watcher(pipe, pages, first if many else None, step, growth)
+            results.append(pipe(**part, callback_on_scale_end=watch))
+    recipe = dict(results[0].recipe)
+    for name in PER_IMAGE.keys() & recipe:
+        recipe[name] = [value for result in results for value in result.recipe[name]]
+    drawn = replace(results[0], images=[image for result in results for image in result.images], recipe=recipe)
+    rows = [list(row) for row in zip(*(growth[k] for k in sorted(growth)), strict=True)]
+    return drawn, rows if pages.strip else None
+
+
+def _one_by_one(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with one label, style and seed for every picture."""
+    number = arguments.get("num_images", 1)
+    lists = {name: arguments[name] for name in ("class_labels", "style") if arguments[name] is not None}
+    lists = {name: [one for one in values for _ in range(number)] for name, values in lists.items()}
+    seed = secrets.randbelow(2**31) if arguments["seed"] is None else arguments["seed"]
+    count = len(lists["class_labels"])
+    lists["seed"] = [seed + i for i in range(count)] if isinstance(seed, int) else seed
+    if len(lists["seed"]) != count:
+        raise InputError(f"{len(seed)} seeds were given for {count} images; give one seed, or one per image")
+    return {name: value for name, value in arguments.items() if name not in ("num_images", *LISTS)} | lists
 
 
 def _watcher(
     pipe: Pipeline,
     pages: Pages,
+    before: int | None,
     step: Callable[[float, float], None],
-    many: bool,
     growth: dict[int, list[Image.Image]],
 ) -> Callable[[ScaleEvent], None]:
-    """What happens after every scale: the bar moves, by pictures if they are drawn in turns, and the canvas is decoded
-    for a strip.
+    """What happens after every scale: the bar moves, by pictures where there are some ``before`` these, and the canvas
+    is decoded for a strip.
     """
     from nextscale.pipeline import decode, to_pil
 
-    drawn = 0
-
     def watch(event: ScaleEvent) -> None:
-        nonlocal drawn
-        done, batch = event.k + 1, len(event.tokens)
-        step(drawn + batch * done / pages.scales, pages.count) if many else step(done, pages.scales)
-        drawn += batch if done == pages.scales else 0
+        done = event.k + 1
+        if before is None:
+            step(done, pages.scales)
+        else:
+            step(before + len(event.tokens) * done / pages.scales, pages.count)
         if pages.strip:
             growth.setdefault(event.k, []).extend(to_pil(decode(pipe.tokenizer, event.canvas)))
 
@@ -255,16 +279,16 @@ def _write(
     """Save everything; returns the names of the files."""
     from nextscale.pictures import grid as lay_out
     from nextscale.pictures import strip as lay_out_scales
+    from nextscale.results import file_stem, named
 
     written: dict[str, Any] = {"images": []}
-    names = [_names(result.recipe_of(i)) for i in range(len(result.images))]
+    names = [named(result.recipe_of(i)) for i in range(len(result.images))]
     for i, image in enumerate(result.images):
         recipe = result.recipe_of(i)
-        stem = "-".join([file_stem(name, kind) for kind, name in names[i].items()] + [str(recipe["seed"])])
-        path = place.save(image, stem, recipe)
+        path = place.save(image, file_stem(recipe), recipe)
         written["images"].append({"file": str(path), **names[i], "seed": recipe["seed"]})
     if pages.grid:
-        labels = [", ".join(named.values()) for named in names]
+        labels = [", ".join(shown.values()) for shown in names]
         page = lay_out(result.images, columns=_columns(names), scale=pages.grid, labels=labels)
         written["grid"] = str(place.save(page, "grid", result.recipe))
     if growth is not None:
@@ -278,11 +302,6 @@ def _columns(names: list[dict[str, str]]) -> int | None:
     """Of the grid, such that pictures of one style stand below each other; None where there are not several."""
     styles = len({named.get("style") for named in names})
     return None if styles == 1 or len(names) % styles else styles * max(1, 10 // styles)
-
-
-def _names(recipe: dict[str, Any]) -> dict[str, str]:
-    """What a picture shows: its class and, where the model has styles, its style."""
-    return {"class": recipe["class_label"]} | ({"style": recipe["style"]} if "style" in recipe else {})
 
 
 def _sentence(written: dict[str, Any], out: Path, seconds: float) -> str:

@@ -5,7 +5,6 @@ Everything is checked before any work is done, and nothing of a user's is replac
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that have the names of new ones.")]
 OTHER_FORMATS = frozenset({".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf", ".svg"})
-LONGEST_NAME = 80
-"""Bytes of a file's name that come from a class, a style or a user's file; a file system takes 255 of the whole."""
 
 
 @dataclass
@@ -81,9 +78,3 @@ def check_picture(path: Path, overwrite: bool) -> None:
     if path.suffix.lower() in OTHER_FORMATS:
         raise InputError(f"{path} would be a PNG file under another format's name; expected a name that ends in .png")
     check_new(path, overwrite)
-
-
-def file_stem(name: str, otherwise: str) -> str:
-    """A name as the part of a file's name; ``otherwise`` where no letter of it could stay."""
-    plain = re.sub(r"[^\w.-]+", "-", name).strip("-.")
-    return plain.encode(errors="ignore")[:LONGEST_NAME].decode(errors="ignore") or otherwise

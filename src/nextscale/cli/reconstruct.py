@@ -18,7 +18,7 @@ from nextscale.cli.console import (
     load_pipeline,
     remarks,
 )
-from nextscale.cli.outputs import Overwrite, Pictures, file_stem
+from nextscale.cli.outputs import Overwrite, Pictures
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,6 +43,7 @@ def reconstruct(
 
     import nextscale
     from nextscale.pipeline import fit
+    from nextscale.results import file_name
 
     pipe = load_pipeline(model, device, dtype)
     wanted = fit(image, pipe.resolution)
@@ -57,7 +58,7 @@ def reconstruct(
         "picture": picture.name,
     }
     page = strip([[*stages, wanted]], labels, scale=factor_for(wanted))
-    path = place.save(page, f"{file_stem(picture.stem, 'picture')}-scales", recipe)
+    path = place.save(page, f"{file_name(picture.stem, 'picture')}-scales", recipe)
     place.tell_moved()
     if as_json:
         answer_json({"strip": str(path), "scales": sizes, "psnr": [round(db, 3) for db in quality]})

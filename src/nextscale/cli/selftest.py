@@ -9,7 +9,7 @@ import typer
 
 from nextscale.checkpoints.published import PUBLISHED
 from nextscale.cli.console import AsJson, Device, Dtype, Revision, answer, answer_json, remark
-from nextscale.cli.outputs import Overwrite, Pictures, file_stem
+from nextscale.cli.outputs import Overwrite, Pictures
 
 
 def selftest(
@@ -33,10 +33,11 @@ def selftest(
     place = Pictures(out, overwrite)
     place.check()
 
+    from nextscale.results import file_name
     from nextscale.verification.selftest import selftest as carry_out
 
     found = carry_out(model, revision=revision, device=device, dtype=dtype)
-    picture = place.save(found.picture, f"selftest-{file_stem(found.model, 'model')}", found.recipe)
+    picture = place.save(found.picture, f"selftest-{file_name(found.model, 'model')}", found.recipe)
     if as_json:
         answer_json(found.to_dict() | {"picture": str(picture)})
     else:
