@@ -202,11 +202,14 @@ def check_parts(plan: Plan, parts: Mapping[str, Any], images: int) -> None:
     if images < 1:
         raise InputError(f"{images} images were asked for; the number of images must be at least 1")
     schedule = plan.schedule
-    for name in ["tokenizer", *(row.model for row in plan.rows), *(row.keep for row in plan.rows if row.keep)]:
+    kept = [row.keep for row in plan.rows if row.keep is not None]
+    for name in ["tokenizer", *(row.model for row in plan.rows), *kept]:
         if name not in parts:
             raise PlanError(f"the plan uses a part named {name!r}, but the parts are {', '.join(sorted(parts))}")
     for row in plan.rows:
-        model: NextScaleModel = parts[row.model]
+        model = parts[row.model]
+        if not isinstance(model, NextScaleModel):
+            raise PlanError(f"the plan draws with the part {row.model!r}; expected a model, not {type(model).__name__}")
         model.check(schedule)
         check_pairing(row.memory, model.slots)
         if row.blocks is not None and row.blocks[-1] >= len(model.blocks):
@@ -216,6 +219,8 @@ def check_parts(plan: Plan, parts: Mapping[str, Any], images: int) -> None:
     plan.check_top_k(parts["tokenizer"].code_count)
     for k, row in enumerate(plan.rows):
         if row.keep is not None:
+            if not isinstance(parts[row.keep], GivenTokens):
+                raise PlanError(f"the plan keeps tokens of the part {row.keep!r}, which holds none")
             _check_given(k, row, parts[row.keep], images)
 
 
