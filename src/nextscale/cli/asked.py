@@ -117,6 +117,8 @@ def _in_styles(
     """
     if not vocabulary.styles:
         return [label for label in labels for _ in range(max(1, len(named)))], [*named * len(labels)] or None
+    if named and not any(label is not None for label in labels):
+        raise InputError(f"--style is {named[0]!r}, but a picture of no class has no style; leave it out")
     drawn, styles, told = list[int | None](), list[str | None](), list[str]()
     for label in labels:
         seen = [] if label is None else vocabulary.styles_of(label)
