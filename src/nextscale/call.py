@@ -47,7 +47,7 @@ def understood(
     """
     set_by_hand = {name: value for name, value in given.items() if not _ungiven(name, value)}
     translated_too = translated(set_by_hand, elsewhere, CALL, list(dict.fromkeys((*given, *SAMPLING))), **facts)
-    asked = dict.fromkeys((*given, *SAMPLING)) | UNGIVEN | set_by_hand | translated_too
+    asked: dict[str, Any] = dict.fromkeys((*given, *SAMPLING)) | UNGIVEN | set_by_hand | translated_too
     output_type, callback, parts = (asked.get(name) for name in ("output_type", "callback_on_scale_end", "parts"))
     kind = checked_output_type(output_type)
     if callback is not None and not callable(callback):
@@ -57,7 +57,12 @@ def understood(
     request = resolve(
         vocabulary,
         _chosen_plan(asked["plan"], sampling_numbers({name: asked[name] for name in SAMPLING}), make_plan),
-        *(asked[name] for name in ("class_labels", "prompt", "style", "num_images", "seed", "generator")),
+        asked["class_labels"],
+        asked["prompt"],
+        asked["style"],
+        asked["num_images"],
+        asked["seed"],
+        asked["generator"],
     )
     return Call(request, kind, callback, parts or {})
 

@@ -33,6 +33,8 @@ class DrawnImage(Image.Image):
         recipe = self.recipe
         return super().copy() if recipe is None else DrawnImage(super().copy(), recipe)
 
+    __copy__ = copy
+
     def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
         """As :meth:`PIL.Image.Image.save`; a PNG carries the recipe, beside the texts that ``pnginfo`` has."""
         recipe = self.recipe

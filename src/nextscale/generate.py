@@ -23,6 +23,7 @@ from nextscale.models.base import Condition, NextScaleModel
 from nextscale.plan import Plan, Row
 from nextscale.sampling import Noise, filter_logits, smooth_weights
 from nextscale.tokenizers.base import Canvas, Tokenizer
+from nextscale.values import shown
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _carry_out(
             )
         if callback is not None and not state.canvas.latent.isfinite().all():
             raise InputError(
-                f"the canvas of scale {k} holds NaN or numbers beyond all bounds after callback_on_scale_end; expected finite ones"
+                f"the canvas of scale {k} holds NaN, or is not finite, after callback_on_scale_end; expected numbers"
             )
         yield event
         if answer is False:
@@ -200,7 +201,7 @@ def _draw(
 def check_parts(plan: Plan, parts: Mapping[str, Any], images: int) -> None:
     """Raises ``PlanError`` or ``InputError`` where a plan asks for what the parts cannot give."""
     if images < 1:
-        raise InputError(f"{images} images were asked for; the number of images must be at least 1")
+        raise InputError(f"{shown(images)} images were asked for; the number of images must be at least 1")
     schedule = plan.schedule
     kept = [row.keep for row in plan.rows if row.keep is not None]
     for name in ["tokenizer", *(row.model for row in plan.rows), *kept]:

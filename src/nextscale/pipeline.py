@@ -356,12 +356,11 @@ def load(
     """
     if not isinstance(name, str | PathLike) or not str(name):
         raise InputError(f"the model's name is {shown(name)}; expected a bundled model, a folder or org/name")
-    asked = {"device": device, "dtype": dtype}
+    asked: dict[str, Any] = {"device": device, "dtype": dtype}
     given = {key: value for key, value in asked.items() if value is not None and value != "auto"}
     given |= translated(given, elsewhere, LOAD, ["name", "revision", *asked])
-    device, dtype = given.get("device", "auto"), given.get("dtype", "auto")
-    chosen_device, device_reason = choose_device(device)
-    chosen_dtype, dtype_reason = choose_dtype(dtype, chosen_device)
+    chosen_device, device_reason = choose_device(given.get("device", "auto"))
+    chosen_dtype, dtype_reason = choose_dtype(given.get("dtype", "auto"), chosen_device)
     pipe = _assembled(model_folder(name, revision), name, chosen_device, chosen_dtype)
     pipe.device_reason, pipe.dtype_reason = device_reason, dtype_reason
     return pipe

@@ -102,7 +102,7 @@ class GenerationResult:
         """
         self._need_pictures()
         path = Path(path)
-        if path.suffix and not path.is_dir():
+        if path.suffix.lower() in Image.registered_extensions() and not path.is_dir():
             return [self._save_one(path, overwrite)]
         check_writable(path)
         written = []
