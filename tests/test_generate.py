@@ -204,3 +204,47 @@ def test_what_cannot_be_done_is_refused_before_it_starts() -> None:
         run(plan.with_column(keep="source"), model, LABELS[:2], source=given_tokens(True))
     with pytest.raises(PlanError, match=r"1 branch .class. or 2 .class, null., not 3"):
         run(plan.with_column(guidance=(2.0, -0.5, -0.5)), model)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_canvas_that_is_not_finite_is_refused_with_its_scale(value: float) -> None:
+    model = tiny_var()
+    plan = default_plan(model)
+
+    def spoilt(event: ScaleEvent) -> Canvas | None:
+        return replace(event.canvas, latent=event.canvas.latent + value) if event.k == 1 else None
+
+    def spoil(event: ScaleEvent) -> None:
+        if event.k == 1:
+            event.canvas.latent[0, 0, 0, 0] = value
+
+    for callback in (spoilt, spoil):
+        with pytest.raises(InputError, match="the canvas of scale 1 holds NaN, or is not finite"):
+            run(plan, model, callback=callback)
+
+
+@pytest.mark.parametrize("latent", [lambda latent: latent.double(), lambda latent: latent.long(), lambda latent: 3])
+def test_a_canvas_of_other_numbers_is_refused(latent: Any) -> None:
+    model = tiny_var()
+    with pytest.raises(InputError, match=r"returned a canvas of .*; expected torch.float32 on cpu, as it was given"):
+        run(
+            default_plan(model),
+            model,
+            callback=lambda event: replace(event.canvas, latent=latent(event.canvas.latent)),
+        )
+
+
+def test_a_canvas_changed_at_the_last_scale_is_the_last_canvas() -> None:
+    model = tiny_var()
+    events = run(
+        default_plan(model), model, callback=lambda event: replace(event.canvas, latent=event.canvas.latent * 0)
+    )
+    assert float(events[-1].canvas.latent.abs().max()) == 0
+
+
+def test_parts_of_the_wrong_kind_are_refused_before_anything_runs() -> None:
+    model = tiny_var()
+    with pytest.raises(PlanError, match="the part 'refiner' is 3; expected a model"):
+        run(default_plan(model).with_column(model="refiner"), model, refiner=3)
+    with pytest.raises(PlanError, match=r"the part 'source' is \[\]; expected GivenTokens"):
+        run(default_plan(model).with_column(keep="source"), model, source=[])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
+import numpy as np
 import pytest
+import torch
 
 from nextscale.errors import PlanError
-from nextscale.plan import Plan, Row, default_plan
+from nextscale.plan import COLUMNS, Plan, Row, default_plan
 from nextscale.scales import ScaleSchedule
 from tests.makers import tiny_var
 
@@ -97,3 +99,96 @@ def test_a_foreign_schedule_and_a_negative_guidance_are_refused() -> None:
 def test_rows_are_plain_data() -> None:
     assert Row(size=(1, 1)) == Row(size=(1, 1))
     assert hash(PLAN) == hash(Plan(PLAN.rows))
+
+
+OTHER_TYPES: dict[str, list[object]] = {
+    "size": ["x", 3, None, True, [1], [1, 2, 3], [1.5, 2], ["1", "2"], [True, 1], {"h": 1}],
+    "model": [3, None, ["model"], b"model", True],
+    "blocks": ["01", 3, [1.5], [None], [True], {"a": 1}],
+    "guidance": ["x", 3, None, [None], ["1"], [True], {"a": 1}, [10**400]],
+    "temperature": ["1", None, True, [1.0], {}, 10**400],
+    "top_k": ["5", None, True, 5.0, [5], {}],
+    "top_p": ["0.5", None, True, [0.5], {}],
+    "order": ["top_k", 3, None, [1, 2, 3], {}],
+    "smooth": ["x", 3, True, [1.0], [1.0, None], [1.0, "2"], [1, 2, 3], {}],
+    "memory": [3, None, ["full"], True],
+    "keep": [3, ["x"], True, {}],
+}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [(name, value) for name, values in OTHER_TYPES.items() for value in values]
+)
+def test_every_column_says_what_it_must_be(column: str, value: object) -> None:
+    data = PLAN.to_dict()
+    data["rows"][1] = data["rows"][1] | {column: value}
+    for make in (lambda: Plan.from_dict(data), lambda: PLAN.with_column(**{column: value})):
+        with pytest.raises(PlanError, match=f"wrong type: {column} is .*; it must be .*") as caught:
+            make()
+        assert len(str(caught.value)) < 300
+
+
+def test_every_column_is_checked() -> None:
+    assert set(OTHER_TYPES) == set(COLUMNS) == {field.name for field in fields(Row)}
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"rows": [{"size": [1, 1]}], "decode": "no"}, "decode is 'no', of the wrong type"),
+        ({"rows": [{"size": [1, 1]}], "decode": 1}, "decode is 1"),
+        ({"rows": [{"size": [1, 1]}], "undrawn": None}, "undrawn is None"),
+        ({"rows": [{"size": [1, 1]}], "undrawn": [[1, "2"]]}, "undrawn is"),
+        ({"rows": {"size": [1, 1]}}, "keys 'rows'"),
+        ({"rows": [{1: 2, "a": 3}]}, "must have a size; found"),
+        ({1: 2, "rows": []}, "keys 'rows'"),
+        ([], "keys 'rows'"),
+    ],
+)
+def test_whatever_stands_beside_the_columns_is_checked_too(data: object, sentence: str) -> None:
+    with pytest.raises(PlanError, match=sentence):
+        Plan.from_dict(data)  # type: ignore[arg-type]
+
+
+def test_numpys_and_torchs_numbers_become_plain_data() -> None:
+    row = {
+        "size": np.array([1, 1]),
+        "top_k": np.int64(3),
+        "temperature": torch.tensor(0.5),
+        "guidance": [np.float32(1)],
+    }
+    assert Row(**row) == Row(size=(1, 1), top_k=3, temperature=0.5)  # type: ignore[arg-type]
+    plan = default_plan(tiny_var(), guidance_scale=np.float32(2), top_k=np.int8(4), smooth=False)
+    assert json.loads(json.dumps(plan.to_dict())) == json.loads(
+        json.dumps(default_plan(tiny_var(), guidance_scale=2.0, top_k=4).to_dict())
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"guidance": (float("nan"), 1.0)}, "sum to nan; they must sum to 1"),
+        ({"smooth": (float("nan"), 1.0)}, "smooth is"),
+        ({"smooth": (1.0, float("inf"))}, "smooth is"),
+        ({"tempreture": 1}, "a plan has no column 'tempreture'; it has size, model"),
+    ],
+)
+def test_columns_that_are_not_finite_or_not_there(columns: dict, sentence: str) -> None:
+    with pytest.raises(PlanError, match=sentence):
+        PLAN.with_column(**columns)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"guidance_scale": "3"}, {"guidance_scale": True}, {"top_k": 2.0}, {"smooth": 1}]
+)
+def test_a_default_plan_says_which_argument_is_wrong(arguments: dict) -> None:
+    with pytest.raises(PlanError, match=f"{next(iter(arguments))} is .*; it must be"):
+        default_plan(tiny_var(), **arguments)
+
+
+def test_rows_are_rows_and_a_prefix_has_a_whole_number() -> None:
+    with pytest.raises(PlanError, match="the rows of a plan are 3; expected a list of Row"):
+        Plan(3)  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="the number of scales is 'x'; it must be a whole number"):
+        PLAN.prefix("x")  # type: ignore[arg-type]
+    assert Plan(list(PLAN.rows)) == PLAN  # type: ignore[arg-type]

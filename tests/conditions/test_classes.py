@@ -237,3 +237,81 @@ def test_every_thing_is_found_by_its_own_name() -> None:
     things = (Thing("houses", 0), Thing("house", 1), Thing("bus", 0), Thing("bus stop", 1))
     vocabulary = ClassVocabulary(names, things)
     assert [vocabulary.find(thing.name).class_id for thing in things] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "class_name", "named"),
+    [
+        ("cat-face", "cat-face", True),
+        ("Cat-Face", "cat-face", True),
+        ("3", "food-fruit", True),
+        ("a grinning cat", "cat-face", False),
+        ("mammals", "animal-mammal", False),
+        ("unconditional", "unconditional", True),
+        ("Unconditional ", "unconditional", True),
+    ],
+)
+def test_what_is_typed_is_a_name_a_number_no_class_or_words(
+    vocabulary: ClassVocabulary, text: str, class_name: str, named: bool
+) -> None:
+    match = vocabulary.look_up(text)
+    assert (match.class_name, match.named) == (class_name, named)
+    assert match.class_id == (None if class_name == "unconditional" else NAMES.index(class_name))
+
+
+def test_a_word_that_is_no_class_finds_what_the_word_finds(vocabulary: ClassVocabulary) -> None:
+    assert vocabulary.look_up("mouse").class_id == vocabulary.find("mouse").class_id == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("animal-mamal", "there is no class 'animal-mamal'; did you mean 'animal-mammal'?"),
+        ("mosue", "there is no class 'mosue'; did you mean 'mouse'?"),
+        ("rsoe", "there is no class 'rsoe'; did you mean 'rose'?"),
+        ("Cat-Fcae", "there is no class 'Cat-Fcae'; did you mean 'cat-face'?"),
+        ("99", "class id 99 is out of range; expected 0 to 7"),
+    ],
+)
+def test_a_slip_of_the_finger_is_refused_with_what_was_meant(
+    vocabulary: ClassVocabulary, text: str, sentence: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        vocabulary.look_up(text)
+    assert str(caught.value) == sentence
+
+
+def test_a_swap_of_letters_is_nearer_than_another_letter() -> None:
+    vocabulary = ClassVocabulary(("a", "b"), (Thing("log", 0), Thing("go", 0), Thing("dog", 1), Thing("dig", 0)))
+    with pytest.raises(InputError, match="did you mean 'dog'"):
+        vocabulary.find("dgo")
+
+
+def test_names_are_compared_in_one_unicode_form() -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    for here, there in ((composed, apart), (apart, composed)):
+        vocabulary = ClassVocabulary((here, "tea"), styles=(here, "plain"))
+        assert vocabulary.ids([there]) == [0]
+        assert vocabulary.look_up(there).named
+        assert vocabulary.find(there).class_name == here
+        assert vocabulary.style_ids([there]) == [0]
+    both = ClassVocabulary((composed, apart))
+    assert both.ids([composed, apart]) == [0, 1]  # as an old set may have them
+
+
+def test_a_number_that_is_also_a_name_is_a_name_and_said() -> None:
+    vocabulary = ClassVocabulary(("0", "1", "10", "11", "2"))
+    assert vocabulary.ids(["2", "10", "0", 0, "3"]) == [4, 2, 0, 0, 3]
+    with pytest.raises(InputError, match="class label 2 could be the class of the id 2, which is called '10'"):
+        vocabulary.ids([2])
+    match = vocabulary.look_up("2")
+    assert (match.class_id, match.named) == (4, False)
+    assert match.reason == "the class of this name; the id 2 is '10'"
+    assert vocabulary.look_up("10").named  # there is no id 10
+
+
+def test_no_class_is_none_and_its_label_the_one_after_the_last() -> None:
+    vocabulary = ClassVocabulary(("a", "b"), styles=("noto", "twemoji"))
+    assert vocabulary.ids([None, "unconditional", "b"]) == [None, None, 1]
+    assert vocabulary.labels_of([None, 1, 0], [None, 1, 0]).tolist() == [4, 3, 0]
+    assert ClassVocabulary(("unconditional", "b")).ids(["unconditional", None]) == [0, None]
