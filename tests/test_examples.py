@@ -50,7 +50,8 @@ def test_every_cell_runs_and_pictures_are_shown(path: Path, tmp_path: Path) -> N
     for words in ("the same picture: True", "memory MiB", "M-VAR", "9451 tokens"):
         assert words in printed
     complaints = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
-    assert complaints == []
+    told = ("is drawn as", " scales")  # which class words were taken for, and the bar
+    assert [text for text in complaints if not any(words in text for words in told)] == []
     assert [file.name for file in tmp_path.iterdir() if "dir" not in file.name] == []  # a first look leaves nothing
 
 
