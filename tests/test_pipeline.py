@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -359,3 +360,64 @@ def test_an_unknown_model_names_what_there_is(tmp_path: Path) -> None:
         load("nothing")
     with pytest.raises(CheckpointError, match=r"is a folder but no checkpoint: it has no config.json"):
         load(tmp_path)
+
+
+def test_a_call_that_a_callback_stops_is_stopped_as_a_whole(pipe: Pipeline) -> None:
+    """Also where there are more images than are drawn in one turn otherwise."""
+    seen: list[int] = []
+
+    def stop(event: object) -> bool:
+        seen.append(event.k)  # type: ignore[attr-defined]
+        return len(seen) < 2
+
+    result = pipe("face", num_images=65, seed=1, callback_on_scale_end=stop)
+    assert seen == [0, 1]
+    assert [len(maps) for maps in result.tokens] == [65, 65]
+    assert len(result.images) == len(result.recipe["seeds"]) == 65
+    assert result.recipe["not_repeatable"] == "a callback stopped it"
+
+
+def test_what_a_callback_changed_is_not_said_to_be_repeatable(pipe: Pipeline) -> None:
+    def blank(event: Any) -> Any:
+        return replace(event.canvas, latent=event.canvas.latent * 0) if event.k == 3 else None
+
+    changed = pipe("face", seed=1, callback_on_scale_end=blank)
+    assert changed.recipe["not_repeatable"] == "a callback changed it"
+    assert changed.images[0].tobytes() != pipe("face", seed=1).images[0].tobytes()
+    watched = pipe("face", seed=1, callback_on_scale_end=lambda event: None)
+    assert "not_repeatable" not in watched.recipe
+    assert watched.images[0].tobytes() == pipe("face", seed=1).images[0].tobytes()
+
+
+def test_a_picture_of_no_class_is_that_of_the_null_class(pipe: Pipeline) -> None:
+    result = pipe([None, "face"], seed=[3, 3], guidance_scale=3.0)
+    parts = {"tokenizer": pipe.tokenizer, "model": pipe.model}
+    events = generate(pipe.plan(), parts, torch.tensor([5]), 1, IndependentNoise([3]))
+    assert all(torch.equal(a[:1], event.tokens) for a, event in zip(result.tokens, events, strict=True))
+    assert result.recipe["class_labels"] == [None, "face"]
+    assert not torch.equal(result.tokens[-1][0], result.tokens[-1][1])
+    zero = [pipe(name, seed=3, guidance_scale=0).tokens for name in ("face", "food")]
+    assert not all(torch.equal(a, b) for a, b in zip(*zero, strict=True))  # guidance 0 still knows the class
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"plan": {"rows": []}}, "plan is {'rows': .*; expected a Plan"),
+        ({"plan": "fast"}, "plan is 'fast'; expected a Plan"),
+        ({"parts": [1]}, r"parts is \[1\]; expected a table"),
+        ({"callback_on_scale_end": 3}, "callback_on_scale_end is 3; expected a function"),
+        ({"output_type": []}, r"output_type is \[\]"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(pipe: Pipeline, arguments: dict, sentence: str) -> None:
+    with pytest.raises((InputError, PlanError), match=sentence):
+        pipe("face", **arguments)
+
+
+def test_a_price_is_that_of_a_plan_and_a_number_of_images(pipe: Pipeline) -> None:
+    with pytest.raises(PlanError, match="plan is 3; expected a Plan"):
+        pipe.price(3)  # type: ignore[arg-type]
+    for images in (0, 1.5, "2", True):
+        with pytest.raises(InputError, match=r"images is .*; it must be a whole number of at least 1"):
+            pipe.price(pipe.plan(), images)  # type: ignore[arg-type]

@@ -86,11 +86,17 @@ def _chosen_plan(plan: Any, sampling: Mapping[str, Any], make_plan: Callable[...
     """The plan that was given, or that of the sampling arguments; not both."""
     if plan is None:
         return make_plan(**sampling)
-    if not isinstance(plan, Plan):
-        raise PlanError(f"plan is {shown(plan)}; expected a Plan, as pipe.plan() or Plan.from_dict(...) makes it")
+    checked_plan(plan)
     if sampling:
         raise PlanError(f"a plan was given together with {sorted(sampling)[0]}; change the plan, or leave it out")
     return plan
+
+
+def checked_plan(given: Any) -> Plan:
+    """A plan as it is. Raises ``PlanError`` for anything else."""
+    if not isinstance(given, Plan):
+        raise PlanError(f"plan is {shown(given)}; expected a Plan, as pipe.plan() or Plan.from_dict(...) makes it")
+    return given
 
 
 class Watch:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nextscale import __version__
 from nextscale.bar import bar
-from nextscale.call import Call, Watch, bar_settings, understood
+from nextscale.call import Call, Watch, bar_settings, checked_plan, understood
 from nextscale.checkpoints.find import model_folder
 from nextscale.checkpoints.load import bundled_names, checkpoint_folder, load_vocabulary, revision
 from nextscale.checkpoints.store import load_component, read_config, save_checkpoint
@@ -36,7 +36,7 @@ from nextscale.pictures import fit
 from nextscale.plan import Plan, default_plan
 from nextscale.price import Price, price
 from nextscale.recipe import Recipe
-from nextscale.request import SAMPLING, Labels
+from nextscale.request import SAMPLING, Labels, checked_count
 from nextscale.results import GenerationResult, OutputType, StreamEvent, decode, result_of, to_pil
 from nextscale.tokenizers.base import Canvas, Tokenizer
 from nextscale.values import shown
@@ -130,7 +130,7 @@ class Pipeline(Coder):
 
     def price(self, plan: Plan, images: int = 1) -> Price:
         """Predicted FLOPs and memory bytes of ``plan`` for ``images`` images in this pipeline's precision."""
-        return price(plan, self._parts({}), images, self.dtype.itemsize)
+        return price(checked_plan(plan), self._parts({}), checked_count("images", images), self.dtype.itemsize)
 
     def __call__(
         self,

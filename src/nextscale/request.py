@@ -61,9 +61,7 @@ def resolve(
     Raises:
         InputError: what was named is not there, contradicts itself, or is of the wrong kind or number.
     """
-    num_images = plain(num_images)
-    if not is_whole(num_images) or num_images < 1:
-        raise InputError(f"num_images is {shown(num_images)}; it must be a whole number of at least 1")
+    num_images = checked_count("num_images", num_images)
     named = _class_ids(vocabulary, class_labels, prompt)
     if num_images * len(named) > MOST_IMAGES:
         raise InputError(
@@ -81,6 +79,14 @@ def resolve(
         noise=noise,
         plan=plan,
     )
+
+
+def checked_count(name: str, given: Any) -> int:
+    """A number of images. Raises ``InputError`` for what is none, or less than one."""
+    count = plain(given)
+    if not is_whole(count) or count < 1:
+        raise InputError(f"{name} is {shown(count)}; it must be a whole number of at least 1")
+    return count
 
 
 def sampling_numbers(sampling: Mapping[str, Any]) -> dict[str, Any]:
