@@ -23,7 +23,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, seconds: float, stream: StringIO | No
     """What three scales of ``seconds`` each write to standard error."""
     stream, clock = stream or Terminal(), [0.0]
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("nextscale.bar.time.monotonic", lambda: clock[0])
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     with bar(3, **settings) as step:
         for _ in range(3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,10 @@ def test_what_means_something_else_is_answered_in_one_sentence(
         assert "\n" not in str(caught.value)
 
 
-def test_every_habit_names_an_argument_or_says_something(pipe: Pipeline) -> None:
+def test_every_habit_names_an_argument_or_says_something() -> None:
     """Each table: a single word must be an argument of its function, and a phrase can be written out."""
-    tables = [(habits.CALL, pipe.__call__), (habits.LOAD, load), (habits.TO, pipe.to)]
+    tables: list[tuple[Mapping[str, habits.Habit], Callable[..., Any]]]
+    tables = [(habits.CALL, Pipeline.__call__), (habits.LOAD, load), (habits.TO, Pipeline.to)]
     for table, function in tables:
         own = set(inspect.signature(function).parameters)
         assert own.isdisjoint(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,7 +159,8 @@ def test_numpys_and_torchs_numbers_become_plain_data() -> None:
         "guidance": [np.float32(1)],
     }
     assert Row(**row) == Row(size=(1, 1), top_k=3, temperature=0.5)  # type: ignore[arg-type]
-    plan = default_plan(tiny_var(), guidance_scale=np.float32(2), top_k=np.int8(4), smooth=False)
+    numpys: dict[str, Any] = {"guidance_scale": np.float32(2), "top_k": np.int8(4)}
+    plan = default_plan(tiny_var(), **numpys)
     assert json.loads(json.dumps(plan.to_dict())) == json.loads(
         json.dumps(default_plan(tiny_var(), guidance_scale=2.0, top_k=4).to_dict())
     )

@@ -71,7 +71,7 @@ def vocabulary() -> ClassVocabulary:
 def test_words_find_a_class(vocabulary: ClassVocabulary, words: str, class_name: str, because: str) -> None:
     match = vocabulary.find(words)
     assert match.class_name == class_name
-    assert vocabulary.names[match.class_id] == class_name
+    assert match.class_id == vocabulary.names.index(class_name)
     assert because in match.reason
 
 
