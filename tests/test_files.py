@@ -84,6 +84,23 @@ def test_folders_are_made_and_files_in_their_place_are_refused(tmp_path: Path) -
         check_writable(tmp_path / "a" / "b" / "c.txt" / "d")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a/" + "x" * 300, "/".join(["y" * 200] * 30), "猫" * 100])
+def test_names_that_the_system_does_not_take_are_refused_before_work_is_done(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="too long"):
+        check_writable(tmp_path / name)
+    with pytest.raises(InputError, match="too long"):
+        check_new(tmp_path / name)
+    with pytest.raises(InputError, match="null"):
+        check_new(tmp_path / "a\0b")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "猫" * 85])
+def test_the_longest_name_that_the_system_takes_can_be_written(tmp_path: Path, name: str) -> None:
+    write_text(tmp_path / name, "text")
+    assert (tmp_path / name).read_text() == "text"
+
+
 def test_the_next_free_name_keeps_the_suffix(tmp_path: Path) -> None:
     path = tmp_path / "cat.png"
     assert free_name(path) == path

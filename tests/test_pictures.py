@@ -10,7 +10,18 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from nextscale.errors import InputError
-from nextscale.pictures import GAP, factor_for, grid, open_picture, read_recipe, save_png, strip
+from nextscale.pictures import (
+    GAP,
+    MOST_PIXELS,
+    factor_for,
+    grid,
+    open_picture,
+    page_scale,
+    read_recipe,
+    save_beside,
+    save_png,
+    strip,
+)
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -82,6 +93,38 @@ def test_a_picture_keeps_its_pixels_and_its_recipe(tmp_path: Path) -> None:
     assert open_picture(path).tobytes() == image.tobytes()
     assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_picture_that_exists_is_kept_unless_it_may_be_replaced(tmp_path: Path) -> None:
+    path = save_png(plain(RED), tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png exists"):
+        save_png(plain(BLUE), path)
+    assert save_beside(plain(BLUE), path) == tmp_path / "a-2.png"
+    assert open_picture(path).getpixel((0, 0)) == RED
+    save_png(plain(GREEN), path, overwrite=True)
+    assert open_picture(path).getpixel((0, 0)) == GREEN
+
+
+def test_two_programs_that_write_one_name_keep_both_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program takes the free name between its choice and the writing."""
+    taken = iter([tmp_path / "a.png", tmp_path / "a-2.png"])
+
+    def chosen(path: Path) -> Path:
+        free = next(taken)
+        if free.name == "a.png":
+            free.write_text("theirs")
+        return free
+
+    monkeypatch.setattr("nextscale.pictures.free_name", chosen)
+    assert save_beside(plain(RED), tmp_path / "a.png") == tmp_path / "a-2.png"
+    assert (tmp_path / "a.png").read_text() == "theirs"
+
+
+@pytest.mark.parametrize(("side", "count", "scale"), [(64, 1, 3), (64, 10_000, 1), (256, 100, 1), (256, 10_000, 0)])
+def test_a_page_is_never_too_large_to_be_opened(side: int, count: int, scale: int) -> None:
+    assert page_scale((side, side), count) == scale
+    if scale:
+        assert count * (side * scale + GAP) ** 2 <= MOST_PIXELS
 
 
 def test_a_transparent_picture_is_shown_on_white(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,11 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 from nextscale import __version__
-from nextscale.cli.main import _sentence, main
+from nextscale.cli.main import VERBS, _sentence, main
+from nextscale.conditions.classes import ClassVocabulary
 from nextscale.errors import InputError
 from tests.cli.conftest import Command
+from tests.makers import tiny_pipeline
 
 
 def test_version(nextscale: Command) -> None:
@@ -58,6 +63,85 @@ def test_a_broken_pipe_is_no_error_of_ours(tiny_model: Path) -> None:
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("name")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "words", [["--model", ""], ["--model="], ["-o", " "], [""]], ids=["--model", "=", "-o", "word"]
+)
+def test_nothing_may_be_empty_in_any_verb(nextscale: Command, verb: str, words: list[str]) -> None:
+    done = nextscale(verb, *words)
+    assert (done.code, done.out) == (2, "")
+    name = words[0].rstrip("=") or "an argument"
+    assert done.err == f"nextscale: {name} is {words[-1] if words[-1].isspace() else ''!r}; expected a value\n"
+
+
+def test_a_long_sentence_is_cut_in_its_middle_and_stays_one_line() -> None:
+    cut = _sentence(InputError(f"there is no {'x' * 3_000_000}; expected\n a \x1b[31mmodel\x07"))
+    assert cut is not None
+    assert cut.startswith("there is no xxx")
+    assert cut.endswith("xxx; expected a \\x1b[31mmodel\\x07")
+    assert len(cut) < 1200
+    for error in (FileNotFoundError(2, "No such file", "x" * 5000), typer.BadParameter("x" * 5000)):
+        assert len(_sentence(error) or "") < 1200
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+        (OverflowError("int too large to convert to float"), "a number is too large"),
+        (UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range"), "encoding"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "no text in UTF-8"),
+    ],
+)
+def test_what_data_can_cause_ends_in_a_sentence(error: Exception, words: str) -> None:
+    assert words in (_sentence(error) or "")
+
+
+def run(words: list[str], folder: Path, more: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """The command in a process of its own, through a shell that adds ``more``, with other variables."""
+    line = f"{shlex.join([sys.executable, '-m', 'nextscale', *words])} {more}"
+    return subprocess.run(
+        ["bash", "-c", line], cwd=folder, env=os.environ | environment, capture_output=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii:strict", "cp1252"])
+def test_other_encodings_spell_out_what_they_lack(tmp_path: Path, encoding: str) -> None:
+    pipe = tiny_pipeline()
+    pipe.vocabulary = ClassVocabulary(("café", "猫", "piñata", "—", "e"))
+    pipe.save_pretrained(tmp_path / "mine")
+    model = ["--model", str(tmp_path / "mine")]
+    for words in (
+        ["generate", "--help"],
+        ["generate", "--list-classes", *model],
+        ["generate", "piñata 猫", "café", "--seed", "1", *model],
+    ):
+        done = run(words, tmp_path, PYTHONIOENCODING=encoding)
+        assert done.returncode == 0, done.stderr
+        assert b"Traceback" not in done.stderr
+    assert (tmp_path / "out" / "café-2.png").is_file()
+    done = run(["generate", "--list-classes", "--json", *model], tmp_path, PYTHONIOENCODING=encoding)
+    assert json.loads(done.stdout.decode(encoding.partition(":")[0]))["classes"] == list(pipe.vocabulary.names)
+    done = run(["generate", "ζ", *model], tmp_path, PYTHONIOENCODING=encoding)
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+    assert (b"\\u03b6" if encoding == "cp1252" else "ζ".encode()) in done.stderr  # Typer writes UTF-8 for ASCII
+
+
+def test_an_output_that_closes_or_is_full_is_no_fault_of_ours(tiny_model: Path, tmp_path: Path) -> None:
+    info = ["info", str(tiny_model)]
+    for more, code in (("| true", 0), (">&-", 0), ("2>&-", 0), ("> /dev/full", 2)):
+        done = run(info, tmp_path, more)
+        assert done.returncode == code
+        assert b"Traceback" not in done.stderr
+        assert b"Exception ignored" not in done.stderr
+    drawn = run(["generate", "-c", "0", "--seed", "1", "--model", str(tiny_model)], tmp_path, ">&-")
+    assert drawn.returncode == 0
+    assert (tmp_path / "out" / "cat-face-1.png").is_file()
 
 
 def test_an_interrupted_command_leaves_nothing_behind(tiny_model: Path, tmp_path: Path) -> None:
