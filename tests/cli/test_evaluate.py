@@ -173,6 +173,9 @@ def test_a_classifier_judges_and_pictures_are_written(
     ("words", "sentence"),
     [
         (("--generated", "-1"), "--generated is -1; expected a number of images"),
+        (("--generated", "9" * 20), f"--generated is {'9' * 20}; expected a number of images up to 100,000"),
+        (("--generated", "2", "--out", "a.png"), "--out a.png is one file, but 2 pictures would be written"),
+        (("--generated", "2", "--out", "/dev/null"), "/dev/null is a device"),
         (("--top-p", "0.5"), "--top-p is for generated images; expected --generated with their number"),
         (("--out", "pictures"), "--out pictures is for pictures of generated images; expected --generated"),
         (("other", "--against", "third"), "--against is for one model, and 2 were named"),
