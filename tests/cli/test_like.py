@@ -117,7 +117,24 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(one, (*at, key))
 
 
-ODD = [None, True, 0, -1, 1.5, float("nan"), 1e308, 2**63, 10**400, "", "x", "tokenizer", [], [0], ["x"], [None]]
+ODD: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    float("nan"),
+    1e308,
+    2**63,
+    10**400,
+    "",
+    "x",
+    "tokenizer",
+    [],
+    [0],
+    ["x"],
+    [None],
+]
 ODD += [[[]], [1, 1], [0.5, 0.5], {}, {"a": 1}, {"rows": []}, "a" * 10000, "\x1b[31m"]
 
 

@@ -243,9 +243,9 @@ def _one_by_one(arguments: dict[str, Any]) -> dict[str, Any]:
     lists = {name: [one for one in values for _ in range(number)] for name, values in lists.items()}
     seed = secrets.randbelow(2**31) if arguments["seed"] is None else arguments["seed"]
     count = len(lists["class_labels"])
-    lists["seed"] = [seed + i for i in range(count)] if isinstance(seed, int) else seed
-    if len(lists["seed"]) != count:
-        raise InputError(f"{len(seed)} seeds were given for {count} images; give one seed, or one per image")
+    lists["seed"] = seeds = [seed + i for i in range(count)] if isinstance(seed, int) else seed
+    if len(seeds) != count:
+        raise InputError(f"{len(seeds)} seeds were given for {count} images; give one seed, or one per image")
     return {name: value for name, value in arguments.items() if name not in ("num_images", *LISTS)} | lists
 
 

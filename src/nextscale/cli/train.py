@@ -9,6 +9,7 @@ import typer
 
 from nextscale.cli.console import SkipSmall, answer, remark, remarks
 from nextscale.errors import TrainingError
+from nextscale.files import check_writable
 
 if TYPE_CHECKING:
     from nextscale.training.progress import Progress
@@ -46,6 +47,8 @@ def train(
         ) from None
 
     check_run_folder(output)
+    if cache is not None:
+        check_writable(cache)
     bar = Bar()
     try:
         with bar:
