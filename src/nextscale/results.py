@@ -16,10 +16,10 @@ from torch import Tensor
 from nextscale.conditions.classes import UNCONDITIONAL
 from nextscale.drawn import DrawnImage
 from nextscale.errors import InputError
-from nextscale.files import check_writable, free_name, written_aside
+from nextscale.files import check_writable
 from nextscale.generate import ScaleEvent
-from nextscale.pictures import factor_for, save_png
 from nextscale.pictures import grid as lay_out
+from nextscale.pictures import page_scale, save_beside, save_png
 from nextscale.plan import Plan
 from nextscale.tokenizers.base import Canvas, Tokenizer
 from nextscale.values import shown
@@ -77,7 +77,7 @@ class GenerationResult:
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the picture, or a page with all of them."""
-        if not self._pictures():
+        if not self._pictures() or not self._page_scale():
             return None
         page, file = self.images[0] if len(self) == 1 else self.grid(), BytesIO()
         page.save(file, "PNG")
@@ -88,10 +88,15 @@ class GenerationResult:
         return recipe_of(self.recipe, i)
 
     def grid(self, columns: int | None = None) -> Image.Image:
-        """All pictures on one page, each over its name. Raises ``InputError`` where ``output_type`` was not "pil"."""
+        """All pictures on one page, each over its name. Raises ``InputError`` where ``output_type`` was not "pil", or
+        where there are too many for a page.
+        """
         self._need_pictures()
+        scale = self._page_scale()
+        if not scale:
+            raise InputError(f"{len(self):,} pictures are too many for a page; expected fewer")
         labels = [", ".join(named(self.recipe_of(i)).values()) for i in range(len(self))]
-        return DrawnImage(lay_out(self.images, columns, factor_for(self.images[0]), labels), self.recipe)
+        return DrawnImage(lay_out(self.images, columns, scale, labels), self.recipe)
 
     def save(self, path: str | Path, overwrite: bool = False) -> list[Path]:
         """Write every picture as a PNG with its recipe; returns the files.
@@ -108,7 +113,7 @@ class GenerationResult:
         written = []
         for i, image in enumerate(self.images):
             recipe = self.recipe_of(i)
-            written.append(save_png(image, free_name(path / f"{file_stem(recipe)}.png"), recipe))
+            written.append(save_beside(image, path / f"{file_stem(recipe)}.png", recipe))
         return written
 
     def _save_one(self, path: Path, overwrite: bool) -> Path:
@@ -118,9 +123,12 @@ class GenerationResult:
             raise InputError(
                 f"{len(self)} pictures do not fit into {path}; expected a folder, or result.grid().save(...)"
             )
-        with written_aside(path, overwrite) as aside:
-            DrawnImage(self.images[0], self.recipe_of(0)).save(aside, "PNG")
-        return path
+        return save_png(self.images[0], path, self.recipe_of(0), overwrite)
+
+    def _page_scale(self) -> int:
+        """By how much pictures are enlarged on a page; 0 where they are too many."""
+        width, height = self.images[0].size
+        return page_scale((height, width), len(self))
 
     def _pictures(self) -> bool:
         return isinstance(self.images, list) and len(self) > 0

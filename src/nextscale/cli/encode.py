@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nextscale.cli.console import DEFAULT_MODEL, AsJson, Device, Dtype, answer, answer_json, load_pipeline
+from nextscale.cli.outputs import Overwrite
 from nextscale.files import check_new
 
 
@@ -17,7 +18,7 @@ def encode(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")] = Path("tokens.safetensors"),
     model: Annotated[str, typer.Option(help="A bundled model or a checkpoint folder.")] = DEFAULT_MODEL,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
