@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
 import pytest
 import torch
 
-from nextscale.device import BFLOAT16_FLAGS, choose_device, choose_dtype, cpu_flags
+from nextscale import device as device_module
+from nextscale.device import BFLOAT16_FLAGS, busy, choose_device, choose_dtype, cpu_flags
 from nextscale.errors import InputError
 
 CPU = torch.device("cpu")
@@ -59,3 +66,55 @@ def test_an_unknown_dtype_is_refused(name: str) -> None:
 def test_float16_on_a_cpu_is_refused() -> None:
     with pytest.raises(InputError, match="float16 was asked for on a CPU"):
         choose_dtype("float16", CPU)
+
+
+@pytest.fixture
+def crowd() -> Iterator[None]:
+    """Four other programs for every core."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * (os.cpu_count() or 1))]
+    time.sleep(0.5)
+    yield
+    for other in others:
+        other.kill()
+        other.wait()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("crowd", "two_threads")
+def test_a_busy_machine_is_noticed_and_fewer_threads_are_advised() -> None:
+    sentence = busy()
+    assert sentence is not None
+    assert "the machine is busy" in sentence
+    assert "OMP_NUM_THREADS=1" in sentence
+
+
+@pytest.mark.parametrize(
+    ("threads", "share", "advice"),
+    [
+        (1, 0.3, "gets 30% of one core's time"),
+        (2, 0.6, "OMP_NUM_THREADS=1"),
+        (16, 0.5, "OMP_NUM_THREADS=8"),
+        (64, 0.001, "OMP_NUM_THREADS=1"),
+        (2, 0.95, None),
+    ],
+)
+def test_the_advice_is_as_many_threads_as_the_machine_has_time_for(
+    monkeypatch: pytest.MonkeyPatch, threads: int, share: float, advice: str | None
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(device_module, "_share_of_time", lambda threads: share)
+    sentence = busy()
+    assert (sentence is None) if advice is None else (advice in str(sentence))
+
+
+def test_a_process_that_gets_all_the_time_it_asks_for_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(device_module.time, "process_time", lambda: threads * time.perf_counter())
+    assert busy() is None
