@@ -85,3 +85,16 @@ def test_the_data_are_told_before_anything_is_trained(nextscale: Command, tmp_pa
     assert done.err.index(line) < done.err.index("GFLOP per image")
     assert "metadata.jsonl is not used: it has no column label (its columns: file_name, text)" in done.err
     assert "1 of 6 images are smaller than 16 pixels and left out" in done.err
+
+
+def test_a_busy_machine_is_told_before_training_with_the_setting_that_helps(
+    nextscale: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextscale.device._share_of_time", lambda threads: 0.3)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    data = write_images(tmp_path / "images")
+    words = ["train", "tokenizer", "--recipe", "tokenizer-emoji", "--data", data, "-o", "tok", "--device", "cpu"]
+    done = nextscale(*words, "--max-steps", 1, *settings(TINY_TOKENIZER))
+    assert done.code == 0
+    assert done.err.index("the machine is busy") < done.err.index("GFLOP per image")
+    assert "OMP_NUM_THREADS=1" in done.err
