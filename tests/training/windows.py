@@ -17,7 +17,7 @@ import accelerate
 import huggingface_hub
 import numpy
 import PIL.Image
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pydantic
 import rich.console
 import safetensors.torch
@@ -89,7 +89,7 @@ def become_windows(locks: bool) -> None:
     for name in GONE:
         delattr(os, name)
     if locks:
-        os.open, os.fsync, os.unlink = open_, fsync, unlink
+        os.open, os.fsync, os.unlink = open_, fsync, unlink  # type: ignore[assignment]
         os.rename, os.replace = moved(_rename), moved(_replace)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextscale import generate as loop
 from nextscale.verification import FileReport, verify_files
 from nextscale.verification.vectors import read_vectors
 from tests.verification.golden import all_files, golden, metadata_of, rewrite, tensor
@@ -163,6 +163,7 @@ def test_a_perturbed_number_of_a_smooth_run_shows(
 def test_a_wrong_rule_of_smooth_sampling_shows(
     monkeypatch: pytest.MonkeyPatch, case: str, system: str, run: str
 ) -> None:
+    loop: Any = import_module("nextscale.generate")
     right = loop.smooth_weights
     monkeypatch.setattr(
         loop, "smooth_weights", lambda logits, noise, sharpen, t: right(logits, noise, sharpen, 1.01 * t)
