@@ -81,7 +81,7 @@ class Spent:
         return (
             f"{self.steps} steps took {duration(self.seconds)}, {self.seconds / expected:.2f} times the predicted "
             f"{duration(expected)}, and {duration(self.all_seconds)} with validations and checkpoints; "
-            f"peak memory {_bytes(self.memory)} ({_bytes(price.memory)} were predicted)"
+            f"peak memory {_bytes(self.memory) if self.memory else 'not known'} ({_bytes(price.memory)} were predicted)"
         )
 
 
