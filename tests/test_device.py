@@ -116,5 +116,5 @@ def test_the_advice_is_as_many_threads_as_the_machine_has_time_for(
 
 def test_a_process_that_gets_all_the_time_it_asks_for_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = torch.get_num_threads()
-    monkeypatch.setattr(device_module.time, "process_time", lambda: threads * time.perf_counter())
+    monkeypatch.setattr(time, "process_time", lambda: threads * time.perf_counter())
     assert busy() is None

@@ -5,11 +5,14 @@ bfloat16 is chosen where the machine multiplies it in hardware, because only the
 
 from __future__ import annotations
 
+import mmap
 import platform
 import re
+import sys
 import time
 from collections.abc import Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -85,6 +88,36 @@ def place(
     wanted = [f"cuda:{one}" if isinstance(one, int) else str(one) for one in devices]
     device = choose_device(wanted[0])[0] if wanted else None
     return device, choose_dtype(str(numbers[0]), device or current)[0] if numbers else None
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes that this process has on ``device`` now; on a CPU what is resident, Python and libraries included."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    pages = Path("/proc/self/statm")
+    if pages.exists():
+        return int(pages.read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
+    return _resident("rss") or peak_memory(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has had on ``device``; 0 where nobody counts them."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return _resident("peak_wset")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _resident(kind: str) -> int:
+    """What psutil, which accelerate brings along, says of this process; 0 where it is not installed."""
+    try:
+        info = import_module("psutil").Process().memory_info()
+    except ImportError:
+        return 0
+    return int(getattr(info, kind, info.rss))
 
 
 def busy() -> str | None:

@@ -4,6 +4,8 @@ All of them are ``ValueError``s with one plain sentence: the value seen and the 
 prints that sentence and exits with status 2; it never shows a traceback for them.
 """
 
+from __future__ import annotations
+
 
 class NextscaleError(ValueError):
     """Base of everything below: something the user can put right."""
@@ -36,3 +38,30 @@ def quoted(value: object, most: int = 80) -> str:
     except (ValueError, RecursionError):  # an integer of more digits than Python writes out; endless nesting
         return f"a value of type {type(value).__name__}, too long to show"
     return shown if len(shown) <= most else f"{shown[:most]}... ({len(shown)} characters)"
+
+
+def missing(package: str, purpose: str, extra: str = "train") -> str:
+    """The sentence about a package of an extra that is not installed, and what installs it, in a clone of the
+    repository and without one. purpose: what needs it, as a subject.
+
+    >>> missing("matplotlib", "a plot")
+    "matplotlib is not installed, and a plot needs it: run pip install -e '.[train]' in a clone of the repository, \
+or pip install 'matplotlib>=3.10'"
+    """
+    return (
+        f"{package} is not installed, and {purpose} needs it: run pip install -e '.[{extra}]' in a clone of the "
+        f"repository, or pip install '{_requirement(package)}'"
+    )
+
+
+def _requirement(package: str) -> str:
+    """A package with the versions that the installed library asks for."""
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
+    try:
+        asked = [Requirement(line) for line in metadata.requires("nextscale") or []]
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        asked = []
+    return next((f"{one.name}{one.specifier}" for one in asked if one.name == package), package)

@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import nextscale
+from nextscale.errors import CheckpointError
+from tests.cli.conftest import Command
 
 
 def doctor(*words: str, **environment: str) -> tuple[int, str]:
@@ -80,12 +83,16 @@ def test_a_package_of_the_wrong_version_and_a_broken_cache_are_found(tmp_path: P
     assert told["models"] == "/proc/nextscale (not writable)"
 
 
-def without_torch(folder: Path) -> Path:
-    """Everything that is installed here but torch, in a folder to import from."""
+def without(names: str, folder: Path) -> Path:
+    """Everything that is installed here but ``names``, a pattern, in a folder to import from."""
     for entry in Path(torch.__file__).parent.parent.iterdir():
-        if not re.match(r"torch(gen|-.*)?$", entry.name):
+        if not re.match(rf"({names})(-.*)?$", entry.name, re.IGNORECASE):
             (folder / entry.name).symlink_to(entry)
     return folder
+
+
+def without_torch(folder: Path) -> Path:
+    return without("torch|torchgen", folder)
 
 
 def examine_alone(folder: Path) -> tuple[int, dict[str, Any]]:
@@ -122,3 +129,57 @@ def test_a_torch_that_is_too_old_is_found(tmp_path: Path) -> None:
     assert code == 1
     assert problem["what"].startswith("torch is 1.13.1; expected ")
     assert told["torch"] == "cannot be used"
+
+
+@pytest.mark.parametrize(
+    ("names", "package"),
+    [
+        ("safetensors", "safetensors"),
+        ("numpy", "numpy"),
+        ("PIL|pillow", "pillow"),
+        ("packaging", "packaging"),
+        ("yaml|_yaml|PyYAML", "pyyaml"),
+        ("huggingface_hub", "huggingface-hub"),
+    ],
+)
+def test_a_missing_package_is_found_and_the_rest_is_told_all_the_same(tmp_path: Path, names: str, package: str) -> None:
+    code, told = examine_alone(without(names, tmp_path))
+    assert code == 1
+    (problem,) = told["problems"]
+    assert problem["what"] == f"{package} is not installed"
+    assert package in problem["repair"]
+    assert {"python", "platform", "torch", "CPU", "bundled model"} <= set(told)
+
+
+def test_a_package_that_is_there_and_broken_is_found(tmp_path: Path) -> None:
+    without("PIL", tmp_path)
+    (tmp_path / "PIL").mkdir()
+    (tmp_path / "PIL" / "__init__.py").write_text("raise ImportError('libjpeg is gone', name='PIL._imaging')\n")
+    code, told = examine_alone(tmp_path)
+    assert code == 1
+    assert all("libjpeg is gone" in problem["what"] for problem in told["problems"])
+    assert f"{sys.executable} -m pip install --force-reinstall " in told["problems"][0]["repair"]
+
+
+def test_what_training_lacks_is_told_and_is_nothing_broken(tmp_path: Path) -> None:
+    code, told = examine_alone(without("accelerate", tmp_path))
+    assert (code, told["problems"]) == (0, [])
+    assert "pip install -e '.[train]'" in told["training"]
+    assert "pip install 'accelerate>=" in told["training"]
+
+
+def test_the_load_and_the_locks_of_the_machine_are_told() -> None:
+    _, told = examine()
+    assert "processor time" in told["load"] or "the machine is busy" in told["load"]
+    assert "two runs cannot write to one folder" in told["locks"]
+
+
+def test_every_bundled_model_is_tried(monkeypatch: pytest.MonkeyPatch, nextscale: Command) -> None:
+    def load(name: str, **settings: str) -> None:
+        raise CheckpointError(f"{name} is damaged")
+
+    monkeypatch.setattr("nextscale.load", load)
+    told = json.loads(nextscale("doctor", "--json").out)
+    broken = [problem["what"] for problem in told["problems"] if "bundled model" in problem["what"]]
+    assert len(broken) >= 2
+    assert "emoji-m-var is damaged" in broken[0]

@@ -47,4 +47,4 @@ def test_a_missing_matplotlib_is_named(nextscale: Command, tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
     done = nextscale("runs", "good")
     assert (done.code, done.out) == (2, "")
-    assert "pip install 'nextscale[train]'" in done.err
+    assert "pip install -e '.[train]' in a clone of the repository, or pip install 'matplotlib" in done.err

@@ -116,3 +116,16 @@ def test_other_files_beside_a_run_stay(nextscale: Command, tmp_path: Path) -> No
         assert done.code == 0, done.err
     for name in ("thesis.tex", "samples/mine.png", "checkpoints/notes.txt"):
         assert (home / name).read_text() == "mine"
+
+
+def test_a_busy_machine_is_told_before_training_with_the_setting_that_helps(
+    nextscale: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextscale.device._share_of_time", lambda threads: 0.3)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    data = write_images(tmp_path / "images")
+    words = ["train", "tokenizer", "--recipe", "tokenizer-emoji", "--data", data, "-o", "tok", "--device", "cpu"]
+    done = nextscale(*words, "--max-steps", 1, *settings(TINY_TOKENIZER))
+    assert done.code == 0
+    assert done.err.index("the machine is busy") < done.err.index("GFLOP per image")
+    assert "OMP_NUM_THREADS=1" in done.err

@@ -32,7 +32,9 @@ CODES, WIDTH = 24, 64
 class Recorder(Checks):
     """Takes down every value that would be compared."""
 
-    def check(self, name: str, ours: Tensor, label: str = "") -> Tensor:
+    def check(
+        self, name: str, ours: Tensor, label: str = "", *, optional: bool = False, restart: bool = False
+    ) -> Tensor:
         if not label:
             assert isinstance(self.outputs, dict)
             self.outputs[name] = ours.detach().clone().contiguous()

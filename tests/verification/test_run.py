@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nextscale.verification import FileReport, verify_files
@@ -112,6 +117,70 @@ def test_a_wrong_token_is_one_row_and_the_run_goes_on(tmp_path: Path) -> None:
     assert not report.ok
 
 
+# Smooth sampling multiplies rounding, so a smooth run goes on with what is stored.
+
+SMOOTH = [("var_shared_l2", "var", "smooth"), ("m_var_nol2", "m-var", "seed_smooth")]
+
+
+@pytest.fixture
+def other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrix products as other CPUs have them: each number is off by 2e-7 of itself, three units in the last place."""
+    generator = torch.Generator().manual_seed(0)
+
+    def rounded(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def other(*given: Any, **named: Any) -> Tensor:
+            y = product(*given, **named)
+            return y * (1 + 2e-7 * torch.randn(y.shape, generator=generator))
+
+        return other
+
+    for name in ("linear", "conv2d", "scaled_dot_product_attention"):
+        monkeypatch.setattr(F, name, rounded(getattr(F, name)))
+
+
+@pytest.mark.usefixtures("other_kernels")
+@pytest.mark.parametrize(("case", "system"), [("var_shared_l2", "var"), ("var_nol2", "var"), ("m_var_nol2", "m-var")])
+def test_another_rounding_of_matrix_products_agrees(case: str, system: str) -> None:
+    report = verify(golden(case, system))
+    assert failed(report) == set()
+    assert report.ok
+
+
+@pytest.mark.parametrize(("case", "system", "run"), SMOOTH)
+@pytest.mark.parametrize("output", ["f_hat_1", "logits_cond_1", "logits_1", "weights_1", "next_input_2"])
+def test_a_perturbed_number_of_a_smooth_run_shows(
+    tmp_path: Path, case: str, system: str, run: str, output: str
+) -> None:
+    source, name = golden(case, system), f"out/{run}/{output}"
+    changed = tensor(source, name).clone()
+    changed.view(-1)[0] += 0.01
+    report = verify(rewrite(source, tmp_path / "x.safetensors", {name: changed}))
+    assert f"{run}/{output}" in failed(report)
+    assert not report.ok
+
+
+@pytest.mark.parametrize(("case", "system", "run"), SMOOTH)
+def test_a_wrong_rule_of_smooth_sampling_shows(
+    monkeypatch: pytest.MonkeyPatch, case: str, system: str, run: str
+) -> None:
+    loop: Any = import_module("nextscale.generate")
+    right = loop.smooth_weights
+    monkeypatch.setattr(
+        loop, "smooth_weights", lambda logits, noise, sharpen, t: right(logits, noise, sharpen, 1.01 * t)
+    )
+    assert {f"{run}/weights_1", f"{run}/weights_2"} <= failed(verify(golden(case, system)))
+
+
+@pytest.mark.parametrize(("case", "system", "run"), SMOOTH)
+def test_a_wrong_weight_shows_in_a_smooth_run(tmp_path: Path, case: str, system: str, run: str) -> None:
+    """Going on with the stored logits hides no wrong ones."""
+    source, name = golden(case, system), f"{system.replace('-', '_')}/head.bias"
+    bias = read_vectors(source).state[name].clone()
+    bias[0] += 0.01
+    report = verify(rewrite(source, tmp_path / "x.safetensors", {f"state/{name}": bias}))
+    assert {f"{run}/logits_cond_0", f"{run}/logits_uncond_2"} <= failed(report)
+
+
 def test_a_wrong_mask_shows(tmp_path: Path) -> None:
     source = golden("var_shared_l2")
     config = json.loads(json.dumps(read_vectors(source).config))
@@ -126,6 +195,56 @@ def test_what_is_not_checked_is_named(tmp_path: Path) -> None:
     assert report.unchecked == ["out/gen/novelty", "elsewhere"]
     assert failed(report) == set()
     assert not report.ok
+
+
+def test_outputs_that_a_file_should_have_and_has_not_are_named(tmp_path: Path) -> None:
+    gone: dict[str, Tensor | None] = {"out/gen/logits_1": None, "out/tf/logits": None, "out/train/loss": None}
+    report = verify(rewrite(golden("var_shared_nol2"), tmp_path / "x.safetensors", gone))
+    assert set(report.absent) == {"gen/logits_1", "tf/logits", "train/loss"}
+    states: dict[str, Tensor | None] = {"out/gen/block_0/ssm_3": None, "out/gen/block_1/conv_tail_0": None}
+    report = verify(rewrite(golden("m_var_nol2", "m-var"), tmp_path / "y.safetensors", states))
+    assert set(report.absent) == {"gen/block_0/ssm_3", "gen/block_1/conv_tail_0"}
+
+
+@pytest.mark.parametrize("path", all_files(), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_whole_file_lacks_nothing(path: Path) -> None:
+    assert verify(path).absent == []
+
+
+@pytest.mark.parametrize("name", ["in/image", "state/var/head.weight", "out/gen/logits_1", "out/gen/f_hat_0"])
+@pytest.mark.parametrize("entries", [slice(0, 1), slice(None)])
+def test_nan_never_agrees(tmp_path: Path, name: str, entries: slice) -> None:
+    source = golden("var_shared_nol2")
+    nan = tensor(source, name).clone()
+    nan.view(-1)[entries] = torch.nan
+    report = verify(rewrite(source, tmp_path / "x.safetensors", {name: nan}))
+    assert not report.ok
+    told = " ".join([report.reason, *(row.note for row in report.rows)])
+    assert "NaN stored" in told or f"NaN in {name}" in told
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.complex64, torch.bool, torch.int64])
+@pytest.mark.parametrize("name", ["in/image", "state/var/head.weight", "out/gen/logits_1"])
+def test_numbers_of_another_kind_never_agree(tmp_path: Path, kind: torch.dtype, name: str) -> None:
+    source = golden("var_shared_nol2")
+    assert not verify(rewrite(source, tmp_path / "x.safetensors", {name: tensor(source, name).to(kind)})).ok
+
+
+def test_files_for_others_are_known_as_such_and_damaged_ones_are_not(tmp_path: Path) -> None:
+    source = golden("quantizer_256")
+    cases: dict[str, tuple[dict[str, str], bool]] = {
+        "system": ({"system": "infinity"}, False),
+        "kind": ({"kind": "later"}, False),
+        "format": ({"format": "2"}, False),
+        "config": ({"config": "{}"}, True),
+        "unreadable": ({"config": "["}, True),
+    }
+    for name, (metadata, known) in cases.items():
+        report = verify(rewrite(source, tmp_path / f"{name}.safetensors", metadata=metadata))
+        assert (report.known, report.ok, bool(report.reason)) == (known, False, True)
+    shutil.copy(source, tmp_path / "cut.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(source.read_bytes()[:-1])
+    assert verify(tmp_path / "cut.safetensors").known
 
 
 def test_a_config_that_contradicts_the_tensors_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,18 @@ def test_missing_inputs_and_settings_are_named(tmp_path: Path) -> None:
         ({"system": None}, "does not say its system"),
         ({"config": "{broken"}, "no readable config"),
         ({"tolerance_float": "much"}, "tolerance of 'much'"),
+        ({"tolerance_float": "nan"}, "tolerance of 'nan'"),
+        ({"tolerance_float": "1"}, "tolerance of '1'"),
+        ({"config": "[" * 200_000}, "no readable config"),
+        ({"state_recipe": "[" * 200_000}, "no readable state_recipe"),
+        ({"state_recipe": '["x"]'}, "no readable state_recipe"),
+        ({"state_recipe": '{"x": 3}'}, "no readable state_recipe"),
+        ({"state_recipe": '{"x": [[2], 0]}'}, "no readable state_recipe"),
+        ({"state_recipe": '{"x": [[2.5], 0, 1]}'}, "no readable state_recipe"),
+        ({"state_recipe": '{"x": [[-2], 0, 1]}'}, "no readable state_recipe"),
+        ({"state_recipe": '{"x": [[2], 0, "1"]}'}, "no readable state_recipe"),
+        ({"state_recipe": '{"x": [[1000000, 1000000], 0, 1]}'}, r"asks for 1e\+12 numbers"),
+        ({"state_recipe": '{"x": [[2], 0, ' + "1" * 5000 + "]}"}, "no readable state_recipe"),
     ],
 )
 def test_damaged_metadata_are_refused(tmp_path: Path, changed: dict[str, str | None], sentence: str) -> None:
@@ -76,6 +89,9 @@ def test_missing_and_truncated_files_are_refused(tmp_path: Path) -> None:
         read_vectors(tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="is a folder"):
         read_vectors(tmp_path)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(InputError, match="is no file"):
+        read_vectors(tmp_path / "pipe.safetensors")
     (tmp_path / "x.safetensors").write_bytes(golden("sampling").read_bytes()[:-100])
     with pytest.raises(InputError, match="not a whole safetensors file"):
         read_vectors(tmp_path / "x.safetensors")

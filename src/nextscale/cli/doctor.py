@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -16,10 +19,15 @@ from typing import Any
 
 import typer
 
+import nextscale
 from nextscale import __version__
 from nextscale.cli.console import DEFAULT_MODEL, AsJson, answer, answer_json
+from nextscale.errors import missing
+from nextscale.training import system
 
 MINIMUM_PYTHON = (3, 11)
+LOCKS = "two runs cannot write to one folder"
+NO_LOCKS = "nothing keeps two runs from writing to one folder"
 
 
 @dataclass(frozen=True)
@@ -41,14 +49,30 @@ class Findings:
 def doctor(as_json: AsJson = False) -> None:
     """Print the environment for a bug report, name what is broken, and the command that repairs it."""
     found = Findings()
-    for examine in (_python, _packages, _torch, _torchvision, _folders, _bundled_model):
-        examine(found)
+    for what, examine in EXAMINED.items():
+        try:
+            with warnings.catch_warnings():  # of one package about another, which is examined itself
+                warnings.simplefilter("ignore")
+                examine(found)
+        except Exception as error:  # what is broken breaks in its own way, and the rest is still to be told
+            found.facts.setdefault(what, f"not examined ({_first_line(error)})")
+            _add_broken(found, what, error)
     if as_json:
         answer_json({**found.facts, "problems": [asdict(problem) for problem in found.problems]})
     else:
         answer(_as_text(found))
     if found.problems:
         raise typer.Exit(1)
+
+
+def _add_broken(found: Findings, what: str, error: Exception) -> None:
+    """A package that is there and cannot be imported; one that is not there has been named before."""
+    if isinstance(error, ImportError) and any("is not installed" in problem.what for problem in found.problems):
+        return
+    module = (getattr(error, "name", None) or "nextscale").partition(".")[0]
+    package = metadata.packages_distributions().get(module, [module])[0]
+    command = _again() if package == "nextscale" else f"{sys.executable} -m pip install --force-reinstall {package}"
+    found.problems.append(Problem(f"{what} could not be examined ({_first_line(error)})", command))
 
 
 def _as_text(found: Findings) -> str:
@@ -68,7 +92,10 @@ def _as_text(found: Findings) -> str:
 def _python(found: Findings) -> None:
     found.facts["nextscale"] = f"{__version__} in {Path(__file__).parent.parent}"
     found.facts["python"] = f"{platform.python_version()} ({sys.executable})"
-    found.facts["platform"] = platform.platform()
+    tried = "" if sys.platform == "linux" else " (nextscale has been run on Linux alone so far)"
+    found.facts["platform"] = f"{platform.platform()}{tried}"
+    which = "of folders" if system.fcntl else "of a file beside a run" if system.msvcrt else "none"
+    found.facts["locks"] = f"{which} ({LOCKS if which != 'none' else NO_LOCKS})"
     if sys.version_info < MINIMUM_PYTHON:
         wanted = ".".join(map(str, MINIMUM_PYTHON))
         found.problems.append(
@@ -78,7 +105,11 @@ def _python(found: Findings) -> None:
 
 def _packages(found: Findings) -> None:
     """Every requirement of the installed package: is it there, in a version that was asked for?"""
-    from packaging.requirements import Requirement
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        found.problems.append(Problem("packaging is not installed", f"{sys.executable} -m pip install packaging"))
+        return
 
     versions: dict[str, str] = {}
     found.facts["packages"] = versions
@@ -97,6 +128,8 @@ def _packages(found: Findings) -> None:
             if not optional:
                 versions[requirement.name] = "missing"
                 found.problems.append(Problem(f"{requirement.name} is not installed", _install(requirement)))
+            elif requirement.name == "accelerate":
+                found.facts["training"] = f"not possible here: {missing(requirement.name, 'training')}"
             continue
         versions[requirement.name] = version
         if not requirement.specifier.contains(version, prereleases=True):
@@ -112,7 +145,7 @@ def _torch(found: Findings) -> None:
     try:
         import torch
 
-        from nextscale.device import BFLOAT16_FLAGS, choose_device, choose_dtype, cpu_flags, cpu_name
+        from nextscale.device import BFLOAT16_FLAGS, busy, choose_device, choose_dtype, cpu_flags, cpu_name
     except Exception as error:  # a torch that is too old, or half there, fails in whichever way it likes
         found.facts["torch"] = "cannot be used"
         if not any(problem.what.startswith("torch is") for problem in found.problems):
@@ -132,6 +165,7 @@ def _torch(found: Findings) -> None:
         f"{cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}, bfloat16 in hardware: {', '.join(bf16) or 'no'}"
     )
+    found.facts["load"] = busy() or "this process gets the processor time that it asks for"
     found.facts["auto device"] = f"{device} ({device_reason})"
     found.facts["auto dtype"] = f"{str(dtype).removeprefix('torch.')} ({dtype_reason})"
 
@@ -163,7 +197,7 @@ def _folders(found: Findings) -> None:
     from nextscale.data.cache import cache_folder
 
     places = {"cache": cache_folder}
-    if found.facts["packages"].get("huggingface-hub") != "missing":
+    if found.facts.get("packages", {}).get("huggingface-hub") != "missing":
         places["models"] = models_cache
     for what, place in places.items():
         folder = place()
@@ -173,29 +207,42 @@ def _folders(found: Findings) -> None:
         except OSError as error:
             found.facts[what] = f"{folder} (not writable)"
             why = f"the {what} folder {folder} cannot be written ({error.strerror})"
-            found.problems.append(Problem(why, "export NEXTSCALE_CACHE=$HOME/nextscale-cache"))
+            windows = 'setx NEXTSCALE_CACHE "%USERPROFILE%\\nextscale-cache"'
+            found.problems.append(
+                Problem(why, windows if os.name == "nt" else "export NEXTSCALE_CACHE=$HOME/nextscale-cache")
+            )
         else:
             found.facts[what] = f"{folder} (writable, {shutil.disk_usage(nearest).free / 1e9:.0f} GB free)"
 
 
 def _bundled_model(found: Findings) -> None:
-    """Can the model that ships with the package be loaded?"""
+    """Can the models that ship with the package be loaded?"""
     if any(problem.what.startswith("torch ") for problem in found.problems):
         found.facts["bundled model"] = "not tried without a torch that fits"
         return
-    import nextscale
-    from nextscale.checkpoints.load import BUNDLED
+    from nextscale.checkpoints.load import BUNDLED, bundled_names
 
+    checkout, command = BUNDLED.parents[2], _again()
+    if (checkout / ".git").exists():
+        command = f"git -C {checkout} checkout -- {BUNDLED.relative_to(checkout)}"
+
+    told = []
+    for name in dict.fromkeys([DEFAULT_MODEL, *bundled_names()]):
+        try:
+            told.append(f"{name}, revision {nextscale.load(name, device='cpu', dtype='float32').revision}")
+        except (nextscale.NextscaleError, OSError) as error:
+            told.append(f"{name} broken or missing")
+            found.problems.append(Problem(f"the bundled model {name} cannot be loaded ({_first_line(error)})", command))
+    found.facts["bundled model"] = "; ".join(told)
+
+
+def _again() -> str:
+    """The command that installs nextscale again, from where it came."""
     try:
-        pipe = nextscale.load(DEFAULT_MODEL, device="cpu", dtype="float32")
-        found.facts["bundled model"] = f"{pipe.name}, revision {pipe.revision}"
-    except (nextscale.NextscaleError, OSError) as error:
-        found.facts["bundled model"] = "broken or missing"
-        checkout = BUNDLED.parents[2]
-        command = f"{sys.executable} -m pip install --force-reinstall --no-deps nextscale=={__version__}"
-        if (checkout / ".git").exists():
-            command = f"git -C {checkout} checkout -- {BUNDLED.relative_to(checkout)}"
-        found.problems.append(Problem(f"the bundled model cannot be loaded ({_first_line(error)})", command))
+        origin = json.loads(metadata.distribution("nextscale").read_text("direct_url.json") or "{}").get("url")
+    except (metadata.PackageNotFoundError, ValueError):
+        origin = None
+    return f"{sys.executable} -m pip install --force-reinstall --no-deps {origin or 'A-CLONE-OF-ITS-REPOSITORY'}"
 
 
 def _version(package: str) -> str:
@@ -203,6 +250,17 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "of unknown version"
+
+
+EXAMINED: dict[str, Callable[[Findings], None]] = {
+    "python": _python,
+    "packages": _packages,
+    "torch": _torch,
+    "torchvision": _torchvision,
+    "folders": _folders,
+    "bundled model": _bundled_model,
+}
+"""What is looked at, in this order."""
 
 
 def _first_line(error: BaseException) -> str:

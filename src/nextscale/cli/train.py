@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nextscale.cli.console import SkipSmall, answer, remark, remarks
-from nextscale.errors import TrainingError
+from nextscale.errors import TrainingError, missing
 from nextscale.files import check_writable
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ def train(
     except ModuleNotFoundError as error:
         if error.name != "accelerate":
             raise
-        raise TrainingError(
-            "accelerate is not installed, which training needs; run pip install 'nextscale[train]'"
-        ) from None
+        raise TrainingError(missing("accelerate", "training")) from None
 
     check_run_folder(output)
     if cache is not None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from nextscale.data.emoji_families import Emoji, read_emojibase, rules_hash
 from nextscale.data.emoji_sources import CHARS_FROM, PACKAGES, Icons, Package, load_icons
-from nextscale.errors import InputError
+from nextscale.errors import InputError, missing
 
 FORMAT_VERSION = 1
 PNG_END = b"IEND\xaeB`\x82"  # Pillow would read a file that was cut before it all the same
@@ -100,9 +100,7 @@ def _renderer_version() -> str:
     try:
         import resvg_py
     except ImportError as error:
-        raise InputError(
-            "resvg-py is not installed, and it draws the emoji: run pip install 'nextscale[train]'"
-        ) from error
+        raise InputError(missing("resvg-py", "drawing the emoji")) from error
     return str(resvg_py.__version__)
 
 

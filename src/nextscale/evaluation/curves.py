@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from nextscale.errors import InputError
+from nextscale.errors import InputError, missing
 from nextscale.evaluation.runs import HELD_OUT, Run
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ MANY = 60
 def check_curves() -> None:
     """Raises ``InputError`` where matplotlib is not installed; call before work is done for a picture."""
     if find_spec("matplotlib") is None:
-        raise InputError("curves need matplotlib, which is not installed; run: pip install 'nextscale[train]'")
+        raise InputError(missing("matplotlib", "a picture of curves"))
 
 
 def curves(runs: Sequence[Run]) -> Image.Image:

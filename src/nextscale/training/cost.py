@@ -7,8 +7,6 @@ cannot differ from what is trained. What begins later in a run (an adversarial l
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
+
+from nextscale.device import memory_in_use
 
 TRIALS = 2
 GIB = 2**30
@@ -81,7 +81,7 @@ class Spent:
         return (
             f"{self.steps} steps took {duration(self.seconds)}, {self.seconds / expected:.2f} times the predicted "
             f"{duration(expected)}, and {duration(self.all_seconds)} with validations and checkpoints; "
-            f"peak memory {_bytes(self.memory)} ({_bytes(price.memory)} were predicted)"
+            f"peak memory {_bytes(self.memory) if self.memory else 'not known'} ({_bytes(price.memory)} were predicted)"
         )
 
 
@@ -166,21 +166,6 @@ def _time(loss: Loss, module: nn.Module, model: nn.Module, part: slice) -> float
     return time.perf_counter() - start
 
 
-def memory_in_use(device: torch.device) -> int:
-    """Bytes that this process has on ``device`` now; on a CPU what is resident, Python and libraries included."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    pages = Path("/proc/self/statm")
-    return int(pages.read_text().split()[1]) * resource.getpagesize() if pages.exists() else peak_memory(device)
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has had on ``device``."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def write_costs(price: Price, spent: Spent) -> str:
     """Both as JSON; ``read_costs`` reads it."""
     return json.dumps({"predicted": asdict(price), "spent": asdict(spent)}, indent=2) + "\n"
@@ -189,7 +174,7 @@ def write_costs(price: Price, spent: Spent) -> str:
 def read_costs(file: Path) -> tuple[Price, Spent] | None:
     """What ``write_costs`` wrote; None if there is no such file, or another version wrote it."""
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
         return Price(**found["predicted"]), Spent(**found["spent"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from nextscale.data.images import Source
+from nextscale.device import peak_memory
 from nextscale.evaluation.speed import matmul_peak
 from nextscale.models.base import NextScaleModel
 from nextscale.training import parallel
-from nextscale.training.cost import Price, Spent, measure, peak_memory, read_costs, together, write_costs
+from nextscale.training.cost import Price, Spent, measure, read_costs, together, write_costs
 from nextscale.training.objectives import Metrics, Objective
 from nextscale.training.recipe import Recipe
 from nextscale.training.runfolder import RunFolder, write_text

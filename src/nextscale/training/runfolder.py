@@ -16,7 +16,6 @@ Only the main process of a run writes; the others read checkpoints from the same
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import math
@@ -39,6 +38,7 @@ import nextscale
 from nextscale.errors import CheckpointError, InputError, TrainingError
 from nextscale.files import check_writable
 from nextscale.training.recipe import Recipe, differences, parse_recipe
+from nextscale.training.system import alone_in, to_disk
 
 WRITTEN = ("recipe.yaml", "price.json", "log.*", "export", ".*.tmp-*", ".export.*", "*/step-*", "checkpoints/tmp-*")
 """What a run replaces or clears away in its folder."""
@@ -65,17 +65,9 @@ class RunFolder:
         Raises:
             TrainingError: another run is writing here.
         """
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise TrainingError(f"another run is writing to {self.path}; stop it, or choose another folder") from None
-        try:
+        with alone_in(self.path):
             self._clear()
             yield
-        finally:
-            os.close(handle)  # which gives the lock back, as the end of the process does
 
     def _clear(self) -> None:
         for left_over in (self.path / "checkpoints").glob("tmp-*"):
@@ -141,9 +133,9 @@ class RunFolder:
                 for name, group in tensors.items():
                     save_file({key: t.detach().contiguous() for key, t in group.items()}, aside / f"{name}.safetensors")
                 for written in [self.path / "log.jsonl", *aside.iterdir(), aside]:
-                    _to_disk(written)
+                    to_disk(written)
                 aside.rename(target)
-                _to_disk(target.parent)
+                to_disk(target.parent)
             except (OSError, SafetensorError) as error:
                 shutil.rmtree(aside, ignore_errors=True)
                 raise TrainingError(
@@ -211,7 +203,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename it."""
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     aside.write_text(text)
-    _to_disk(aside)
+    to_disk(aside)
     aside.replace(path)
 
 
@@ -246,16 +238,6 @@ def code_commit() -> str | None:
     if head.returncode or not head.stdout.strip():
         return None
     return head.stdout.strip() + (" and changes" if changes.stdout.strip() else "")
-
-
-def _to_disk(path: Path) -> None:
-    """Come back when the file or folder is on the disk and not in the system's memory only."""
-    if path.exists():
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _completed(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ Shape letters: ``N`` images of the set, ``B`` of one batch, ``L`` tokens of all 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -30,6 +29,7 @@ from torch import Tensor
 from nextscale.data.images import ImageData
 from nextscale.errors import TrainingError
 from nextscale.tokenizers.base import Tokenizer
+from nextscale.training import system
 from nextscale.training.objectives import recolour, shift, to_signed
 from nextscale.training.order import SampleNoise
 from nextscale.training.parallel import processes, rank, sum_over
@@ -207,15 +207,13 @@ class CopyFile:
         for left in self.path.parent.glob(f"{self.path.stem}*.part"):
             with suppress(OSError):
                 handle = os.open(left, os.O_RDWR)
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                given_up = system.lock(handle)
+                os.close(handle)
+                if given_up:
                     left.unlink()
-                finally:
-                    os.close(handle)
         self.choose(number)
-        self._lock = os.open(self.aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        with suppress(OSError):  # not every file system has locks
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock = os.open(self.aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | system.BINARY, 0o666)
+        system.lock(self._lock)
         os.write(self._lock, self._header(NO_DIGEST))
         os.truncate(self._lock, self.start + self.bytes)
 
@@ -231,6 +229,8 @@ class CopyFile:
 
     def finish(self) -> None:
         """Note the digest, and give the file its name."""
+        if system.msvcrt is not None:  # Windows neither writes the bytes that are locked nor renames an open file
+            self.release()
         digest = _digest(self.aside, self.start)
         with self.aside.open("r+b") as file:
             file.write(self._header(digest))

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nextscale.data.images import Source
+from nextscale.device import busy
 from nextscale.errors import TrainingError
 from nextscale.training import order, parallel
 from nextscale.training.card import run_card
@@ -105,6 +106,9 @@ class Trainer:
         handlers = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             self.progress(Progress("start", self.step, self.total))
+            crowded = busy() if self.accelerator.device.type == "cpu" else None
+            if crowded and self.main:
+                self.progress(Progress("warning", self.step, self.total, text=crowded))
             text = self.account.open(self._trial_loss, self.model, self.parts, self.total)
             self.progress(Progress("price", self.step, self.total, text=text))
             return self._train(min(self.total, max_steps or self.total))

@@ -17,7 +17,7 @@ from torch import Tensor
 from nextscale.errors import InputError
 from nextscale.generate import GivenTokens, ScaleEvent, generate
 from nextscale.methods.paint import edit_mask, keep_masks, paint
-from nextscale.models.base import NextScaleModel
+from nextscale.models.base import Condition, NextScaleModel
 from nextscale.pipeline import decode
 from nextscale.plan import Plan, default_plan
 from nextscale.sampling import GivenNoise, IndependentNoise, Noise, OfficialNoise, filter_logits
@@ -97,8 +97,7 @@ def check_run(
         given = GivenTokens([m[:images] for m in maps], _edit_masks(checks, name, run, plan, images))
         plan, parts = paint(plan, "given"), parts | {"given": given}
     stored = _stored_noise(file, name, run, plan)
-    canvas = _follow(checks, name, plan, parts, labels, stored or IndependentNoise([0] * images), watch)
-    checks.check(f"{name}/image", decode(tokenizer, canvas))
+    _follow(checks, name, plan, parts, labels, stored or IndependentNoise([0] * images), watch)
     if generator is None or run.get("noise") != "official":
         return
     if not _same_stream(file, name, plan, _copy(generator), images, tokenizer.code_count):
@@ -106,7 +105,7 @@ def check_run(
             f"run {name}: this PyTorch's generator yields other noise than the stored one; only that was checked"
         )
         return
-    _repeat(checks, name, plan, parts, labels, OfficialNoise(generator))
+    _follow(checks, name, plan, parts, labels, OfficialNoise(generator), label=GENERATOR)
 
 
 def plan_of(run: Run, model: NextScaleModel) -> Plan:
@@ -147,7 +146,7 @@ def _labels(
     else:
         labels = torch.tensor(wanted).expand(images)
         labels = torch.where(labels < 0, model.null_class, labels)
-    return checks.check(f"{name}/label_B", labels)
+    return checks.check(f"{name}/label_B", labels, optional=wanted is not None)
 
 
 def _edit_masks(checks: Checks, name: str, run: Run, plan: Plan, images: int) -> list[Tensor]:
@@ -177,44 +176,60 @@ def _follow(
     parts: Mapping[str, Any],
     labels: Tensor,
     noise: Noise,
-    watch: Watch | None,
-) -> Canvas:
-    """Carry a run out, comparing after every scale and going on with the stored canvas where ours differs."""
+    watch: Watch | None = None,
+    label: str = "",
+) -> None:
+    """Carry a run out, comparing at every scale and going on with the stored canvas where ours differs.
+
+    A smooth run goes on with the stored logits and canvas in any case: its weights multiply the rounding of logits by
+    up to 150, from scale to scale. label: sets the rows apart from those of another way to carry the run out.
+    """
     canvases: list[Canvas] = []
+
+    def compare_logits(k: int, branch_logits: Tensor) -> Tensor:
+        halves = zip(("cond", "uncond"), branch_logits.chunk(2), strict=True)
+        go_on = [checks.check(f"{name}/logits_{half}_{k}", ours, label, restart=True) for half, ours in halves]
+        return branch_logits if plan.rows[k].smooth is None else torch.cat(go_on)
 
     def compare(event: ScaleEvent) -> Canvas:
         k, row = event.k, event.row
-        conditional, unconditional = event.branch_logits.chunk(2)
-        checks.check(f"{name}/logits_cond_{k}", conditional)
-        checks.check(f"{name}/logits_uncond_{k}", unconditional)
-        checks.check(f"{name}/logits_{k}", event.logits)
+        checks.check(f"{name}/logits_{k}", event.logits, label)
         filtered = filter_logits(event.logits, row.temperature, row.top_k, row.top_p, row.order)
-        checks.check(f"{name}/kept_{k}", filtered > -torch.inf)
+        checks.check(f"{name}/kept_{k}", filtered > -torch.inf, label, optional=row.top_k == 1)
         if event.weights is not None:
-            checks.check(f"{name}/weights_{k}", event.weights)
-        checks.check(f"{name}/idx_{k}", event.drawn.flatten(1))
-        canvas = replace(event.canvas, latent=checks.check(f"{name}/f_hat_{k}", event.canvas.latent))
+            checks.check(f"{name}/weights_{k}", event.weights, label)
+        checks.check(f"{name}/idx_{k}", event.drawn.flatten(1), label)
+        restart = row.smooth is not None
+        latent = checks.check(f"{name}/f_hat_{k}", event.canvas.latent, label, restart=restart)
+        canvas = replace(event.canvas, latent=latent)
         if k + 1 < len(plan.rows):
-            checks.check(f"{name}/next_input_{k + 1}", parts["tokenizer"].next_input(canvas, k + 1))
+            checks.check(f"{name}/next_input_{k + 1}", parts["tokenizer"].next_input(canvas, k + 1), label)
         if watch is not None:
             watch(checks, name, event)
         canvases.append(canvas)
         return canvas
 
+    parts = {**parts, "model": _Followed(parts["model"], compare_logits)}
     for _ in generate(plan, parts, labels, len(labels), noise, compare):
         pass
-    return canvases[-1]
+    checks.check(f"{name}/image", decode(parts["tokenizer"], canvases[-1]), label)
 
 
-def _repeat(checks: Checks, name: str, plan: Plan, parts: Mapping[str, Any], labels: Tensor, noise: Noise) -> None:
-    """Carry a run out once more, with the official generator, comparing the tokens and the image."""
-    event = None
-    for event in generate(plan, parts, labels, len(labels), noise):
-        checks.check(f"{name}/idx_{event.k}", event.drawn.flatten(1), GENERATOR)
-        if event.weights is not None:
-            checks.check(f"{name}/weights_{event.k}", event.weights, GENERATOR)
-    assert event is not None
-    checks.check(f"{name}/image", decode(parts["tokenizer"], event.canvas), GENERATOR)
+class _Followed:
+    """A model that goes on with the logits that ``follow`` returns for a scale k and its own logits (R, l, V)."""
+
+    def __init__(self, model: NextScaleModel, follow: Callable[[int, Tensor], Tensor]) -> None:
+        self._model, self._follow, self._k = model, follow, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def step(self, inputs: Tensor | None, k: int, *rest: Any) -> Tensor:
+        self._k = k
+        return self._model.step(inputs, k, *rest)
+
+    def head(self, hidden: Tensor, condition: Condition) -> Tensor:
+        return self._follow(self._k, self._model.head(hidden, condition))
 
 
 def _copy(generator: torch.Generator) -> torch.Generator:

@@ -35,8 +35,9 @@ class Row:
 class FileReport:
     """One vector file, verified.
 
-    unchecked: names of outputs that nothing was computed for; reason: why the file could not be read or carried
-    through, empty if it could; notes: remarks that change nothing.
+    unchecked: names of outputs that nothing was computed for; absent: names of what was computed and files of this kind
+    store, but this one does not; reason: why the file could not be read or carried through, empty if it could; known:
+    False for a file that is for another program or version; notes: remarks that change nothing.
     """
 
     path: str
@@ -45,8 +46,10 @@ class FileReport:
     case: str = ""
     rows: list[Row] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     reason: str = ""
+    known: bool = True
 
     @property
     def ok(self) -> bool:
@@ -67,20 +70,29 @@ class Checks:
     def __init__(self, outputs: Mapping[str, Tensor], tolerance: float) -> None:
         self.outputs, self.tolerance = outputs, tolerance
         self.rows: list[Row] = []
+        self.absent: list[str] = []
         self.notes: list[str] = []
         self._checked: set[str] = set()
 
-    def check(self, name: str, ours: Tensor, label: str = "") -> Tensor:
-        """Compare ``ours`` with the output ``name`` and return the tensor to go on with: ours where it agrees (or the
-        file has no such output), else the stored one, so that later rows stay meaningful. ``label`` sets apart a second
-        row of one output."""
+    def check(
+        self, name: str, ours: Tensor, label: str = "", *, optional: bool = False, restart: bool = False
+    ) -> Tensor:
+        """Compare ``ours`` with the output ``name`` and return the tensor to go on with, so that later rows stay
+        meaningful: ours where it agrees or the file has no such output, else the stored one.
+
+        label: sets apart a second row of one output; optional: whether files of this kind may leave the output out;
+        restart: go on with the stored one in any case, where the steps that follow would multiply rounding.
+        """
         if name not in self.outputs:
+            if not optional and name not in self.absent:
+                self.absent.append(name)
             return ours
         stored = self.outputs[name]
         row = compare(name + label, ours.detach(), stored, self.tolerance)
         self._checked.add(name)
         self.rows.append(row)
-        return ours if row.ok else stored
+        alike = ours.shape == stored.shape and ours.dtype == stored.dtype
+        return stored if alike and (restart or not row.ok) else ours
 
     def check_value(self, name: str, ours: Tensor, stored: Tensor) -> None:
         """Compare two values of which the second stands elsewhere in the file than among its outputs."""
@@ -100,13 +112,14 @@ def compare(name: str, ours: Tensor, stored: Tensor, tolerance: float) -> Row:
         note = f"computed {kind_of(ours)} {tuple(ours.shape)}, stored {kind} {tuple(stored.shape)}"
         return Row(name, kind, float("inf"), stored.numel(), stored.numel(), allowed, False, note)
     a, b = ours.double(), stored.double()
+    none = [f"{int(x.isnan().sum())} NaN {where}" for x, where in ((a, "computed"), (b, "stored")) if x.isnan().any()]
     finite = a.isfinite() & b.isfinite()
     error = torch.where(finite, (a - b).abs(), 0.0)
     agree = (a == b) | (finite & (error <= allowed + allowed * b.abs()))
     differing = int((~agree).sum())
     # Where infinities stand in other places, or a number is none, no difference can be named.
     largest = float("inf") if bool((~agree & ~finite).any()) else float(error.max()) if error.numel() else 0.0
-    return Row(name, kind, largest, differing, stored.numel(), allowed, differing == 0)
+    return Row(name, kind, largest, differing, stored.numel(), allowed, differing == 0, ", ".join(none))
 
 
 def kind_of(tensor: Tensor) -> Kind:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 
 from nextscale.errors import NextscaleError
 from nextscale.verification.report import Checks, FileReport
-from nextscale.verification.vectors import VectorFile, read_vectors
+from nextscale.verification.vectors import UnknownFile, VectorFile, read_vectors
+
+Computation = Callable[[VectorFile, Checks], None]
 
 SYSTEMS = {
     "var": "nextscale.verification.var",
@@ -35,32 +37,41 @@ def verify_file(path: Path) -> FileReport:
     try:
         file = read_vectors(path)
     except NextscaleError as error:
-        report.reason = str(error)
+        report.reason, report.known = str(error), not isinstance(error, UnknownFile)
         return report
     report.system, report.kind, report.case = file.system, file.kind, file.case
     checks = Checks(file.outputs, file.tolerance)
-    report.reason = _carry_out(file, checks)
-    report.rows, report.notes = checks.rows, checks.notes
+    try:
+        compute = _computation(file)
+    except UnknownFile as error:
+        report.reason, report.known = str(error), False
+        return report
+    report.reason = _carry_out(compute, file, checks)
+    report.rows, report.absent, report.notes = checks.rows, checks.absent, checks.notes
     report.unchecked = [f"out/{name}" for name in checks.unchecked] + list(file.strays)
     if not file.outputs and not report.reason:
         report.reason = "the file has no outputs to check"
     return report
 
 
-def _carry_out(file: VectorFile, checks: Checks) -> str:
-    """Compute and compare everything; returns why that was not possible, or nothing."""
+def _computation(file: VectorFile) -> Computation:
+    """What computes and checks the outputs of this file. Raises ``UnknownFile`` if there is nothing."""
     if file.system not in SYSTEMS:
-        return f"unknown system {file.system!r}; this version knows {', '.join(SYSTEMS)}"
-    kinds = import_module(SYSTEMS[file.system]).KINDS
+        raise UnknownFile(f"unknown system {file.system[:40]!r}; this version knows {', '.join(SYSTEMS)}")
+    kinds: dict[str, Computation] = import_module(SYSTEMS[file.system]).KINDS
     if file.kind not in kinds:
-        return f"unknown kind {file.kind!r} of {file.system}; this version knows {', '.join(kinds)}"
+        raise UnknownFile(f"unknown kind {file.kind[:40]!r} of {file.system}; this version knows {', '.join(kinds)}")
+    return kinds[file.kind]
+
+
+def _carry_out(compute: Computation, file: VectorFile, checks: Checks) -> str:
+    """Compute and compare everything; returns why that was not possible, or nothing."""
     try:
-        kinds[file.kind](file, checks)
+        compute(file, checks)
     except NextscaleError as error:
         return str(error)
-    except (
-        Exception
-    ) as error:  # A damaged file can break any computation, and the files after it are still to be verified.
+    # A damaged file can break any computation, and the files after it are still to be verified.
+    except Exception as error:
         text = " ".join(str(error).split())
         return f"the computation broke off: {type(error).__name__}: {text[:300]}"
     return ""

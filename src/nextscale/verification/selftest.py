@@ -25,7 +25,7 @@ from nextscale import __version__
 from nextscale.checkpoints.find import model_folder
 from nextscale.checkpoints.load import computed_revision, read_origin
 from nextscale.checkpoints.published import PUBLISHED, Published
-from nextscale.device import cpu_name
+from nextscale.device import cpu_name, peak_memory
 from nextscale.evaluation.generator import score_generator
 from nextscale.evaluation.speed import matmul_peak
 from nextscale.evaluation.tokenizer import encode_all, reconstruction_psnr
@@ -203,7 +203,7 @@ def _one_picture(pipe: Pipeline, seed: int) -> tuple[Image.Image, dict[str, Any]
     speed, peak = priced.flops / seconds, matmul_peak(pipe.device, pipe.dtype)
     weights = sum(t.nbytes for part in _parts(pipe).values() for t in part.state_dict().values())
     said = f"{_gb(weights)} of weights, {_gb(priced.memory)} of memory"
-    size = f"{picture.width}x{picture.height}"
+    size, most = f"{picture.width}x{picture.height}", peak_memory(pipe.device)
     return (
         picture,
         result.recipe_of(0),
@@ -211,22 +211,10 @@ def _one_picture(pipe: Pipeline, seed: int) -> tuple[Image.Image, dict[str, Any]
             Check("picture", f"{size}, pixels spread by {spread:.1f} of 255", "more than 2", spread > 2),
             Check("time", f"{seconds:.2f} s: {speed / 1e9:.1f} GFLOP/s, {100 * speed / peak:.0f} % of matrix products"),
             Check(
-                "memory", f"{_gb(_most_bytes(cuda, pipe.device))} at most, {'GPU' if cuda else 'whole process'}", said
+                "memory", f"{_gb(most)} at most, {'GPU' if cuda else 'whole process'}" if most else "not known", said
             ),
         ],
     )
-
-
-def _most_bytes(cuda: bool, device: torch.device) -> int:
-    """The most memory held so far: the GPU's allocations, or what the process had resident (0 where nobody counts)."""
-    if cuda:
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return 0
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _parts(pipe: Pipeline) -> dict[str, torch.nn.Module]:

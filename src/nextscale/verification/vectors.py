@@ -6,6 +6,7 @@ The format is described in ``docs/verify.md``.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,12 @@ from torch import Tensor
 from nextscale.errors import InputError
 
 FORMAT = "1"
+MOST_DRAWN = 2**28
+"""Numbers that a ``state_recipe`` may ask for: a GiB."""
+
+
+class UnknownFile(InputError):
+    """A safetensors file that is for another program, or for another version of this one."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +72,21 @@ class VectorFile:
 
 
 def read_vectors(path: Path) -> VectorFile:
-    """Read a vector file. Raises ``InputError`` if it is missing, damaged or not of format 1."""
+    """Read a vector file. Raises ``InputError`` if it is missing, damaged or has NaN among its inputs and weights, and
+    ``UnknownFile`` if it is not of format 1."""
     if not path.is_file():
-        raise InputError(
-            f"{path} is {'a folder without vector files' if path.is_dir() else 'missing'}; expected a vector file"
-        )
+        what = "a folder without vector files" if path.is_dir() else "no file" if path.exists() else "missing"
+        raise InputError(f"{path} is {what}; expected a vector file")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             strings = file.metadata() or {}
+            if "format" not in strings or "kind" not in strings:
+                raise UnknownFile(f"{path} is no vector file: its metadata do not name a format and a kind")
+            if strings["format"] != FORMAT:
+                raise UnknownFile(f"{path} has format {strings['format'][:40]!r}; this version reads format {FORMAT!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a whole safetensors file ({error})") from None
-    if "format" not in strings or "kind" not in strings:
-        raise InputError(f"{path} is no vector file: its metadata do not name a format and a kind")
-    if strings["format"] != FORMAT:
-        raise InputError(f"{path} has format {strings['format']!r}; this version reads format {FORMAT!r}")
     metadata = {key: _parse(value) for key, value in strings.items()}
     for key in ("system", "kind"):
         if not isinstance(metadata.get(key), str):
@@ -94,6 +101,8 @@ def read_vectors(path: Path) -> VectorFile:
             parts[part][rest] = tensor
         else:
             strays.append(name)
+        if tensor.is_complex() or (part != "out" and bool(tensor.isnan().any())):  # among outputs it is a row's finding
+            raise InputError(f"{path} holds {'complex numbers' if tensor.is_complex() else 'NaN'} in {name}")
     return VectorFile(
         path=path,
         system=metadata["system"],
@@ -104,7 +113,7 @@ def read_vectors(path: Path) -> VectorFile:
         metadata=metadata,
         inputs=parts["in"],
         outputs=parts["out"],
-        state=_drawn_state(metadata) | {name: _as_float32(t) for name, t in parts["state"].items()},
+        state=_drawn_state(path, metadata) | {name: _as_float32(t) for name, t in parts["state"].items()},
         strays=tuple(strays),
     )
 
@@ -121,9 +130,21 @@ def draw(name: str, shape: list[int], mean: float, std: float, salt: str) -> Ten
     return torch.from_numpy((numbers * np.float32(std) + np.float32(mean)).astype(np.float16).astype(np.float32))
 
 
-def _drawn_state(metadata: Mapping[str, Any]) -> dict[str, Tensor]:
+def _drawn_state(path: Path, metadata: Mapping[str, Any]) -> dict[str, Tensor]:
     recipe, salt = metadata.get("state_recipe") or {}, metadata.get("state_salt", "")
+    if not isinstance(recipe, Mapping) or not all(map(_is_entry, recipe.values())):
+        raise InputError(f"{path} has no readable state_recipe; expected [shape, mean, std] for every name")
+    numbers = sum(math.prod(shape) for shape, _, _ in recipe.values())
+    if numbers > MOST_DRAWN:
+        raise InputError(f"{path} asks for {numbers:.3g} numbers in its state_recipe; expected at most {MOST_DRAWN}")
     return {name: draw(name, shape, mean, std, str(salt)) for name, (shape, mean, std) in recipe.items()}
+
+
+def _is_entry(entry: Any) -> bool:
+    match entry:
+        case [[*sizes], int() | float(), int() | float()]:
+            return all(isinstance(size, int) and size >= 0 for size in sizes)
+    return False
 
 
 def _as_float32(tensor: Tensor) -> Tensor:
@@ -136,7 +157,7 @@ def _parse(value: str) -> Any:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of too many digits, or too deep
         return value
 
 
@@ -147,5 +168,5 @@ def _tolerance(path: Path, strings: Mapping[str, str]) -> float:
     except ValueError:
         tolerance = -1.0
     if not 0 <= tolerance < 1:
-        raise InputError(f"{path} has a tolerance of {text!r}; expected a number from 0 to 1")
+        raise InputError(f"{path} has a tolerance of {text[:40]!r}; expected a number from 0 to 1")
     return tolerance
