@@ -23,8 +23,9 @@ PACKAGE = Path(nextscale.__file__).parent
 # A file or folder of src/nextscale may import what stands on lower levels, and nothing else outside its own folder.
 LEVELS = {
     "errors": 0,
-    "files": 1,
+    "files": 0,
     "decoding": 0,
+    "documents": 0,
     "scales": 0,
     "sampling": 1,
     "guidance": 1,
@@ -53,7 +54,14 @@ LEVELS = {
     "cli": 11,
     "__main__": 12,
 }
-SIBLINGS = {("scales", "errors"), ("generate", "plan"), ("price", "plan")}  # who may import whom on one level
+SIBLINGS = {  # who may import whom on one level
+    ("scales", "errors"),
+    ("files", "errors"),
+    ("documents", "errors"),
+    ("documents", "files"),
+    ("generate", "plan"),
+    ("price", "plan"),
+}
 
 FORBIDDEN_IMPORTS = {
     "torchvision",
