@@ -26,6 +26,7 @@ LEVELS = {
     "files": 0,
     "decoding": 0,
     "documents": 0,
+    "settings": 0,
     "scales": 0,
     "sampling": 1,
     "guidance": 1,
@@ -59,6 +60,7 @@ SIBLINGS = {  # who may import whom on one level
     ("files", "errors"),
     ("documents", "errors"),
     ("documents", "files"),
+    ("settings", "errors"),
     ("generate", "plan"),
     ("price", "plan"),
 }
