@@ -36,3 +36,9 @@ def quoted(value: object, most: int = 80) -> str:
     except (ValueError, RecursionError):  # an integer of more digits than Python writes out; endless nesting
         return f"a value of type {type(value).__name__}, too long to show"
     return shown if len(shown) <= most else f"{shown[:most]}... ({len(shown)} characters)"
+
+
+def one_line(text: object, most: int = 200) -> str:
+    """What another program or file says, as one short line without control characters."""
+    line = "".join(c if c.isprintable() else " " for c in str(text))
+    return line if len(line) <= most else f"{line[: most - 4]} ..."

@@ -34,7 +34,7 @@ def build(cls: type[Settings], given: Any, where: str = "") -> Settings:
         raise InputError(f"unknown setting {quoted(unknown)}; {cls.__name__} has {', '.join(known)}")
     for name, one in known.items():
         if name not in given and one.default is MISSING and one.default_factory is MISSING:
-            raise InputError(f"the setting {where}{name} of {cls.__name__} is missing")
+            raise InputError(f"the setting {where}{name} is missing; {cls.__name__} needs it")
     types = get_type_hints(cls)
     made: Settings = cls(**{name: typed(value, types[name], where + name) for name, value in given.items()})
     return made
@@ -42,8 +42,12 @@ def build(cls: type[Settings], given: Any, where: str = "") -> Settings:
 
 def typed(value: Any, kind: Any, name: str) -> Any:
     """``value`` as the type ``kind`` (an annotation). Raises ``InputError`` if it is of another."""
+    if kind is Any:
+        return value
     if is_dataclass(kind):
         return build(kind, value, f"{name}.")  # type: ignore[arg-type]
+    if get_origin(kind) is dict and isinstance(value, Mapping):
+        return {key: typed(entry, get_args(kind)[1], f"{name}.{key}") for key, entry in value.items()}
     for one in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
         if fits(value, one):
             return _tuples(value)
@@ -68,6 +72,8 @@ def fits(value: Any, kind: Any) -> bool:
 def described(kind: Any, several: bool = False) -> str:
     """A type in words."""
     origin, inner = get_origin(kind), get_args(kind)
+    if origin is dict:
+        return "tables" if several else "a table"
     if origin is Literal:
         return " or ".join(repr(choice) for choice in inner)
     if origin in (Union, UnionType):
