@@ -6,6 +6,7 @@ and other people write them, is read unchecked; so is a file that the list does 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ def read_sums(folder: Path) -> tuple[dict[str, str], str | None]:
     Raises ``CheckpointError`` for a list that is damaged.
     """
     path = folder / SUMS
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}, None
     digests, revision = dict[str, str](), None
     for number, line in enumerate(read_text(path, CheckpointError).splitlines(), 1):
@@ -53,6 +54,6 @@ def check_digest(file: Path, folder: Path, name: str) -> None:
     expected = read_sums(folder)[0].get(name)
     if expected is not None and sha256(file) != expected:
         raise CheckpointError(
-            f"{file} is not the file that was written here: its digest differs from that in {folder / SUMS}. "
-            f"It is damaged: take another copy. If it was changed on purpose, delete {SUMS}"
+            f"{file} is damaged: it is not the file whose digest stands in {folder / SUMS} (delete that list if you "
+            "have changed the file on purpose)"
         )

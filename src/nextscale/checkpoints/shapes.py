@@ -49,4 +49,5 @@ class _Shapes(TorchFunctionMode):
                 raise CheckpointError(
                     f"these settings make a network of more than {self.most:,} tensors, far more than there are weights"
                 )
+            func = torch.empty if func in (torch.rand, torch.randn) else func
         return func(*args, **(kwargs or {}))

@@ -70,17 +70,19 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype 
         ):  # the tensors may lie in the old one
             file.write(len(text).to_bytes(8, "little") + text)
             for name in order:
-                check_numbers(name, tensors[name], types[name])
+                check_numbers(name, tensors[name], types[name], math.inf)
                 numbers = tensors[name].detach().to("cpu", types[name]).contiguous()
                 file.write(numbers.reshape(-1).view(torch.uint8).numpy().data)
     except OSError as error:  # what a full disk says names no file
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def check_numbers(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> None:
-    """Raises ``CheckpointError`` for a tensor with values that are not finite numbers, larger than any weight is, or
+def check_numbers(name: str, tensor: Tensor, dtype: torch.dtype | None = None, largest_weight: float = LARGEST) -> None:
+    """Raises ``CheckpointError`` for a tensor with values that are not finite numbers, larger than a weight can be, or
     too large for ``dtype``. One pass at the speed of memory.
     """
+    if tensor.is_meta or tensor.layout != torch.strided:
+        raise CheckpointError(f"{name} is a {'meta' if tensor.is_meta else 'sparse'} tensor; expected plain numbers")
     if not tensor.is_floating_point() or not tensor.numel():
         return
     numbers = tensor.detach() if tensor.dtype in NAMES else tensor.detach().float()
@@ -91,10 +93,10 @@ def check_numbers(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -
         raise CheckpointError(
             f"{name} has {wrong} values of {tensor.numel()} that are not finite numbers; the weights are damaged"
         )
-    if largest > LARGEST:
+    if largest > largest_weight:
         raise CheckpointError(
-            f"{name} has values up to {largest:g}; expected at most {LARGEST:g}, which no trained weight comes near. "
-            "The weights are damaged, or their training diverged"
+            f"{name} has values up to {largest:g}; expected at most {largest_weight:g}, which no trained weight comes "
+            "near. The weights are damaged, or their training diverged"
         )
     if dtype is not None and dtype.is_floating_point and largest > torch.finfo(dtype).max:
         raise CheckpointError(f"{name} has values up to {largest:g}, too large for {dtype}; take bfloat16 or float32")
