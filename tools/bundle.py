@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from nextscale.checkpoints.load import BUNDLED
-from nextscale.checkpoints.store import load_component, read_config, save_checkpoint, write_sums
+from nextscale.checkpoints.store import load_component, read_config, save_checkpoint, write_digests
 from nextscale.pipeline import load
 from nextscale.training.initial import other_tokens
 
@@ -77,7 +77,7 @@ def share_tokenizer(target: Path, other: str) -> None:
     config["components"]["tokenizer"]["file"] = f"../{other}/{shared.name}"
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     own.unlink()
-    write_sums(target)
+    write_digests(target)
 
 
 if __name__ == "__main__":

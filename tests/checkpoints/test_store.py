@@ -114,7 +114,7 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(saved: Path, m
 
 def test_saving_again_replaces(saved: Path) -> None:
     save_checkpoint(saved, {"model": tiny_var(seed=3)}, overwrite=True)
-    assert sorted(p.name for p in saved.iterdir()) == ["SHA256SUMS", "config.json", "model.safetensors"]
+    assert sorted(p.name for p in saved.iterdir()) == ["config.json", "digests.json", "model.safetensors"]
     assert [p.name for p in saved.parent.iterdir()] == ["ck"]
 
 

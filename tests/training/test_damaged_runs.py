@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nextscale.checkpoints.digests import SUMS
+from nextscale.checkpoints.digests import DIGESTS
 from nextscale.errors import CheckpointError, InputError, NextscaleError, TrainingError
 from nextscale.files import sha256
 from nextscale.training.recipe import load_recipe
@@ -37,7 +38,7 @@ def run(stopped: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def old(run: Path) -> Path:
     """As the version before wrote it: without digests."""
-    (run / SUMS).unlink()
+    (run / DIGESTS).unlink()
     return run
 
 
@@ -61,7 +62,7 @@ def latest(run: Path, name: str) -> Path:
 
 
 def test_every_file_of_every_checkpoint_has_its_digest(stopped: Path) -> None:
-    listed = dict(reversed(line.split("  ")) for line in (stopped / SUMS).read_text().splitlines())
+    listed = json.loads((stopped / DIGESTS).read_text())["sha256"]
     files = [path for path in (stopped / "checkpoints").rglob("*") if path.is_file()]
     assert {str(path.relative_to(stopped)): sha256(path) for path in files} == listed
     assert len(files) == 3 * len(FILES)
@@ -104,7 +105,7 @@ def test_a_file_without_tensors_stops_a_resume(old: Path, images: Path, name: st
 def test_an_optimiser_without_state_stops_a_resume(run: Path, images: Path) -> None:
     save_file({}, latest(run, "optimizer"))
     assert "optimizer.safetensors is damaged" in refused(run, images)
-    (run / SUMS).unlink()
+    (run / DIGESTS).unlink()
     assert "the optimiser's state is empty" in refused(run, images)
 
 
@@ -143,13 +144,13 @@ def test_tensors_of_something_else_stop_a_resume(old: Path, images: Path) -> Non
 
 def test_an_old_run_without_digests_goes_on_to_the_same_weights(run: Path, images: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "old")
-    (tmp_path / "old" / SUMS).unlink()
+    (tmp_path / "old" / DIGESTS).unlink()
     resume(run, images)
     resume(tmp_path / "old", images)
     ours, theirs = (load_file(folder / "export" / "tokenizer.safetensors") for folder in (run, tmp_path / "old"))
     assert all(torch.equal(ours[key], theirs[key]) for key in ours | theirs)
     last = "checkpoints/step-000008/weights.safetensors"
-    assert last in (tmp_path / "old" / SUMS).read_text()
+    assert last in (tmp_path / "old" / DIGESTS).read_text()
 
 
 def test_where_no_checkpoint_is_whole_that_is_said(run: Path, images: Path) -> None:

@@ -1,49 +1,49 @@
 """Digests of weight files, written beside them and checked whenever they are read.
 
-They stand in a file ``SHA256SUMS`` as ``sha256sum -c SHA256SUMS`` reads it. A folder without one, as older versions
-and other people write them, is read unchecked; so is a file that the list does not name.
+They stand in a file ``digests.json``. A folder without one, as older versions and other people write them, is read
+unchecked; so is a file that the list does not name.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from nextscale.documents import read_text
-from nextscale.errors import CheckpointError
+from nextscale.documents import read_json
+from nextscale.errors import CheckpointError, InputError
 from nextscale.files import sha256
+from nextscale.settings import build
 
-SUMS = "SHA256SUMS"
-LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
-REVISION = re.compile(r"# revision ([0-9a-f]{12})")
-
-
-def sums(digests: Mapping[str, str], revision: str | None = None) -> bytes:
-    """The content of a list of digests by the names of files; revision: that of the checkpoint they make up."""
-    head = [] if revision is None else [f"# revision {revision}"]
-    lines = [*head, *(f"{digest}  {name}" for name, digest in sorted(digests.items()))]
-    return "".join(line + "\n" for line in lines).encode()
+DIGESTS = "digests.json"
 
 
-def read_sums(folder: Path) -> tuple[dict[str, str], str | None]:
-    """Digests by name, and the revision; nothing where the folder has no list.
+@dataclass(frozen=True)
+class Digests:
+    """The content of a list. sha256: by the names of files; revision: of the checkpoint that they make up."""
 
-    Raises ``CheckpointError`` for a list that is damaged.
-    """
-    path = folder / SUMS
+    sha256: dict[str, str]
+    revision: str | None = None
+
+
+def as_json(sha256: Mapping[str, str], revision: str | None = None) -> str:
+    """A list as it is written."""
+    head = {} if revision is None else {"revision": revision}
+    return json.dumps({**head, "sha256": dict(sorted(sha256.items()))}, indent=2) + "\n"
+
+
+def read_digests(folder: Path) -> Digests:
+    """The list of a folder, empty where it has none. Raises ``CheckpointError`` for one that is damaged."""
+    path = folder / DIGESTS
     if not os.path.lexists(path):
-        return {}, None
-    digests, revision = dict[str, str](), None
-    for number, line in enumerate(read_text(path, CheckpointError).splitlines(), 1):
-        if found := LINE.fullmatch(line):
-            digests[found[2]] = found[1]
-        elif noted := REVISION.fullmatch(line):
-            revision = noted[1]
-        elif line.strip() and not line.startswith("#"):
-            raise CheckpointError(f"line {number} of {path} is damaged; expected a digest and the name of a file")
-    return digests, revision
+        return Digests({})
+    try:
+        return build(Digests, read_json(path))
+    except InputError as error:
+        told = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise CheckpointError(f"{told}; the list of digests is damaged") from None
 
 
 def check_digest(file: Path, folder: Path, name: str) -> None:
@@ -51,9 +51,9 @@ def check_digest(file: Path, folder: Path, name: str) -> None:
 
     Raises ``CheckpointError`` for a file that is another than was written.
     """
-    expected = read_sums(folder)[0].get(name)
+    expected = read_digests(folder).sha256.get(name)
     if expected is not None and sha256(file) != expected:
         raise CheckpointError(
-            f"{file} is damaged: it is not the file whose digest stands in {folder / SUMS} (delete that list if you "
+            f"{file} is damaged: it is not the file whose digest stands in {folder / DIGESTS} (delete that list if you "
             "have changed the file on purpose)"
         )

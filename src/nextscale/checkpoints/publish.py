@@ -15,7 +15,7 @@ from huggingface_hub.utils import build_hf_headers, validate_repo_id  # type: ig
 
 from nextscale import __version__
 from nextscale.checkpoints.card import hub_card, split
-from nextscale.checkpoints.digests import SUMS, sums
+from nextscale.checkpoints.digests import DIGESTS, as_json
 from nextscale.checkpoints.download import reason
 from nextscale.checkpoints.load import load_vocabulary
 from nextscale.checkpoints.load import revision as revision_of
@@ -95,7 +95,7 @@ def _files(folder: Path) -> dict[str, str | bytes]:
             files["classes.json"] = str(folder / "classes.json")
     digests = {name: _sha256(files[name]) for name in files if name != "classes.json"}
     own = files["config.json"] == str(folder / "config.json")
-    files[SUMS] = sums(digests, revision_of(folder) if own else None)
+    files[DIGESTS] = as_json(digests, revision_of(folder) if own else None).encode()
     return files
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from nextscale import __version__, settings
-from nextscale.checkpoints.digests import SUMS, check_digest, read_sums, sums
+from nextscale.checkpoints.digests import DIGESTS, as_json, check_digest, read_digests
 from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.weights import check_numbers, check_tensors, read_header, read_weights, write_weights
 from nextscale.documents import read_json
@@ -32,7 +32,7 @@ from nextscale.files import BLOCK, check_writable, kind_of, sha256
 
 FORMAT = 1
 SHARED = re.compile(r"\.\./\w[\w.-]*/\w[\w.-]*\.safetensors")
-OURS = ("config.json", "classes.json", "README.md", "origin.json", SUMS)
+OURS = ("config.json", "classes.json", "README.md", "origin.json", DIGESTS)
 """Files of a checkpoint beside its weights."""
 
 TYPES = {
@@ -98,11 +98,11 @@ def save_checkpoint(
     """
     place = Path(os.path.realpath(folder))
     _check_place(folder, place, overwrite)
-    place.parent.mkdir(parents=True, exist_ok=True)
     aside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    described = {name: {"type": type_name(part), "config": asdict(part.config)} for name, part in components.items()}  # type: ignore[arg-type,call-overload]
+    described = {name: {"type": type_name(part), "config": asdict(part.config)} for name, part in components.items()}  # type: ignore[call-overload]
     whole = {"format": FORMAT, "nextscale": __version__, "components": described, **(extras or {})}
     _check_config(whole, folder / "config.json")
+    place.parent.mkdir(parents=True, exist_ok=True)
     try:
         aside.mkdir()
         (aside / "config.json").write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
@@ -110,7 +110,7 @@ def save_checkpoint(
             (aside / name).write_bytes(content)
         for name, module in components.items():
             write_weights(aside / f"{name}.safetensors", module.state_dict(), dtype)
-        write_sums(aside)
+        write_digests(aside)
         _keep_others(place, aside)
         _swap(aside, place)
     finally:
@@ -261,7 +261,7 @@ def component_file(folder: Path, name: str, described: Mapping[str, Any]) -> Pat
             f"{folder / 'config.json'}: the {name} is to be read from {quoted(shared)}; expected a file of a "
             "checkpoint beside this one, such as ../emoji/tokenizer.safetensors"
         )
-    return folder.parent / shared.removeprefix("../")
+    return Path(os.path.realpath(folder)).parent / shared.removeprefix("../")
 
 
 def parts(folder: Path) -> list[Path]:
@@ -276,22 +276,21 @@ def revision(folder: Path) -> str:
     They are those that were put down beside the digests when it was written, unless its configuration has been edited
     since; weights that are others than were written are refused when they are loaded.
     """
-    digests, noted = read_sums(folder)
+    noted = read_digests(folder)
     named = [_name_in(folder, path) for path in parts(folder)]
-    if noted and all(name in digests for name in named) and sha256(folder / "config.json") == digests["config.json"]:
-        return noted
-    return computed_revision(folder)
+    unedited = set(named) <= set(noted.sha256) and sha256(folder / "config.json") == noted.sha256["config.json"]
+    return noted.revision if noted.revision and unedited else computed_revision(folder)
 
 
-def write_sums(folder: Path) -> None:
+def write_digests(folder: Path) -> None:
     """Put down the digests and the revision of a checkpoint as it is now."""
     digests = {_name_in(folder, path): sha256(path) for path in parts(folder)}
-    (folder / SUMS).write_bytes(sums(digests, computed_revision(folder)))
+    (folder / DIGESTS).write_text(as_json(digests, computed_revision(folder)), encoding="utf-8")
 
 
 def _name_in(folder: Path, file: Path) -> str:
     """What the list of ``folder`` calls a file that lies in it, or in the folder beside it."""
-    return os.path.relpath(file, folder).replace(os.sep, "/")
+    return file.name if file.parent == folder else f"../{file.parent.name}/{file.name}"
 
 
 def computed_revision(folder: Path) -> str:

@@ -102,8 +102,8 @@ def _published(network: VGG16) -> dict[str, tuple[int, ...]]:
 def _read(file: Path, shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[str, Tensor]:
     """The tensors of a file by torch.save, which must be exactly those of ``shapes``."""
     if not file.is_file():
-        found = "is " + kind_of(file) if os.path.lexists(file) else "does not exist"
-        raise CheckpointError(f"{file} {found}; expected {what}")
+        kind = f"is {kind_of(file)}" if os.path.lexists(file) else "does not exist"
+        raise CheckpointError(f"{file} {kind}; expected {what}")
     try:
         state: Any = torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE:

@@ -7,7 +7,7 @@ RUN is
     RUN/log.jsonl                         one line per logged step
     RUN/log.csv                           the same as a table, written with every checkpoint
     RUN/checkpoints/step-000500/          weights, their average, optimiser and counters
-    RUN/SHA256SUMS                        digests of all files of the checkpoints, as sha256sum -c reads them
+    RUN/digests.json                      digests of all files of the checkpoints
     RUN/samples/step-000500.png
     RUN/export/                           the averaged weights as a checkpoint that the library loads
 
@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import nextscale
-from nextscale.checkpoints.digests import SUMS, check_digest, read_sums, sums
+from nextscale.checkpoints.digests import DIGESTS, as_json, check_digest, read_digests
 from nextscale.checkpoints.weights import read_weights
 from nextscale.documents import parse_json, read_yaml
 from nextscale.errors import CheckpointError, InputError, TrainingError, one_line
@@ -160,10 +160,10 @@ class RunFolder:
 
     def _note_digests(self, checkpoint: Path, digests: dict[str, str]) -> None:
         """Put down the digests of a checkpoint that is about to get its name, and forget those that are gone."""
-        known = {name: digest for name, digest in read_sums(self.path)[0].items() if (self.path / name).exists()}
+        known = {name: digest for name, digest in read_digests(self.path).sha256.items() if (self.path / name).exists()}
         place = checkpoint.relative_to(self.path).as_posix()
         new = {f"{place}/{name}": digest for name, digest in digests.items()}
-        write_text(self.path / SUMS, sums(known | new).decode())
+        write_text(self.path / DIGESTS, as_json(known | new))
 
     def _read(self, checkpoint: Path, names: list[str]) -> dict[str, dict[str, Tensor]]:
         """The tensors of a checkpoint by file and name. Raises ``CheckpointError`` for a file that is not what was
