@@ -30,7 +30,7 @@ class _Shapes(TorchFunctionMode):
     """
 
     MAKING = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.tensor})
-    FILLING = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_})
+    FILLING = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, Tensor.mul_, Tensor.div_})
     COMPUTING = frozenset({"add", "sub", "mul", "div", "neg", "exp", "expm1", "log", "__rsub__", "__rdiv__"})
 
     def __init__(self, most: int) -> None:

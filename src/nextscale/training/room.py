@@ -15,20 +15,22 @@ COPIES = 5
 """Float32 numbers that training keeps for a parameter: weight, average, gradient and two moments."""
 
 
-def check_room(make: Callable[[], nn.Module], device: torch.device) -> None:
-    """Refuse a network whose training does not fit into the memory of ``device``, whatever the batch.
+def check_room(make: Callable[[], nn.Module], device: torch.device, batch: int = 0) -> None:
+    """Refuse a network whose training cannot fit into the memory of ``device``.
 
-    make: makes the network. Raises ``InputError``.
+    make: makes the network; batch: bytes that one part of a batch takes at the least. Raises ``InputError``.
     """
     try:
         parameters = sum(parameter.numel() for parameter in without_values(make).parameters())
     except (CheckpointError, RuntimeError) as error:  # more tensors, or numbers in one, than can be counted
         raise InputError(f"the sizes under model make a network that is too large ({error})") from None
-    needed, there = 4 * COPIES * parameters, _memory(device)
-    if there is not None and needed > there:
+    network, there = 4 * COPIES * parameters, _memory(device)
+    if there is not None and network + batch > there:
         raise InputError(
-            f"the sizes under model make a network of {parameters:,} parameters, which takes {needed / 2**30:,.1f} GiB "
-            f"to train (weights, average, gradients and two moments); {device} has {there / 2**30:,.1f} GiB"
+            f"training takes more memory than there is: {network / 2**30:,.1f} GiB for the {parameters:,} parameters "
+            f"(weights, average, gradients, two moments) and at least {batch / 2**30:,.1f} GiB for a batch, where "
+            f"{device} has {there / 2**30:,.1f} GiB; lower the sizes under model, lower run.batch or raise "
+            "run.accumulate"
         )
 
 

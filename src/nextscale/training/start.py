@@ -27,6 +27,7 @@ from nextscale.training.classifier import ClassifierObjective, new_network
 from nextscale.training.classifier_recipe import ClassifierRecipe
 from nextscale.training.engine import engine
 from nextscale.training.generator import GeneratorObjective, new_model
+from nextscale.training.generator_recipe import MVARRecipe, VARRecipe
 from nextscale.training.initial import Origin, folder_of, merged
 from nextscale.training.objectives import Objective
 from nextscale.training.parallel import my_parts, rank, wait_for_all
@@ -72,12 +73,13 @@ def start(
     origin = None if init is None else Origin.load(init, _component(resolved))
     frozen = _frozen(resolved, tokenizer, origin, cache)
     accelerator = engine(resolved.run, device)
+    part = my_parts(resolved.run.batch, resolved.run.accumulate)[0]  # refuses a batch that cannot be split
+    images, where = part.stop - part.start, accelerator.device
     if isinstance(resolved, TokenizerRecipe):
-        check_room(partial(ResidualTokenizer, resolved.model), accelerator.device)
+        check_room(partial(ResidualTokenizer, resolved.model), where, images * _picture(resolved))
     elif frozen is not None:
         assert not isinstance(resolved, ClassifierRecipe)
-        check_room(partial(new_model, resolved, frozen[0], 1), accelerator.device)
-    my_parts(resolved.run.batch, resolved.run.accumulate)  # refuses a batch that cannot be split
+        check_room(partial(new_model, resolved, frozen[0], 1), where, images * _states(resolved, frozen[0]))
     shown = progress if rank() == 0 else silent
     reading, encoding = (_counted(shown, kind) for kind in ("reading", "encoding"))
     train, heldout = (
@@ -99,7 +101,7 @@ def start(
     if isinstance(resolved, TokenizerRecipe):
         objective: Objective = TokenizerObjective(resolved, train, heldout, accelerator.device)
     elif isinstance(resolved, ClassifierRecipe):
-        check_room(partial(new_network, resolved, train), accelerator.device)
+        check_room(partial(new_network, resolved, train), where, images * _picture(resolved))
         objective = ClassifierObjective(resolved, train, heldout, families_of(data, heldout), accelerator.device)
     else:
         assert frozen is not None
@@ -115,6 +117,16 @@ def start(
         origin.give_weights(objective.module, getattr(objective, "vocabulary", None))
     reads = objective.reads if isinstance(objective, GeneratorObjective) else train
     return Trainer(objective, resolved, folder, accelerator, reads, shown, origin is not None)
+
+
+def _picture(recipe: Recipe) -> int:
+    """Bytes of one image as a network sees it."""
+    return 4 * 3 * recipe.data.resolution**2
+
+
+def _states(recipe: VARRecipe | MVARRecipe, tokenizer: Tokenizer) -> int:
+    """Bytes of what the blocks of a generator keep of one image for its gradients: their inputs, at the least."""
+    return 2 * recipe.model.depth * tokenizer.schedule.tokens * (recipe.model.width or 64 * recipe.model.depth)
 
 
 def _component(recipe: Recipe) -> str:
