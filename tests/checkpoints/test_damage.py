@@ -433,6 +433,7 @@ def test_a_checkpoint_is_replaced_only_when_asked_and_nothing_else_goes(saved: P
     (saved / "figures" / "a.png").write_bytes(b"a")
     (saved / "link").symlink_to("thesis.tex")
     (saved / "my.safetensors").write_bytes(b"mine")
+    (saved / "README.md").write_text("what I know of it")
     before = sha256(saved / "model.safetensors")
     pipe = tiny_pipeline(tiny_var(seed=3))
     with pytest.raises(CheckpointError, match=r"holds a checkpoint already; .*overwrite=True"):
@@ -442,6 +443,7 @@ def test_a_checkpoint_is_replaced_only_when_asked_and_nothing_else_goes(saved: P
     assert sha256(saved / "model.safetensors") != before
     assert (saved / "thesis.tex").read_text() == "years of work"
     assert (saved / "figures" / "a.png").read_bytes() == b"a"
+    assert (saved / "README.md").read_text() == "what I know of it"  # the new one has no card
     assert (saved / "link").readlink() == Path("thesis.tex")
     assert (saved / "my.safetensors").read_bytes() == b"mine"
     assert [path.name for path in saved.parent.iterdir()] == ["tiny"]

@@ -32,8 +32,10 @@ from nextscale.files import BLOCK, check_writable, kind_of, sha256
 
 FORMAT = 1
 SHARED = re.compile(r"\.\./\w[\w.-]*/\w[\w.-]*\.safetensors")
-OURS = ("config.json", "classes.json", "README.md", "origin.json", DIGESTS)
-"""Files of a checkpoint beside its weights."""
+OURS = ("config.json", "classes.json", "origin.json", DIGESTS)
+"""Files of a checkpoint beside its weights, which go with it; its README.md may be its owner's, and goes only where
+another one comes.
+"""
 
 TYPES = {
     "residual": ("nextscale.tokenizers.residual", "ResidualTokenizer", "ResidualConfig"),
@@ -154,7 +156,7 @@ def _link(source: str | Path, target: str | Path) -> None:
     """The same file under a second name, or a copy of it where the file system has no second names."""
     try:
         os.link(source, target, follow_symlinks=False)
-    except OSError:
+    except (OSError, NotImplementedError):
         shutil.copy2(source, target, follow_symlinks=False)
 
 
