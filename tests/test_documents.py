@@ -100,5 +100,5 @@ def test_what_is_quoted_is_short() -> None:
     for _ in range(100_000):
         deep = [deep]
     for value in ("x" * 3_000_000, 10**5000, deep, list(range(10**6))):
-        assert len(quoted(value)) <= 80
+        assert len(quoted(value)) <= 110
     assert quoted([1, "a"]) == "[1, 'a']"
