@@ -27,8 +27,10 @@ LEVELS = {
     "bar": 0,
     "habits": 1,
     "drawn": 2,
-    "files": 1,
+    "files": 0,
     "decoding": 0,
+    "documents": 0,
+    "settings": 0,
     "scales": 0,
     "sampling": 1,
     "guidance": 1,
@@ -64,7 +66,10 @@ LEVELS = {
 }
 SIBLINGS = {  # who may import whom on one level
     ("scales", "errors"),
-    ("pictures", "files"),
+    ("files", "errors"),
+    ("documents", "errors"),
+    ("documents", "files"),
+    ("settings", "errors"),
     ("generate", "plan"),
     ("price", "plan"),
 }

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from nextscale.checkpoints.load import BUNDLED
-from nextscale.checkpoints.store import load_component, read_config, save_checkpoint
+from nextscale.checkpoints.store import load_component, read_config, save_checkpoint, write_digests
 from nextscale.pipeline import load
 from nextscale.training.initial import other_tokens
 
@@ -49,10 +49,12 @@ def main() -> None:
         pipe.defaults |= {name: value for name, value in chosen.items() if value is not None}
         if given.tokenizer:
             refine(pipe.tokenizer, load_component(given.tokenizer, "tokenizer"))
-        pipe.save_pretrained(target, torch.bfloat16)
+        pipe.save_pretrained(target, torch.bfloat16, overwrite=True)
     else:  # a feature network
         parts = {name: load_component(given.checkpoint, name) for name in components}
-        save_checkpoint(target, parts, {"name": given.name}, {"README.md": card.encode()}, torch.bfloat16)
+        save_checkpoint(
+            target, parts, {"name": given.name}, {"README.md": card.encode()}, torch.bfloat16, overwrite=True
+        )
     if given.tokenizer_of:
         share_tokenizer(target, given.tokenizer_of)
     size = sum(path.stat().st_size for path in BUNDLED.rglob("*.safetensors"))
@@ -75,6 +77,7 @@ def share_tokenizer(target: Path, other: str) -> None:
     config["components"]["tokenizer"]["file"] = f"../{other}/{shared.name}"
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     own.unlink()
+    write_digests(target)
 
 
 if __name__ == "__main__":

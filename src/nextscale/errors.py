@@ -65,3 +65,9 @@ def _requirement(package: str) -> str:
     except metadata.PackageNotFoundError:  # run from a checkout that is not installed
         asked = []
     return next((f"{one.name}{one.specifier}" for one in asked if one.name == package), package)
+
+
+def one_line(text: object, most: int = 200) -> str:
+    """What another program or file says, as one short line without control characters."""
+    line = "".join(c if c.isprintable() else " " for c in str(text))
+    return line if len(line) <= most else f"{line[: most - 4]} ..."

@@ -27,7 +27,7 @@ def check_new(path: Path, overwrite: bool = False) -> None:
     """
     if os.path.lexists(path):
         if not path.is_file():
-            raise InputError(f"{path} is {_kind(path)}; expected the name of a file to write")
+            raise InputError(f"{path} is {kind_of(path)}; expected the name of a file to write")
         if not overwrite:
             raise InputError(f"{path} exists; choose another name, or --overwrite (overwrite=True) to replace it")
     check_writable(path.parent)
@@ -42,7 +42,7 @@ def check_writable(folder: Path) -> None:
     """
     nearest = _nearest(folder)
     if not nearest.is_dir():
-        raise InputError(f"{nearest} is {_kind(nearest)}; expected a folder to write to")
+        raise InputError(f"{nearest} is {kind_of(nearest)}; expected a folder to write to")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"the folder {nearest} cannot be written; expected one that can")
     _check_names(folder)
@@ -123,12 +123,12 @@ def _check_names(path: Path) -> None:
             raise InputError(f"{path} cannot be the name of a file here ({reason}); expected another one") from None
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
     """What a path is, for a sentence."""
     try:
         mode = path.stat().st_mode
     except OSError:
-        return "a link to nowhere"
+        return "a link to nowhere" if path.is_symlink() else "missing"
     kinds = (
         (stat.S_ISDIR, "a folder"),
         (stat.S_ISREG, "a file"),

@@ -23,7 +23,7 @@ from nextscale import __version__
 from nextscale.bar import bar
 from nextscale.call import Call, Watch, bar_settings, checked_plan, understood
 from nextscale.checkpoints.find import model_folder
-from nextscale.checkpoints.load import bundled_names, checkpoint_folder, load_vocabulary, revision
+from nextscale.checkpoints.load import bundled_names, checkpoint_folder, load_vocabulary, read_card, revision
 from nextscale.checkpoints.store import load_component, read_config, save_checkpoint
 from nextscale.coder import Coder
 from nextscale.conditions.classes import ClassVocabulary
@@ -240,16 +240,19 @@ class Pipeline(Coder):
         height, width = self.resolution
         return {"height": height, "width": width, "size": (height, width), "scales": len(self.model.schedule)}
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, *, overwrite: bool = False) -> None:
         """Write a checkpoint folder that :func:`load` reads, in ``dtype`` or in the number type that the networks have
         now, which on many machines is bfloat16 unless ``load`` was asked for another.
+
+        overwrite: replace a checkpoint that is there; other files in its folder stay. Raises ``CheckpointError`` where
+        one is there and this was not asked for, or something else is.
         """
         files = {"classes.json": json.dumps(self.vocabulary.to_dict(), ensure_ascii=False).encode()}
         if self.card:
             files["README.md"] = self.card.encode()
         components = {"tokenizer": self.tokenizer, "model": self.model}
         extras = {"name": self.name, "defaults": self.defaults}
-        save_checkpoint(Path(folder), components, extras, files, dtype)
+        save_checkpoint(Path(folder), components, extras, files, dtype, overwrite)
 
     def push_to_hub(
         self,
@@ -376,13 +379,12 @@ def _assembled(folder: Path, name: str | Path, device: torch.device, dtype: torc
     model = load_component(folder, "model", device, dtype)
     assert isinstance(tokenizer, Tokenizer)
     assert isinstance(model, NextScaleModel)
-    card = folder / "README.md"
     return Pipeline(
         tokenizer.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         model,
         load_vocabulary(folder, model.null_class),
         name=config.get("name", folder.name) if folder == Path(name) else str(name),
         defaults=config.get("defaults", {}),
-        card=card.read_text() if card.exists() else "",
+        card=read_card(folder),
         revision=revision(folder),
     )

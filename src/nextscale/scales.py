@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from nextscale.errors import InputError
+from nextscale.errors import InputError, quoted
 
 Size = tuple[int, int]
+LARGEST_SIDE = 2**16
+"""Tokens along one side of a map; the largest published map has 64."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class ScaleSchedule:
         for h, w in self.sizes:
             if h < 1 or w < 1:
                 raise InputError(f"a scale of {h}x{w} is impossible; height and width must be at least 1")
+            if max(h, w) > LARGEST_SIDE:
+                raise InputError(
+                    f"a scale of {quoted(h)} x {quoted(w)} is impossible; expected at most {LARGEST_SIDE:,}"
+                )
         for (h0, w0), (h1, w1) in zip(self.sizes, self.sizes[1:], strict=False):
             if h1 < h0 or w1 < w0:
                 raise InputError(f"scales must not shrink, but {h1}x{w1} follows {h0}x{w0}")

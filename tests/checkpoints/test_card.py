@@ -62,12 +62,12 @@ def test_a_copy_under_another_name_has_one_use_section_with_its_name(tmp_path: P
     pipe.card = "# Mine\n"
     pipe.save_pretrained(tmp_path / "mine")
     pipe.card = hub_card(tmp_path / "mine", "someone/mine", {}) + "\n## My own last words\n"
-    pipe.save_pretrained(tmp_path / "mine")
+    pipe.save_pretrained(tmp_path / "mine", overwrite=True)
     card = hub_card(tmp_path / "mine", "other/copy", {})
     assert (card.count("## Use"), card.count("someone/mine"), card.count("other/copy")) == (1, 0, 1)
     assert card.endswith("<!-- end of use -->\n\n## My own last words\n")
     pipe.card = card
-    pipe.save_pretrained(tmp_path / "mine")
+    pipe.save_pretrained(tmp_path / "mine", overwrite=True)
     assert hub_card(tmp_path / "mine", "other/copy", {}) == card
 
 

@@ -54,7 +54,7 @@ def test_a_model_goes_there_in_one_commit_and_comes_back_bit_for_bit(hub: Hub) -
     pipe = tiny_pipeline_of_styles(top_k=7)
     address = pipe.push_to_hub("someone/tiny", license="mit", commit_message="the first")
     assert address == f"{hub.endpoint}/someone/tiny"
-    files = ["README.md", "classes.json", "config.json", "model.safetensors", "tokenizer.safetensors"]
+    files = ["README.md", "classes.json", "config.json", "digests.json", "model.safetensors", "tokenizer.safetensors"]
     assert hub.commits == [("someone/tiny", "the first", files)]
     assert len(hub.large) == 2  # weights went as large files, the rest in the commit
     again = nextscale.from_pretrained("someone/tiny", device="cpu", dtype="float32")
@@ -121,7 +121,7 @@ def test_a_bundled_model_that_shares_its_tokenizer_comes_back_whole(hub: Hub) ->
 def test_a_tokenizer_alone_can_be_published(hub: Hub, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "tok", {"tokenizer": tiny_tokenizer()}, {"name": "tok"})
     publish(tmp_path / "tok", "someone/tok", license="mit")
-    assert hub.commits[0][2] == ["README.md", "config.json", "tokenizer.safetensors"]
+    assert hub.commits[0][2] == ["README.md", "config.json", "digests.json", "tokenizer.safetensors"]
     assert "pipeline_tag" not in split(hub.files["someone/tok", "README.md"].decode())[0]
 
 

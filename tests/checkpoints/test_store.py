@@ -107,14 +107,14 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(saved: Path, m
     before = (saved / "model.safetensors").read_bytes()
     monkeypatch.setattr(store, "write_weights", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(saved, {"model": tiny_var(seed=3)})
+        save_checkpoint(saved, {"model": tiny_var(seed=3)}, overwrite=True)
     assert (saved / "model.safetensors").read_bytes() == before
     assert [p.name for p in saved.parent.iterdir()] == ["ck"]
 
 
 def test_saving_again_replaces(saved: Path) -> None:
-    save_checkpoint(saved, {"model": tiny_var(seed=3)})
-    assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
+    save_checkpoint(saved, {"model": tiny_var(seed=3)}, overwrite=True)
+    assert sorted(p.name for p in saved.iterdir()) == ["config.json", "digests.json", "model.safetensors"]
     assert [p.name for p in saved.parent.iterdir()] == ["ck"]
 
 

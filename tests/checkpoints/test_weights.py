@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from nextscale.checkpoints.convert import var
 from nextscale.checkpoints.weights import NAMES, write_weights
-from nextscale.errors import CheckpointError
+from nextscale.errors import CheckpointError, InputError
 from nextscale.models.var import VARConfig
 from tests.makers import tiny_var
 
@@ -75,7 +75,8 @@ def test_a_file_can_be_replaced_by_what_lies_in_it(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"nowhere/a.safetensors"):
+    (tmp_path / "nowhere").write_text("a file")
+    with pytest.raises(InputError, match="nowhere is a file; expected a folder"):
         write_weights(tmp_path / "nowhere" / "a.safetensors", {"a": torch.ones(1)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_the_data_are_told_before_anything_is_trained(nextscale: Command, tmp_pa
     assert "1 of 6 images are smaller than 16 pixels and left out" in done.err
 
 
-MINE = ("recipe.yaml", "log.jsonl", "price.json", "export/model.safetensors", "checkpoints/tmp-1/a", ".notes.tmp-1")
+MINE = ("recipe.yaml", "log.jsonl", "price.json", "export/model.safetensors", "checkpoints/tmp-1/a", ".notes.1.tmp")
 
 
 @pytest.mark.parametrize("name", MINE)
@@ -129,3 +130,37 @@ def test_a_busy_machine_is_told_before_training_with_the_setting_that_helps(
     assert done.code == 0
     assert done.err.index("the machine is busy") < done.err.index("GFLOP per image")
     assert "OMP_NUM_THREADS=1" in done.err
+
+
+FILES_OF_RECIPES = {
+    "deep": b"[" * 200_000,
+    "deep tables": b"{a: " * 200_000,
+    "no UTF-8": b"kind: \xff",
+    "digits": b"kind: tokenizer\nrun: {batch: " + b"1" * 5000 + b"}",
+    "twice": b"kind: tokenizer\nkind: var\n",
+    "a text": b"tokenizer",
+    "laughs": b"a0: &a0 [x]\n"
+    + b"".join(b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 20)),
+}
+
+
+@pytest.mark.parametrize("name", FILES_OF_RECIPES)
+def test_recipe_files_that_are_none(
+    nextscale: Command,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    (tmp_path / "r.yaml").write_bytes(FILES_OF_RECIPES[name])
+    told = nextscale("train", "tokenizer", "--recipe", "r.yaml", "--data", "nowhere", "-o", "run", "--device", "cpu")
+    assert told.code == 2
+    assert "r.yaml" in told.err
+    assert len(told.err) < 1000
+
+
+def test_a_cache_for_what_caches_nothing_is_refused(nextscale: Command, tmp_path: Path) -> None:
+    data = write_images(tmp_path / "images")
+    words = ["train", "tokenizer", "--recipe", "tokenizer-emoji", "--data", data, "-o", "run", "--cache", "tokens"]
+    told = nextscale(*words, *settings(TINY_TOKENIZER))
+    assert told.code == 2
+    assert re.search(r"--cache tokens was given, but training a tokenizer\s+encodes no tokens", told.err)
+    assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,22 @@ def test_a_wrong_shape_a_left_over_and_code_are_refused(files: Path, linear: dic
     torch.save(linear | {"lin0.model.1.weight": Path("a")}, tmp_path / "code.pth")
     with pytest.raises(CheckpointError, match=r"code.pth cannot be read"):
         load_vgg16(files / "vgg16.pth", tmp_path / "code.pth")
+
+
+@pytest.mark.parametrize("damage", ["nan", "int", "sparse", "meta", "pipe", "folder", "loop"])
+def test_weights_that_are_none_are_refused(state: dict[str, Tensor], tmp_path: Path, damage: str) -> None:
+    """Numbers that are none in one tensor, and files that nobody may wait for."""
+    path = tmp_path / "vgg.pth"
+    changes = {
+        "nan": lambda t: t * float("nan"),
+        "int": lambda t: t.int(),
+        "sparse": lambda t: t.to_sparse(),
+        "meta": lambda t: t.to("meta"),
+    }
+    if damage in changes:
+        name = "features.2.weight"
+        torch.save(state | {name: changes[damage](state[name])}, path)
+    else:
+        {"pipe": os.mkfifo, "folder": os.mkdir, "loop": lambda p: p.symlink_to(p.name)}[damage](path)
+    with pytest.raises(CheckpointError, match=r"vgg\.pth .*expected torchvision|vgg\.pth is not torchvision"):
+        load_vgg16(path)

@@ -15,7 +15,8 @@ import yaml
 
 from nextscale.checkpoints.load import load_vocabulary
 from nextscale.checkpoints.store import build_component, read_config
-from nextscale.errors import CheckpointError
+from nextscale.documents import parse_yaml, read_text
+from nextscale.errors import CheckpointError, InputError
 from nextscale.models.base import NextScaleModel
 from nextscale.tokenizers.base import Tokenizer
 
@@ -36,8 +37,8 @@ def split(card: str) -> tuple[dict[str, Any], str]:
     if found is None:
         return {}, card
     try:
-        facts = yaml.safe_load(found[1]) or {}
-    except yaml.YAMLError as error:
+        facts = parse_yaml(found[1], "the table") or {}
+    except InputError as error:
         raise CheckpointError(f"the card begins with facts that are no valid YAML ({error})") from None
     if not isinstance(facts, dict):
         raise CheckpointError(f"the card begins with a {type(facts).__name__}; expected a table of names and values")
@@ -59,7 +60,7 @@ def hub_card(folder: Path, repo: str, facts: dict[str, Any]) -> str:
     """
     described = read_config(folder)
     readme = folder / "README.md"
-    stated, text = split(readme.read_text(encoding="utf-8") if readme.is_file() else "")
+    stated, text = split(read_text(readme, CheckpointError) if readme.is_file() else "")
     kind = described["components"].get("model", {}).get("type")
     tags = ["next-scale", "visual-autoregressive"]
     known: dict[str, Any] = {"library_name": "nextscale"}

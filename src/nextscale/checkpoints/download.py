@@ -29,7 +29,9 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from nextscale.checkpoints.published import in_one_name, models_cache
-from nextscale.errors import CheckpointError
+from nextscale.documents import read_json
+from nextscale.errors import CheckpointError, InputError
+from nextscale.settings import build
 
 REASONS: Sequence[tuple[type[Exception], str]] = (
     (OfflineModeIsEnabled, "HF_HUB_OFFLINE is set"),
@@ -107,14 +109,17 @@ def _one(wanted: Wanted, others: Sequence[Wanted]) -> tuple[Path, Fetched]:
             commit = _download(wanted, others)
     fetched = Fetched(wanted.repo, wanted.file, wanted.revision, commit, _sha256(path), path.stat().st_size)
     if wanted.record.is_file():
-        known = json.loads(wanted.record.read_text())
-        if known["sha256"] != fetched.sha256:
+        try:
+            known = build(Fetched, read_json(wanted.record))
+        except InputError as error:
+            raise CheckpointError(f"{wanted.record} is damaged ({error}); delete it to trust {path}") from None
+        if known.sha256 != fetched.sha256:
             raise CheckpointError(
-                f"{path} has sha256 {fetched.sha256[:16]}..., but {known['sha256'][:16]}... was recorded when "
+                f"{path} has sha256 {fetched.sha256[:16]}..., but {known.sha256[:16]}... was recorded when "
                 f"{wanted.file} of {wanted.repo} at {wanted.revision!r} was first used; delete {path} to fetch it "
                 f"again, or {wanted.record} to trust the new one"
             )
-        fetched = Fetched(**known)
+        fetched = known
     elif commit is not None:
         remember([fetched])
     return path, fetched

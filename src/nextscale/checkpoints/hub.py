@@ -17,6 +17,7 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from nextscale.checkpoints.card import join
 from nextscale.checkpoints.convert import Official, read_official, save_official
+from nextscale.checkpoints.digests import DIGESTS
 from nextscale.checkpoints.download import Fetched, Wanted, fetch, is_disk_error, reason, remember
 from nextscale.checkpoints.load import unchanged, write_origin
 from nextscale.checkpoints.published import (
@@ -134,7 +135,7 @@ def repository_folder(repo: str, revision: str | None) -> Path:
         commit = config.parent.name  # the cache keeps a folder per commit, so that what is taken fits together
         for part in read_config(config.parent)["components"]:
             hf_hub_download(repo, f"{part}.safetensors", revision=commit)
-        for beside in ("classes.json", "README.md"):
+        for beside in ("classes.json", "README.md", DIGESTS):
             with suppress(EntryNotFoundError):
                 hf_hub_download(repo, beside, revision=commit)
         return config.parent

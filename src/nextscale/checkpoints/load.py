@@ -4,8 +4,8 @@ weights.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from nextscale.checkpoints.published import PUBLISHED, converted_folder, nearest, published
-from nextscale.checkpoints.store import component_file, load_component, read_config
+from nextscale.checkpoints.store import computed_revision, load_component, parts
+from nextscale.checkpoints.store import revision as noted_revision
 from nextscale.conditions.classes import ClassVocabulary
+from nextscale.documents import read_json
 from nextscale.errors import CheckpointError
 from nextscale.features.classifier import Classifier
 from nextscale.features.perceptual import Perceptual
@@ -72,17 +74,25 @@ def load_vocabulary(folder: Path, classes: int) -> ClassVocabulary:
     classes: how many labels the model knows. Raises ``CheckpointError`` where the file is damaged or of another model.
     """
     path = folder / "classes.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return ClassVocabulary(tuple(str(i) for i in range(classes)))
     try:
-        vocabulary = ClassVocabulary.from_dict(json.loads(path.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); the checkpoint is damaged") from None
+        vocabulary = ClassVocabulary.from_dict(read_json(path, CheckpointError))
+    except CheckpointError as error:
+        raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     if len(vocabulary) != classes:
         raise CheckpointError(
             f"{path} names {len(vocabulary)} labels (classes in every style), but the model has {classes}"
         )
     return vocabulary
+
+
+def read_card(folder: Path) -> str:
+    """The README.md beside a model, empty where there is none. It is for people: bytes that are no text are shown so,
+    and keep nobody from drawing.
+    """
+    path = folder / "README.md"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def load_classifier(name: str | Path = "classifier", device: torch.device | str = "cpu") -> Classifier:
@@ -106,37 +116,39 @@ def revision(folder: Path) -> str:
     """Twelve hex digits that change with the weights or the configuration of a checkpoint; for a converted one whose
     files have kept their sizes and times, those that were put down then.
     """
+    return _recorded(folder) or noted_revision(folder)
+
+
+def _recorded(folder: Path) -> str | None:
+    """The revision of a converted checkpoint whose files look as they did when it was put down."""
     record = read_origin(folder)
-    return str(record["revision"]) if record and record["state"] == _state(folder) else computed_revision(folder)
-
-
-def computed_revision(folder: Path) -> str:
-    """The same from every byte, whatever was put down; takes a second per gigabyte, or a few."""
-    digest = hashlib.sha256()
-    for path in _parts(folder):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:12]
+    return str(record["revision"]) if record and record["state"] == _state(folder) else None
 
 
 def read_origin(folder: Path) -> dict[str, Any]:
-    """What :func:`write_origin` wrote into a converted checkpoint; empty for every other one."""
+    """What :func:`write_origin` wrote into a converted checkpoint; empty for every other one.
+
+    Raises ``CheckpointError`` for a record that is damaged.
+    """
     path = folder / ORIGIN
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not os.path.lexists(path):
+        return {}
+    found = read_json(path, CheckpointError)
+    if not isinstance(found, dict) or {"files", "revision", "state"} - set(found):
+        raise CheckpointError(f"{path} is damaged; expected a table with files, revision and state")
+    return found
 
 
 def write_origin(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
     """Put down what a checkpoint was converted from, and its revision, which later loads then need not compute."""
-    whole = {"files": list(files), "revision": computed_revision(folder), "state": _state(folder)}
-    (folder / ORIGIN).write_text(json.dumps(whole, indent=2) + "\n")
+    whole = {"files": list(files), "revision": noted_revision(folder), "state": _state(folder)}
+    (folder / ORIGIN).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
 def unchanged(folder: Path) -> Path:
     """A converted folder of the cache. Raises ``CheckpointError`` if it is another than was put there."""
     try:
-        found, recorded = revision(folder), read_origin(folder).get("revision")
+        found, recorded = _recorded(folder) or computed_revision(folder), read_origin(folder).get("revision")
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder} is damaged ({error}); delete the folder, and it is made anew") from error
     if found != recorded:
@@ -147,12 +159,6 @@ def unchanged(folder: Path) -> Path:
     return folder
 
 
-def _parts(folder: Path) -> list[Path]:
-    """The configuration and every file of weights, also those shared with the checkpoint beside."""
-    components = read_config(folder).get("components", {})
-    return [folder / "config.json", *sorted(component_file(folder, *entry) for entry in components.items())]
-
-
 def _state(folder: Path) -> dict[str, list[int]]:
     """Size and time of every file that the revision is made of."""
-    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in _parts(folder)}
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in parts(folder)}

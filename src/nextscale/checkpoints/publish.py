@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,10 +15,13 @@ from huggingface_hub.utils import build_hf_headers, validate_repo_id  # type: ig
 
 from nextscale import __version__
 from nextscale.checkpoints.card import hub_card, split
+from nextscale.checkpoints.digests import DIGESTS, as_json
 from nextscale.checkpoints.download import reason
 from nextscale.checkpoints.load import load_vocabulary
-from nextscale.checkpoints.store import build_component, check_state, component_file, read_config, read_weights
+from nextscale.checkpoints.load import revision as revision_of
+from nextscale.checkpoints.store import checked_component, component_file, read_config
 from nextscale.errors import CheckpointError, InputError
+from nextscale.files import sha256
 from nextscale.models.base import NextScaleModel
 
 
@@ -84,13 +88,19 @@ def _files(folder: Path) -> dict[str, str | bytes]:
         files["config.json"] = (json.dumps(described | {"components": alone}, indent=2) + "\n").encode()
     for name, part in parts.items():
         file = component_file(folder, name, part)
-        module = build_component(part, f"{folder / 'config.json'}, {name}")
-        check_state(module, read_weights(file), str(file))
+        module, _ = checked_component(folder, name)
         files[f"{name}.safetensors"] = str(file)
         if isinstance(module, NextScaleModel) and (folder / "classes.json").is_file():
             load_vocabulary(folder, module.null_class)
             files["classes.json"] = str(folder / "classes.json")
+    digests = {name: _sha256(files[name]) for name in files if name != "classes.json"}
+    own = files["config.json"] == str(folder / "config.json")
+    files[DIGESTS] = as_json(digests, revision_of(folder) if own else None).encode()
     return files
+
+
+def _sha256(content: str | bytes) -> str:
+    return sha256(Path(content)) if isinstance(content, str) else hashlib.sha256(content).hexdigest()
 
 
 @contextmanager

@@ -1,33 +1,41 @@
-"""Our own checkpoints: a folder with ``config.json`` and one safetensors file per component.
+"""Our own checkpoints: a folder with ``config.json``, one safetensors file per component, and their digests.
 
 A checkpoint knows its model: the type and every size of each component stand in ``config.json``; unknown keys are
-refused. Folders are written under a temporary name and renamed, so a half-written one never carries a checkpoint's
-name.
+refused. What is read is checked first: settings against the types and bounds of their dataclasses, files against their
+digests, tensors against the settings before any network is built, and every number against what a weight can be.
+Folders are written under a temporary name and renamed, so a half-written one never carries a checkpoint's name.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from nextscale import __version__
-from nextscale.checkpoints.weights import write_weights
-from nextscale.errors import CheckpointError
+from nextscale import __version__, settings
+from nextscale.checkpoints.digests import DIGESTS, as_json, check_digest, read_digests
+from nextscale.checkpoints.shapes import without_values
+from nextscale.checkpoints.weights import check_numbers, check_tensors, read_header, read_weights, write_weights
+from nextscale.documents import read_json
+from nextscale.errors import CheckpointError, InputError, quoted
+from nextscale.files import BLOCK, check_writable, kind_of, sha256
 
 FORMAT = 1
 SHARED = re.compile(r"\.\./\w[\w.-]*/\w[\w.-]*\.safetensors")
+OURS = ("config.json", "classes.json", "origin.json", DIGESTS)
+"""Files of a checkpoint beside its weights, which go with it; its README.md may be its owner's, and goes only where
+another one comes.
+"""
 
 TYPES = {
     "residual": ("nextscale.tokenizers.residual", "ResidualTokenizer", "ResidualConfig"),
@@ -40,40 +48,116 @@ TYPES = {
 Config = TypeVar("Config")
 
 
+@dataclass(frozen=True)
+class Defaults:
+    """Sampling settings that a checkpoint may bring along; their meaning is that of ``default_plan``."""
+
+    guidance_scale: float = 1.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.0
+    smooth: bool = False
+
+    def __post_init__(self) -> None:
+        settings.check_bounds(self, guidance_scale=(0, 1e6), top_k=(0, 2**32), top_p=(0, 1))
+        if not 0 < self.temperature <= 1e6:
+            raise InputError(f"temperature is {quoted(self.temperature)}; expected a number above 0")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One entry under ``components``. file: see :func:`component_file`."""
+
+    type: str
+    config: dict[str, Any]
+    file: Any = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The entries of ``config.json``."""
+
+    format: int
+    components: dict[str, Component]
+    nextscale: str = ""
+    name: str = ""
+    defaults: Defaults = Defaults()
+
+
 def save_checkpoint(
     folder: Path,
     components: Mapping[str, nn.Module],
     extras: Mapping[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
     dtype: torch.dtype | None = None,
+    overwrite: bool = False,
 ) -> None:
-    """Write modules (each with a ``config`` dataclass) as a checkpoint folder; an existing checkpoint there is
-    replaced.
+    """Write modules (each with a ``config`` dataclass) as a checkpoint folder, whole or not at all.
 
     extras: JSON-able entries of ``config.json`` besides the components; files: further files by name; dtype: cast
-    floating point weights to it. Raises ``CheckpointError`` if the folder exists and holds something else.
+    floating point weights to it; overwrite: replace a checkpoint that is there, its own files only: what else lies in
+    its folder stays. Raises ``CheckpointError`` if there is one and this was not asked for, or something else is there.
     """
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; expected a folder to write to")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
-        raise CheckpointError(f"{folder} exists and is not a checkpoint; choose an empty or new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    place = Path(os.path.realpath(folder))
+    _check_place(folder, place, overwrite)
+    aside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    described = {name: {"type": type_name(part), "config": asdict(part.config)} for name, part in components.items()}  # type: ignore[call-overload]
+    whole = {"format": FORMAT, "nextscale": __version__, "components": described, **(extras or {})}
+    _check_config(whole, folder / "config.json")
+    place.parent.mkdir(parents=True, exist_ok=True)
     try:
         aside.mkdir()
-        described: dict[str, Any] = {}
-        for name, module in components.items():
-            config = module.config
-            assert is_dataclass(config)
-            described[name] = {"type": type_name(module), "config": asdict(config)}
-            write_weights(aside / f"{name}.safetensors", module.state_dict(), dtype)
-        whole = {"format": FORMAT, "nextscale": __version__, "components": described, **(extras or {})}
-        (aside / "config.json").write_text(json.dumps(whole, indent=2) + "\n")
+        (aside / "config.json").write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
         for name, content in (files or {}).items():
             (aside / name).write_bytes(content)
-        _swap(aside, folder)
+        for name, module in components.items():
+            write_weights(aside / f"{name}.safetensors", module.state_dict(), dtype)
+        write_digests(aside)
+        _keep_others(place, aside)
+        _swap(aside, place)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_place(folder: Path, place: Path, overwrite: bool) -> None:
+    """Refuse a place for a checkpoint before any work is done for it."""
+    if os.path.lexists(place) and not place.is_dir():
+        raise CheckpointError(f"{folder} is {kind_of(place)}; expected a folder to write to")
+    if place.is_dir() and any(place.iterdir()):
+        if not is_checkpoint(place):
+            raise CheckpointError(f"{folder} exists and is not a checkpoint; choose an empty or new folder")
+        if not overwrite:
+            raise CheckpointError(
+                f"{folder} holds a checkpoint already; choose another folder, or --overwrite (overwrite=True) to "
+                "replace it"
+            )
+    try:
+        check_writable(place.parent)
+    except InputError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _keep_others(place: Path, aside: Path) -> None:
+    """Carry over what a user has put beside a checkpoint, before the checkpoint is replaced."""
+    if not place.is_dir() or not any(place.iterdir()):
+        return
+    own = {*OURS, *(f"{name}.safetensors" for name in _raw_config(place).get("components", {}))}
+    for path in place.iterdir():
+        target = aside / path.name
+        if path.name in own or os.path.lexists(target):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, target, symlinks=True, copy_function=_link)
+        else:
+            _link(path, target)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """The same file under a second name, or a copy of it where the file system has no second names."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _swap(aside: Path, folder: Path) -> None:
@@ -88,26 +172,40 @@ def _swap(aside: Path, folder: Path) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The checked content of ``config.json``. Raises ``CheckpointError`` with what is missing or unknown."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json")
-    try:
-        config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); the checkpoint is damaged") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise CheckpointError(f"{path} has format {found!r}; this version reads format {FORMAT}")
+    """The checked content of ``config.json``: every entry is known and of its type, but for the components' own
+    settings, which :func:`build_component` checks. Raises ``CheckpointError`` with what is wrong.
+    """
+    config: dict[str, Any] = _raw_config(folder)
+    _check_config(config, folder / "config.json")
     return config
+
+
+def _check_config(config: Any, path: Path) -> None:
+    if not isinstance(config, dict) or type(config.get("format")) is not int or config["format"] != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else type(config).__name__
+        raise CheckpointError(f"{path} has format {quoted(found)}; this version reads format {FORMAT}")
+    try:
+        described = settings.build(Checkpoint, config)
+    except InputError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    odd = next((name for name in described.components if not re.fullmatch(r"\w+", name)), None)
+    if odd is not None:
+        raise CheckpointError(f"{path}: a component is called {quoted(odd)}; expected letters, such as tokenizer")
+
+
+def _raw_config(folder: Path) -> Any:
+    if not os.path.lexists(folder / "config.json"):
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json")
+    return read_json(folder / "config.json", CheckpointError)
 
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether ``folder`` is a checkpoint of this library, whatever state it is in."""
     try:
-        return "components" in read_config(folder)
+        config = _raw_config(folder)
     except CheckpointError:
         return False
+    return isinstance(config, dict) and config.get("format") == FORMAT and isinstance(config.get("components"), dict)
 
 
 def load_component(
@@ -115,20 +213,41 @@ def load_component(
 ) -> nn.Module:
     """Build one component of a checkpoint and load its weights, in evaluation mode.
 
-    Raises ``CheckpointError`` for an absent component, an unknown type or setting, or weights that do not fit.
+    Raises ``CheckpointError`` as :func:`checked_component`.
     """
-    components = read_config(folder).get("components", {})
-    if name not in components:
-        raise CheckpointError(f"{folder} has no {name}; it has {', '.join(components) or 'no components'}")
-    module = build_component(components[name], f"{folder / 'config.json'}, {name}")
-    file = component_file(folder, name, components[name])
-    state = read_weights(file)
-    check_state(module, state, str(file))
+    number = dtype or torch.float32
+    module, state = checked_component(folder, name, number)
     for key, t in state.items():  # one by one: what is cast or moved leaves no second copy behind
-        number = (dtype or torch.float32) if t.is_floating_point() else t.dtype
-        state[key] = t.to(device, number).contiguous()
+        state[key] = t.to(device, number if t.is_floating_point() else t.dtype).contiguous()
     module.load_state_dict(state, assign=True)
     return module.to(device).eval().requires_grad_(False)
+
+
+def checked_component(
+    folder: Path, name: str, dtype: torch.dtype | None = None
+) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """One component of a checkpoint as a network without values, and its tensors, mapped from the disk.
+
+    dtype: what they are to be cast to. Raises ``CheckpointError`` for an absent component, an unknown type or setting,
+    weights that do not fit or are no numbers, and a file that is not the one that was written.
+    """
+    components = read_config(folder)["components"]
+    if name not in components:
+        raise CheckpointError(f"{folder} has no {name}; it has {', '.join(components) or 'no components'}")
+    file = component_file(folder, name, components[name])
+    found = read_header(file)
+    module = build_component(components[name], f"{folder / 'config.json'}, {name}", len(found))
+    check_tensors(module, found, str(file))
+    check_digest(file, folder, _name_in(folder, file))
+    if file.parent != folder:
+        check_digest(file, file.parent, file.name)
+    state = read_weights(file)
+    for key, t in state.items():
+        try:
+            check_numbers(key, t, dtype)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file}: {error}") from None
+    return module, state
 
 
 def component_file(folder: Path, name: str, described: Mapping[str, Any]) -> Path:
@@ -141,64 +260,83 @@ def component_file(folder: Path, name: str, described: Mapping[str, Any]) -> Pat
         return folder / f"{name}.safetensors"
     if not isinstance(shared, str) or not SHARED.fullmatch(shared):
         raise CheckpointError(
-            f"{folder / 'config.json'}: the {name} is to be read from {shared!r}; expected a file of a checkpoint "
-            "beside this one, such as ../emoji/tokenizer.safetensors"
+            f"{folder / 'config.json'}: the {name} is to be read from {quoted(shared)}; expected a file of a "
+            "checkpoint beside this one, such as ../emoji/tokenizer.safetensors"
         )
-    return folder.parent / shared.removeprefix("../")
+    return Path(os.path.realpath(folder)).parent / shared.removeprefix("../")
 
 
-def build_component(described: Mapping[str, Any], where: str) -> nn.Module:
-    """A module without weights (on the meta device) from ``{"type": ..., "config": ...}``."""
+def parts(folder: Path) -> list[Path]:
+    """The configuration and every file of weights, also those shared with the checkpoint beside."""
+    components = read_config(folder)["components"]
+    return [folder / "config.json", *sorted(component_file(folder, *entry) for entry in components.items())]
+
+
+def revision(folder: Path) -> str:
+    """Twelve hex digits that change with the weights or the configuration of a checkpoint.
+
+    They are those that were put down beside the digests when it was written, unless its configuration has been edited
+    since; weights that are others than were written are refused when they are loaded.
+    """
+    noted = read_digests(folder)
+    named = [_name_in(folder, path) for path in parts(folder)]
+    unedited = set(named) <= set(noted.sha256) and sha256(folder / "config.json") == noted.sha256["config.json"]
+    return noted.revision if noted.revision and unedited else computed_revision(folder)
+
+
+def write_digests(folder: Path) -> None:
+    """Put down the digests and the revision of a checkpoint as it is now."""
+    digests = {_name_in(folder, path): sha256(path) for path in parts(folder)}
+    (folder / DIGESTS).write_text(as_json(digests, computed_revision(folder)), encoding="utf-8")
+
+
+def _name_in(folder: Path, file: Path) -> str:
+    """What the list of ``folder`` calls a file that lies in it, or in the folder beside it."""
+    return file.name if file.parent == folder else f"../{file.parent.name}/{file.name}"
+
+
+def computed_revision(folder: Path) -> str:
+    """The same from every byte, whatever was put down; takes a second per gigabyte, or a few."""
+    digest = hashlib.sha256()
+    for path in parts(folder):
+        if not path.is_file():
+            raise CheckpointError(f"{path} is {kind_of(path)}; expected a file of the checkpoint")
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def build_component(described: Mapping[str, Any], where: str, tensors: int = 50_000) -> nn.Module:
+    """A module without weights (on the meta device) from ``{"type": ..., "config": ...}``.
+
+    tensors: how many its file has, beyond which it is not built. Raises ``CheckpointError`` for an unknown type,
+    settings that are unknown, of another type or out of bounds, and a network that cannot be that of the file.
+    """
     kind = described.get("type")
-    if kind not in TYPES:
-        raise CheckpointError(f"{where}: unknown type {kind!r}; this version knows {', '.join(TYPES)}")
+    if not isinstance(kind, str) or kind not in TYPES:
+        raise CheckpointError(f"{where}: unknown type {quoted(kind)}; this version knows {', '.join(TYPES)}")
     path, class_name, config_name = TYPES[kind]
     source = import_module(path)
     config = build_config(getattr(source, config_name), described.get("config", {}), where)
-    with torch.device("meta"):
+
+    def make() -> nn.Module:
         module: nn.Module = getattr(source, class_name)(config)
-    return module
+        return module
+
+    try:
+        return without_values(make, tensors)
+    except (InputError, CheckpointError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"{where}: {str(error).splitlines()[0]}") from None
 
 
 def build_config(cls: type[Config], data: Mapping[str, Any], where: str) -> Config:
-    """A config dataclass from JSON: lists become tuples, nested configs are built, unknown keys are refused."""
-    assert is_dataclass(cls)
-    known = {f.name: f for f in fields(cls)}
-    unknown = sorted(set(data) - set(known))
-    if unknown:
-        raise CheckpointError(f"{where}: unknown setting {unknown[0]!r}; {cls.__name__} has {', '.join(known)}")
-    values = {}
-    for name, value in data.items():
-        nested: Any = known[name].default_factory
-        is_config = is_dataclass(nested) and isinstance(value, Mapping)
-        values[name] = build_config(nested, value, where) if is_config else _tuples(value)
+    """A config dataclass from JSON; see :func:`nextscale.settings.build`. Raises ``CheckpointError``."""
     try:
-        return cls(**values)
-    except (TypeError, ValueError) as error:
+        return settings.build(cls, data)
+    except InputError as error:
         raise CheckpointError(f"{where}: {error}") from None
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file. Raises ``CheckpointError`` if it is missing, truncated or something else."""
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing from the checkpoint") from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file ({error})") from None
-
-
-def check_state(module: nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
-    """Raises ``CheckpointError`` naming the first tensor that is missing, left over or of another shape."""
-    expected = {key: tuple(t.shape) for key, t in module.state_dict().items()}
-    for key, shape in expected.items():
-        if key not in state:
-            raise CheckpointError(f"{where} lacks the tensor {key}, expected with the shape {shape}")
-        if tuple(state[key].shape) != shape:
-            raise CheckpointError(f"{where}: {key} has the shape {tuple(state[key].shape)}; expected {shape}")
-    left = sorted(set(state) - set(expected))
-    if left:
-        raise CheckpointError(f"{where} has {len(left)} tensors this model does not know, first {left[0]}")
 
 
 def type_name(module: nn.Module) -> str:
@@ -207,7 +345,3 @@ def type_name(module: nn.Module) -> str:
         if type(module).__name__ == class_name:
             return name
     raise CheckpointError(f"a {type(module).__name__} cannot be saved; known types are {', '.join(TYPES)}")
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

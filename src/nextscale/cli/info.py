@@ -18,12 +18,12 @@ def info(
 ) -> None:
     """Say what a model is: its parts, sizes, classes, styles, defaults and card."""
     from nextscale.checkpoints.card import split
-    from nextscale.checkpoints.load import checkpoint_folder, revision
+    from nextscale.checkpoints.load import checkpoint_folder, read_card, revision
     from nextscale.checkpoints.store import read_config
 
     folder = checkpoint_folder(model)
     config = read_config(folder)
-    card = folder / "README.md"
+    card = read_card(folder)
     facts: dict[str, Any] = {
         "name": config.get("name", folder.name),
         "folder": str(folder),
@@ -35,7 +35,7 @@ def info(
     if "model" in config["components"]:
         facts |= _labels(folder, config["components"]["model"])
     if as_json:
-        answer_json({**facts, "card": card.read_text(encoding="utf-8") if card.is_file() else None})
+        answer_json({**facts, "card": card or None})
         return
     for name in ("name", "folder", "revision", "defaults"):
         answer(f"{name:<10}{_plain(facts[name])}")
@@ -49,8 +49,8 @@ def info(
         )
         for key, value in part["config"].items():
             answer(f"{'':<10}  {key} {_plain(value)}")
-    if card.is_file():
-        answer("\n" + split(card.read_text(encoding="utf-8"))[1].strip())
+    if card:
+        answer("\n" + split(card)[1].strip())
 
 
 def _component(folder: Path, name: str, described: dict[str, Any]) -> dict[str, Any]:

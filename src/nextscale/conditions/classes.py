@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from nextscale.conditions.words import noun, slips, telling, words_of
-from nextscale.errors import CheckpointError, InputError
+from nextscale.errors import CheckpointError, InputError, quoted
+from nextscale.settings import typed
 from nextscale.values import is_whole, plain, shown
 
 UNCONDITIONAL = "unconditional"
@@ -148,17 +149,17 @@ class ClassVocabulary:
         """
         known = {"names", "styles", "missing", "things"}
         if not isinstance(data, Mapping) or set(data) - known or "names" not in data:
-            seen = f"the keys {sorted(data)}" if isinstance(data, Mapping) else type(data).__name__
+            seen = f"the keys {quoted(sorted(data))}" if isinstance(data, Mapping) else type(data).__name__
             raise CheckpointError(f"a vocabulary is {seen}; expected names, styles, missing and things")
         try:
-            things = tuple(
-                Thing(str(name), int(class_id), tuple(words.split("|")) if words else ())
-                for name, class_id, words in data.get("things", ())
-            )
-            names, styles = (tuple(str(name) for name in data.get(key, ())) for key in ("names", "styles"))
-            missing = frozenset((str(style), str(name)) for style, name in data.get("missing", ()))
-            return cls(names, things, styles, missing)
-        except (TypeError, ValueError, AttributeError) as error:
+            names, styles = (typed(data.get(key, ()), tuple[str, ...], key) for key in ("names", "styles"))
+            missing = typed(data.get("missing", ()), tuple[tuple[str, str], ...], "missing")
+            things = [
+                Thing(name, class_id, tuple(words.split("|")) if words else ())
+                for name, class_id, words in typed(data.get("things", ()), tuple[tuple[str, int, str], ...], "things")
+            ]
+            return cls(names, tuple(things), styles, frozenset(missing))
+        except InputError as error:
             raise CheckpointError(
                 f"a vocabulary is damaged: {error}; expected names, styles, missing and things"
             ) from error

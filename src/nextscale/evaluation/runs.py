@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from nextscale.documents import parse_json
 from nextscale.errors import InputError
 from nextscale.evaluation.columns import aligned
 
@@ -134,8 +134,8 @@ def runs_csv(runs: Sequence[Run]) -> str:
 def _parsed(text: str) -> dict[str, Any] | None:
     """One line of a log, or None where it is none."""
     try:
-        line = json.loads(text)
-    except ValueError:
+        line = parse_json(text, "a line")
+    except InputError:
         return None
     whole = isinstance(line, dict) and isinstance(line.get("step"), int) and isinstance(line.get("kind"), str)
     return line if whole else None

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextscale.errors import InputError
+from nextscale.errors import InputError, quoted
+from nextscale.settings import check_bounds
 
 
 class Prediction(NamedTuple):
@@ -38,6 +39,8 @@ class ClassifierConfig:
     groups: int = 8
 
     def __post_init__(self) -> None:
+        check_bounds(self, groups=(1, 65_536))
+        check_widths(self.widths)
         odd = [width for width in self.widths if width < 1 or width % self.groups]
         if not self.widths or odd:
             seen = ", ".join(map(str, self.widths)) or "none"
@@ -102,6 +105,12 @@ class Stage(nn.Module):
         x = self.down(F.silu(x))
         y = self.conv1(F.silu(self.norm1(x)))
         return x + self.conv2(F.silu(self.norm2(y)))
+
+
+def check_widths(widths: tuple[int, ...]) -> None:
+    """Refuse more stages, which each halve the picture, or wider ones than any network has. Raises ``InputError``."""
+    if len(widths) > 16 or max(widths, default=0) > 65_536:
+        raise InputError(f"the widths are {quoted(widths)}; expected at most 16 numbers, and each at most 65,536")
 
 
 def check_images(images: Tensor, stride: int) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextscale.errors import InputError
-from nextscale.features.classifier import Prediction, check_images, convolution_flops
+from nextscale.features.classifier import Prediction, check_images, check_widths, convolution_flops
 
 EPSILON = 1e-6
 """Added to squared lengths: bounds the gradient where all channels are nearly silent."""
@@ -34,6 +34,7 @@ class PerceptualConfig:
     widths: tuple[int, ...] = (12, 24, 48, 96)
 
     def __post_init__(self) -> None:
+        check_widths(self.widths)
         if not self.widths or min(self.widths) < 1:
             raise InputError(f"the widths are {self.widths}; expected one or more numbers of channels")
 

@@ -8,6 +8,8 @@ Shape letters: ``B`` batch, ``C`` channels, ``h w`` places. Images are (B, 3, H,
 
 from __future__ import annotations
 
+import math
+import os
 import pickle
 from collections.abc import Mapping
 from itertools import pairwise
@@ -17,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nextscale.errors import CheckpointError
+from nextscale.errors import CheckpointError, one_line
 from nextscale.features.classifier import check_images
 from nextscale.features.perceptual import layer_distance, stages
+from nextscale.files import kind_of
 
 CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Channels of the convolutions between two poolings."""
@@ -54,6 +57,10 @@ class VGG16(nn.Module):
         """LPIPS of two batches of images, (B,)."""
         triples = zip(self.layers(a), self.layers(b), self.weights, strict=True)
         return torch.stack([layer_distance(x, y, w) for x, y, w in triples]).sum(0)
+
+
+UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, pickle.PickleError)
+"""What ``torch.load`` raises for files that are damaged or something else."""
 
 
 def load_vgg16(file: Path | str, linear: Path | str | None = None) -> VGG16:
@@ -94,11 +101,12 @@ def _published(network: VGG16) -> dict[str, tuple[int, ...]]:
 
 def _read(file: Path, shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[str, Tensor]:
     """The tensors of a file by torch.save, which must be exactly those of ``shapes``."""
+    if not file.is_file():
+        kind = f"is {kind_of(file)}" if os.path.lexists(file) else "does not exist"
+        raise CheckpointError(f"{file} {kind}; expected {what}")
     try:
         state: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{file} does not exist; expected {what}") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+    except UNREADABLE:
         raise CheckpointError(f"{file} cannot be read; expected {what}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{file} holds a {type(state).__name__}; expected {what}")
@@ -106,5 +114,9 @@ def _read(file: Path, shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[
     for name in [*shapes, *found]:
         if found.get(name) != shapes.get(name):
             seen, wanted = found.get(name, "missing"), shapes.get(name, "nothing of that name")
-            raise CheckpointError(f"{file} is not {what}: {name} is {seen}; expected {wanted}")
+            raise CheckpointError(f"{file} is not {what}: {one_line(name)} is {seen}; expected {wanted}")
+    for name, tensor in state.items():
+        plain = tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_meta
+        if not plain or not all(math.isfinite(end) for end in tensor.float().aminmax()):
+            raise CheckpointError(f"{file} is not {what}: {name} has values that are not finite numbers")
     return state

@@ -18,6 +18,7 @@ from nextscale.errors import InputError, PlanError
 from nextscale.layers.adaln import modulate
 from nextscale.models.base import Condition, NextScaleModel
 from nextscale.scales import ScaleSchedule, Size
+from nextscale.settings import check_bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,14 @@ class ClassTransformerConfig:
 
     def __post_init__(self) -> None:
         ScaleSchedule(self.sizes)
+        sizes, counts = (1, 2**20), (1, 2**32)
+        check_bounds(self, depth=(1, 1024), width=sizes, heads=sizes, classes=counts, codes=counts, code_dim=sizes)
+        if not 0 < self.mlp_ratio <= 1024:
+            raise InputError(f"mlp_ratio is {self.mlp_ratio}; expected a number above 0, at most 1,024")
+        if not 0 < self.norm_eps <= 1:
+            raise InputError(f"norm_eps is {self.norm_eps}; expected a small number above 0, such as 1e-06")
+        if not 0 <= self.drop_path < 1:
+            raise InputError(f"drop_path is {self.drop_path}; expected 0 or more, below 1")
         if self.width % self.heads:
             raise InputError(f"a width of {self.width} cannot be split into {self.heads} heads")
 

@@ -27,6 +27,7 @@ from nextscale.memory.segments import TeacherForcing
 from nextscale.models.base import Condition, Slots
 from nextscale.models.class_transformer import ClassTransformer, ClassTransformerConfig, run_block
 from nextscale.scales import ScaleSchedule
+from nextscale.settings import check_bounds
 
 InterScaleMixer = Mamba2 | Attention
 """What stands between scales: ``mixer(x (R, l, C), slot) -> (R, l, C)``, with ``spec`` and ``flops(tokens,
@@ -48,6 +49,7 @@ class MVARConfig(ClassTransformerConfig):
         super().__post_init__()
         if self.mixer not in ("mamba2", "attention"):
             raise InputError(f"there is no inter-scale mixer {self.mixer!r}; expected 'mamba2' or 'attention'")
+        check_bounds(self, state=(1, 65_536), head_dim=(1, 65_536))
         if 2 * self.width % self.head_dim:
             raise InputError(f"an inner width of {2 * self.width} cannot be split into heads of {self.head_dim}")
 

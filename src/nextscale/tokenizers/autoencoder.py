@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextscale.errors import InputError
+from nextscale.errors import InputError, quoted
+from nextscale.settings import check_bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +33,11 @@ class AutoencoderConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("ch", "z", "res_blocks", "groups"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        check_bounds(self, ch=(1, 65_536), z=(1, 65_536), res_blocks=(1, 256), groups=(1, 65_536))
         if not self.mult or min(self.mult) < 1:
             raise InputError(f"mult is {list(self.mult)}; expected at least one factor, and each 1 or more")
+        if len(self.mult) > 16 or max(self.mult) > 1024:
+            raise InputError(f"mult is {quoted(list(self.mult))}; expected at most 16 factors, and each at most 1,024")
         if not 0 <= self.dropout <= 1:
             raise InputError(f"dropout is {self.dropout}; expected 0 to 1")
         for width in self.widths:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nextscale.errors import InputError
 from nextscale.layers.precision import no_autocast
 from nextscale.scales import ScaleSchedule, Size
+from nextscale.settings import check_bounds
 from nextscale.tokenizers.autoencoder import AutoencoderConfig, Decoder, Encoder, decoder_flops, interpolate
 from nextscale.tokenizers.base import Canvas, EncodeHook, Tokenizer
 
@@ -44,9 +45,7 @@ class ResidualConfig:
 
     def __post_init__(self) -> None:
         ScaleSchedule(self.sizes)
-        for name, least in {"codes": 1, "code_dim": 1, "phi": 0, "quant_kernel": 1}.items():
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; expected {least} or more")
+        check_bounds(self, codes=(1, 2**32), code_dim=(1, 65_536), phi=(0, 1024), quant_kernel=(1, 255))
         if self.quant_kernel % 2 == 0:
             raise InputError(f"quant_kernel is {self.quant_kernel}; expected an odd number")
         if not 0 <= self.phi_ratio <= 1:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from nextscale.data.emoji_reader import read_licences
+from nextscale.documents import parse_json, read_yaml
 
 
 def run_card(run: Path, step: int, total: int) -> str:
@@ -16,7 +16,7 @@ def run_card(run: Path, step: int, total: int) -> str:
 
     The numbers are those of the last validation up to now.
     """
-    described = yaml.safe_load((run / "recipe.yaml").read_text())
+    described = read_yaml(run / "recipe.yaml")
     recipe, version = described["recipe"], described["version"]
     commit = f" at commit {version['commit'][:12]}" if version["commit"] else ""
     lines = [
@@ -56,7 +56,8 @@ def _data(described: dict[str, Any]) -> list[str]:
 
 
 def _numbers(log: Path) -> list[str]:
-    entries = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    written = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    entries = [parse_json(line, str(log)) for line in written]
     measured = [entry for entry in entries if entry["kind"] == "validation"]
     if not measured:
         return []

@@ -101,7 +101,7 @@ class ClassifierObjective:
         """Nothing beside the weights."""
 
     def export(self, module: nn.Module, folder: Path, card: str) -> None:
-        save_checkpoint(folder, {self.recipe.model.network: module}, files={"README.md": card.encode()})
+        save_checkpoint(folder, {self.recipe.model.network: module}, files={"README.md": card.encode()}, overwrite=True)
 
     @torch.no_grad()
     def _heldout(self, module: nn.Module) -> Prediction:

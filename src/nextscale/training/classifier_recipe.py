@@ -18,7 +18,7 @@ class ClassifierDataSection(DataSection):
     """
 
     unmirrored: tuple[str, ...] = ()
-    shift: int = Field(default=0, ge=0)
+    shift: int = Field(default=0, ge=0, le=16_384)
     recolour: Share = 0.0
     cut_out: Share = 0.0
 

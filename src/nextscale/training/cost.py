@@ -19,6 +19,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from nextscale.device import memory_in_use
+from nextscale.documents import read_json
+from nextscale.errors import InputError
+from nextscale.settings import build
 
 TRIALS = 2
 GIB = 2**30
@@ -174,9 +177,9 @@ def write_costs(price: Price, spent: Spent) -> str:
 def read_costs(file: Path) -> tuple[Price, Spent] | None:
     """What ``write_costs`` wrote; None if there is no such file, or another version wrote it."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return Price(**found["predicted"]), Spent(**found["spent"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_json(file)
+        return build(Price, found["predicted"]), build(Spent, found["spent"])
+    except (InputError, KeyError, TypeError):
         return None
 
 

@@ -143,7 +143,7 @@ class GeneratorObjective:
     def export(self, module: nn.Module, folder: Path, card: str) -> None:
         pipe = self._pipeline(module)
         pipe.card = card
-        pipe.save_pretrained(folder)
+        pipe.save_pretrained(folder, overwrite=True)
 
     def _pipeline(self, module: nn.Module) -> Pipeline:
         assert isinstance(module, ClassTransformer)

@@ -19,9 +19,9 @@ class GeneratorDataSection(DataSection):
     resolution are cropped at random places.
     """
 
-    copies: int = Field(default=1, ge=0)
+    copies: int = Field(default=1, ge=0, le=10_000)
     unmirrored: tuple[str, ...] = ()
-    shift: int = Field(default=0, ge=0)
+    shift: int = Field(default=0, ge=0, le=16_384)
     recolour: Share = 0.0
 
     @model_validator(mode="after")
@@ -38,10 +38,10 @@ class TransformerSection(Section):
     AdaLN gates and of the head.
     """
 
-    depth: int = Field(ge=1)
-    width: int | None = Field(default=None, ge=1)
-    heads: int | None = Field(default=None, ge=1)
-    mlp_ratio: float = Field(default=4.0, gt=0)
+    depth: int = Field(ge=1, le=1024)
+    width: int | None = Field(default=None, ge=1, le=2**20)
+    heads: int | None = Field(default=None, ge=1, le=2**20)
+    mlp_ratio: float = Field(default=4.0, gt=0, le=1024)
     drop_path: Share = 0.0
     l2_norm: bool = True
     gamma: float = Field(default=1e-3, ge=0)
@@ -60,8 +60,8 @@ class MVARSection(TransformerSection):
     """
 
     mixer: Literal["mamba2", "attention"] = "mamba2"
-    state: int = Field(default=64, ge=1)
-    head_dim: int = Field(default=64, ge=1)
+    state: int = Field(default=64, ge=1, le=65_536)
+    head_dim: int = Field(default=64, ge=1, le=65_536)
     official_init: bool = False
 
 
@@ -85,9 +85,9 @@ class GeneratorLoss(Section):
 class SamplingSection(Section):
     """Sampling settings of the sample pictures, saved with the model as its defaults."""
 
-    guidance_scale: float = Field(default=1.5, ge=0)
-    temperature: float = Field(default=1.0, gt=0)
-    top_k: int = Field(default=0, ge=0)
+    guidance_scale: float = Field(default=1.5, ge=0, le=1e6)
+    temperature: float = Field(default=1.0, gt=0, le=1e6)
+    top_k: int = Field(default=0, ge=0, le=2**32)
     top_p: Share = 0.0
 
 

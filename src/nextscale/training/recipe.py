@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from contextlib import suppress
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from nextscale.errors import InputError
+from nextscale.documents import parse_yaml, read_yaml
+from nextscale.errors import InputError, quoted
 from nextscale.training.classifier_recipe import ClassifierRecipe
 from nextscale.training.generator_recipe import MVARRecipe, VARRecipe
 from nextscale.training.tokenizer_recipe import TokenizerRecipe
@@ -45,10 +46,7 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None, ki
     Raises ``InputError``.
     """
     path = _find(str(name_or_path), kind)
-    try:
-        data = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"the recipe {path} cannot be read: {str(error).splitlines()[0]}") from None
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise InputError(f"the recipe {path} must hold sections such as 'model' and 'optim', not {type(data).__name__}")
     for override in overrides or []:
@@ -59,8 +57,8 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None, ki
 def parse_recipe(data: dict[str, Any], name: str) -> Recipe:
     """Check a recipe given as nested dictionaries; ``name`` is used in messages."""
     kind = data.get("kind")
-    if kind not in KINDS:
-        raise InputError(f"the recipe {name} must say 'kind: {' or '.join(KINDS)}', not {kind!r}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(f"the recipe {name} must say 'kind: {' or '.join(KINDS)}', not {quoted(kind)}")
     _refuse_unknown(KINDS[kind], data, "")
     _refuse_no_number(KINDS[kind], data, f"recipe {name}, ", "")
     try:
@@ -69,7 +67,7 @@ def parse_recipe(data: dict[str, Any], name: str) -> Recipe:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "recipe"
         reason = first["msg"].removeprefix("Value error, ")
-        seen = f" (found {first['input']!r})" if isinstance(first["input"], int | float | str | list) else ""
+        seen = f" (found {quoted(first['input'])})" if isinstance(first["input"], int | float | str | list) else ""
         raise InputError(f"recipe {name}, {where}: {reason[:1].lower()}{reason[1:]}{seen}") from None
 
 
@@ -81,26 +79,24 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _find(name: str, kind: str | None) -> Path:
     for path in (SHIPPED / f"{name}.yaml", Path(name), SHIPPED / f"{kind}-{name}.yaml"):
-        if path.is_file():
-            return path
+        with suppress(OSError):  # a name that is too long for one of a file
+            if path.is_file():
+                return path
     near = difflib.get_close_matches(name, shipped_recipes(), 1)
     hint = f"did you mean {near[0]!r}?" if near else f"shipped are {', '.join(shipped_recipes())}"
-    raise InputError(f"no recipe or file {name!r}; {hint}")
+    raise InputError(f"no recipe or file {quoted(name)}; {hint}")
 
 
 def _override(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise InputError(f"an override has the form section.key=value, not {override!r}")
+        raise InputError(f"an override has the form section.key=value, not {quoted(override)}")
     *sections, last = key.strip().split(".")
     for section in sections:
         data = data.setdefault(section, {})
         if not isinstance(data, dict):
             raise InputError(f"the recipe has no section {section!r} to set {key.strip()!r} in")
-    try:
-        data[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"the value of {override!r} is not valid YAML") from None
+    data[last] = parse_yaml(text, f"the value of {quoted(override)}")
     lengths = {"steps", "epochs"}
     if (
         sections == ["schedule"] and last in lengths and data[last] is not None
@@ -118,7 +114,7 @@ def _refuse_unknown(kind: Any, data: Any, path: str) -> None:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, 1, 0.5)
             hint = f"did you mean {path + near[0]!r}?" if near else f"known here are {', '.join(sorted(fields))}"
-            raise InputError(f"the recipe has no key {path + str(key)!r}; {hint}")
+            raise InputError(f"the recipe has no key {quoted(path + str(key))}; {hint}")
         _refuse_unknown(fields[key], value, f"{path}{key}.")
 
 
@@ -138,7 +134,7 @@ def _refuse_no_number(kind: Any, value: Any, recipe: str, path: str) -> None:
         written = isinstance(value, str) and float in choices and EXPONENT.fullmatch(value)
         if not written and not {bool, str} & choices:
             wanted = "a valid number" if float in choices else "a whole number"
-            raise InputError(f"{recipe}{path}: input should be {wanted} (found {value!r})")
+            raise InputError(f"{recipe}{path}: input should be {wanted} (found {quoted(value)})")
 
 
 def _choices(kind: Any) -> set[Any]:

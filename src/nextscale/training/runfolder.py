@@ -7,6 +7,7 @@ RUN is
     RUN/log.jsonl                         one line per logged step
     RUN/log.csv                           the same as a table, written with every checkpoint
     RUN/checkpoints/step-000500/          weights, their average, optimiser and counters
+    RUN/digests.json                      digests of all files of the checkpoints
     RUN/samples/step-000500.png
     RUN/export/                           the averaged weights as a checkpoint that the library loads
 
@@ -31,19 +32,33 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import nextscale
-from nextscale.errors import CheckpointError, InputError, TrainingError
-from nextscale.files import check_writable
+from nextscale.checkpoints.digests import DIGESTS, as_json, check_digest, read_digests
+from nextscale.checkpoints.weights import read_weights
+from nextscale.documents import parse_json, read_yaml
+from nextscale.errors import CheckpointError, InputError, TrainingError, one_line
+from nextscale.files import check_writable, sha256, written_aside
 from nextscale.training.recipe import Recipe, differences, parse_recipe
 from nextscale.training.system import alone_in, to_disk
 
-WRITTEN = ("recipe.yaml", "price.json", "log.*", "export", ".*.tmp-*", ".export.*", "*/step-*", "checkpoints/tmp-*")
+WRITTEN = (
+    "recipe.yaml",
+    "price.json",
+    "log.*",
+    "export",
+    ".*.[0-9]*.tmp",
+    ".export.*",
+    "*/step-*",
+    "checkpoints/tmp-*",
+)
 """What a run replaces or clears away in its folder."""
 
 Log = dict[str, float | int | str]
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of every parameter that it has moved."""
 
 
 class RunFolder:
@@ -76,7 +91,7 @@ class RunFolder:
         before = [folder for folder in aside if folder.suffix == ".old"]
         if before and not export.exists():  # killed between taking the old one away and putting the new one there
             before[0].rename(export)
-        for left_over in [*aside, *self.path.glob(".*.tmp-*")]:
+        for left_over in [*aside, *self.path.glob(".*.[0-9]*.tmp")]:
             shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink(missing_ok=True)
 
     def claim(self, recipe: Recipe, facts: dict[str, Any], source: str) -> None:
@@ -91,10 +106,10 @@ class RunFolder:
     def _claim(self, recipe: Recipe, facts: dict[str, Any], source: str) -> None:
         file, wanted = self.path / "recipe.yaml", {"recipe": recipe.model_dump(mode="json"), "data": facts}
         if self.checkpoints():
-            found = _read_yaml(file)
-            noted = {"heldout": facts.get("heldout")} | (found.get("data") or {})  # older runs did not note that
+            found = _described(file)
+            noted = {"heldout": facts.get("heldout")} | found["data"]  # older runs did not note that
             known = {key: noted.get(key) for key in facts}
-            changed = differences({"recipe": _completed(found.get("recipe") or {}), "data": known}, wanted)
+            changed = differences({"recipe": _completed(found["recipe"]), "data": known}, wanted)
             if changed:
                 raise TrainingError(
                     f"{self.path} holds a run with another recipe ({changed[0]}); "
@@ -132,6 +147,7 @@ class RunFolder:
                 aside.mkdir()
                 for name, group in tensors.items():
                     save_file({key: t.detach().contiguous() for key, t in group.items()}, aside / f"{name}.safetensors")
+                self._note_digests(target, {path.name: sha256(path) for path in aside.iterdir()})
                 for written in [self.path / "log.jsonl", *aside.iterdir(), aside]:
                     to_disk(written)
                 aside.rename(target)
@@ -147,36 +163,84 @@ class RunFolder:
             shutil.rmtree(gone)
         return target
 
+    def _note_digests(self, checkpoint: Path, digests: dict[str, str]) -> None:
+        """Put down the digests of a checkpoint that is about to get its name, and forget those that are gone."""
+        known = {name: digest for name, digest in read_digests(self.path).sha256.items() if (self.path / name).exists()}
+        place = checkpoint.relative_to(self.path).as_posix()
+        new = {f"{place}/{name}": digest for name, digest in digests.items()}
+        write_text(self.path / DIGESTS, as_json(known | new))
+
+    def _read(self, checkpoint: Path, names: list[str]) -> dict[str, dict[str, Tensor]]:
+        """The tensors of a checkpoint by file and name. Raises ``CheckpointError`` for a file that is not what was
+        written, or no weights at all.
+        """
+        files = {name: checkpoint / f"{name}.safetensors" for name in names}
+        for file in files.values():
+            if file.is_file():
+                check_digest(file, self.path, file.relative_to(self.path).as_posix())
+        return {name: read_weights(file) for name, file in files.items()}
+
+    def _is_whole(self, checkpoint: Path, names: list[str]) -> bool:
+        try:
+            self._read(checkpoint, names)
+        except CheckpointError:
+            return False
+        return True
+
     def load(self, names: list[str]) -> tuple[int, dict[str, dict[str, Tensor]]] | None:
-        """Step and tensors of the newest checkpoint, or None for a fresh run."""
+        """Step and tensors of the newest checkpoint, or None for a fresh run.
+
+        Raises ``CheckpointError`` where it is damaged, and says which older one is not.
+        """
         found = self.checkpoints()
         if not found:
             return None
         try:
-            tensors = {name: load_file(found[-1] / f"{name}.safetensors") for name in names}
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"the checkpoint {found[-1]} is damaged ({error}); remove it to use an older one"
-            ) from None
-        return _step(found[-1]), tensors
+            return _step(found[-1]), self._read(found[-1], names)
+        except CheckpointError as error:
+            raise self.unusable(str(error), names) from None
+
+    def unusable(self, what: str, names: list[str]) -> CheckpointError:
+        """What to say where the newest checkpoint, files ``names``, cannot be gone on from: why, and which one can."""
+        *older, newest = self.checkpoints()
+        whole = next((path for path in reversed(older) if self._is_whole(path, names)), None)
+        way = (
+            f"remove that folder to go on from {whole.name}, which is whole"
+            if whole
+            else "no older one is whole, so start anew in another folder"
+        )
+        return CheckpointError(f"the checkpoint {newest} is damaged ({what}); {way}")
 
     def log(self, entry: Log) -> None:
         """Append one line to the log."""
-        with (self.path / "log.jsonl").open("a") as file:
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def cut_log(self, step: int, kind: str = "") -> None:
-        """Drop what was logged after ``step``, which a resumed run says again, and lines of ``kind`` at it."""
+        """Drop what was logged after ``step``, which a resumed run says again, and lines of ``kind`` at it.
+
+        Raises ``TrainingError`` for a damaged line before that, which only its owner can judge.
+        """
         file = self.path / "log.jsonl"
-        if file.is_file():
-            lines = [(line, *_line_place(line)) for line in file.read_text().splitlines()]
-            kept = [line for line, at, of in lines if at < step or (at == step and of != kind)]
-            write_text(file, "".join(line + "\n" for line in kept))
+        if not file.is_file():
+            return
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        places = [_line_place(line) for line in lines]
+        kept = [
+            i
+            for i, place in enumerate(places)
+            if place and (place[0] < step or place == (step, place[1]) != (step, kind))
+        ]
+        damaged = next((i for i in range(max(kept, default=0)) if places[i] is None), None)
+        if damaged is not None:
+            raise TrainingError(f"line {damaged + 1} of {file} is damaged; remove that line to resume the run")
+        write_text(file, "".join(lines[i] + "\n" for i in kept))
 
     def write_table(self) -> None:
         """Write the log as a table: a row per line, a column per number that occurs."""
         file = self.path / "log.jsonl"
-        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        written = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+        lines = [parse_json(line, str(file)) for line in written]
         columns = dict.fromkeys(key for line in lines for key in line)
         table = io.StringIO()
         writer = csv.DictWriter(table, list(columns), lineterminator="\n")
@@ -192,19 +256,19 @@ def check_run_folder(path: Path) -> None:
     check_writable(path)
     taken = sorted(found for pattern in WRITTEN for found in path.glob(pattern))  # before the recipe is looked for
     recipe = path / "recipe.yaml"
-    begun = recipe.exists() or any(path.glob("checkpoints/step-*"))
-    if taken and not (begun and "recipe" in _read_yaml(recipe)):
+    if any(path.glob("checkpoints/step-*")):
+        _described(recipe)
+    elif taken and not _is_recipe(recipe):
         raise InputError(
             f"{taken[0]} is in the way, and {path} is no run's folder; expected a new or empty one, or that of a run"
         )
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it."""
-    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    aside.write_text(text)
-    to_disk(aside)
-    aside.replace(path)
+    """Write a file of the run, whole or not at all, and onto the disk."""
+    with written_aside(path, overwrite=True) as aside:
+        aside.write_text(text, encoding="utf-8")
+        to_disk(aside)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
@@ -214,11 +278,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> di
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Take back what ``optimizer_tensors`` gave."""
+    """Take back what ``optimizer_tensors`` gave. Raises ``CheckpointError`` for tensors that are something else."""
     parameters = dict(module.named_parameters())
     for key, tensor in tensors.items():
-        name, moment = key.rsplit("|", 1)
+        name, _, moment = key.rpartition("|")
+        if name not in parameters or moment not in MOMENTS:
+            raise CheckpointError(f"the optimiser's state has {one_line(key)}, which this network has no use for")
         parameter = parameters[name]
+        if missing := [other for other in MOMENTS if f"{name}|{other}" not in tensors]:
+            raise CheckpointError(f"the optimiser's state lacks {missing[0]} of {name}")
+        if tensor.shape != (() if moment == "step" else parameter.shape):
+            raise CheckpointError(f"the optimiser's {moment} of {name} has the shape {tuple(tensor.shape)}")
         like = tensor if moment == "step" else torch.empty_like(parameter).copy_(tensor)
         optimizer.state[parameter][moment] = like
 
@@ -248,24 +318,38 @@ def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
         return recipe
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def _described(file: Path) -> dict[str, Any]:
+    """What ``claim`` wrote. Raises ``TrainingError`` for anything else."""
     try:
-        found = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        found = None
-    if not isinstance(found, dict):
+        found = read_yaml(file)
+    except InputError as error:
+        raise TrainingError(
+            f"{file} is damaged, so this run cannot be resumed ({error}); choose another run folder"
+        ) from None
+    tables = ("recipe", "data", "version")
+    whole = isinstance(found, dict) and all(isinstance(found.get(name), dict) for name in tables)
+    if not whole or not isinstance(found.get("source"), str):
         raise TrainingError(f"{file} is damaged, so this run cannot be resumed; choose another run folder")
     return found
+
+
+def _is_recipe(file: Path) -> bool:
+    """Whether a run that has no checkpoint yet wrote this."""
+    try:
+        found = read_yaml(file)
+    except InputError:
+        return False
+    return isinstance(found, dict) and "recipe" in found
 
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _line_place(line: str) -> tuple[int, str]:
-    """Step and kind of a line of the log; one that is damaged comes after all steps."""
+def _line_place(line: str) -> tuple[int, str] | None:
+    """Step and kind of a line of the log; None for one that is damaged."""
     try:
-        entry = json.loads(line)
+        entry = parse_json(line, "line")
         return int(entry["step"]), str(entry["kind"])
     except (ValueError, KeyError, TypeError):
-        return 2**62, ""
+        return None

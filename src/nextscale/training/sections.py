@@ -20,7 +20,7 @@ class Section(BaseModel):
 class DataSection(Section):
     """resolution: side of the square images in pixels; flip: share of training images that are mirrored."""
 
-    resolution: int = Field(default=256, ge=8)
+    resolution: int = Field(default=256, ge=8, le=16_384)
     flip: Share = 0.0
 
 
@@ -45,8 +45,8 @@ class ScheduleSection(Section):
     """
 
     form: Literal["lin0", "cosine"] = "lin0"
-    steps: int | None = Field(default=None, ge=1)
-    epochs: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, ge=1, le=10**9)
+    epochs: float | None = Field(default=None, gt=0, le=10**9)
     warmup: Share = 0.02
     start: Share = 0.005
     end: Share = 0.1
@@ -69,7 +69,7 @@ class RunSection(Section):
     holds, the last ones or those that were best on the held-out images so far.
     """
 
-    batch: int = Field(ge=1)
+    batch: int = Field(ge=1, le=2**20)
     accumulate: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
     precision: Literal["bf16", "fp32"] = "bf16"

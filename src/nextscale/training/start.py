@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from nextscale.checkpoints.load import revision
+from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.store import load_component
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.data.emoji_reader import holds_emoji, read_metadata
@@ -19,16 +21,19 @@ from nextscale.data.images import ImageData, told
 from nextscale.errors import InputError
 from nextscale.evaluation.subject import families_of
 from nextscale.tokenizers.base import Tokenizer
+from nextscale.tokenizers.residual import ResidualTokenizer
 from nextscale.training import order
-from nextscale.training.classifier import ClassifierObjective
+from nextscale.training.classifier import ClassifierObjective, new_network
 from nextscale.training.classifier_recipe import ClassifierRecipe
 from nextscale.training.engine import engine
 from nextscale.training.generator import GeneratorObjective, new_model
+from nextscale.training.generator_recipe import MVARRecipe, VARRecipe
 from nextscale.training.initial import Origin, folder_of, merged
 from nextscale.training.objectives import Objective
 from nextscale.training.parallel import my_parts, rank, wait_for_all
 from nextscale.training.progress import Progress, silent
 from nextscale.training.recipe import KINDS, Recipe, load_recipe
+from nextscale.training.room import check_room
 from nextscale.training.runfolder import RunFolder
 from nextscale.training.tokenizer import TokenizerObjective
 from nextscale.training.tokenizer_recipe import TokenizerRecipe
@@ -66,9 +71,15 @@ def start(
             "decoder_only keeps encoder and codebook as they are; name the tokenizer they are in with --init"
         )
     origin = None if init is None else Origin.load(init, _component(resolved))
-    frozen = _frozen(resolved, tokenizer, origin)
+    frozen = _frozen(resolved, tokenizer, origin, cache)
     accelerator = engine(resolved.run, device)
-    my_parts(resolved.run.batch, resolved.run.accumulate)  # refuses a batch that cannot be split
+    part = my_parts(resolved.run.batch, resolved.run.accumulate)[0]  # refuses a batch that cannot be split
+    images, where = part.stop - part.start, accelerator.device
+    if isinstance(resolved, TokenizerRecipe):
+        check_room(partial(ResidualTokenizer, resolved.model), where, images * _picture(resolved))
+    elif frozen is not None:
+        assert not isinstance(resolved, ClassifierRecipe)
+        check_room(partial(new_model, resolved, frozen[0], 1), where, images * _states(resolved, frozen[0]))
     shown = progress if rank() == 0 else silent
     reading, encoding = (_counted(shown, kind) for kind in ("reading", "encoding"))
     train, heldout = (
@@ -90,6 +101,7 @@ def start(
     if isinstance(resolved, TokenizerRecipe):
         objective: Objective = TokenizerObjective(resolved, train, heldout, accelerator.device)
     elif isinstance(resolved, ClassifierRecipe):
+        check_room(partial(new_network, resolved, train), where, images * _picture(resolved))
         objective = ClassifierObjective(resolved, train, heldout, families_of(data, heldout), accelerator.device)
     else:
         assert frozen is not None
@@ -105,6 +117,16 @@ def start(
         origin.give_weights(objective.module, getattr(objective, "vocabulary", None))
     reads = objective.reads if isinstance(objective, GeneratorObjective) else train
     return Trainer(objective, resolved, folder, accelerator, reads, shown, origin is not None)
+
+
+def _picture(recipe: Recipe) -> int:
+    """Bytes of one image as a network sees it."""
+    return 4 * 3 * recipe.data.resolution**2
+
+
+def _states(recipe: VARRecipe | MVARRecipe, tokenizer: Tokenizer) -> int:
+    """Bytes of what the blocks of a generator keep of one image for its gradients: their inputs, at the least."""
+    return 2 * recipe.model.depth * tokenizer.schedule.tokens * (recipe.model.width or 64 * recipe.model.depth)
 
 
 def _component(recipe: Recipe) -> str:
@@ -129,7 +151,9 @@ def vocabulary_of(data: Path, train: ImageData) -> ClassVocabulary:
     return replace(vocabulary, missing=frozenset(pair for i, pair in enumerate(pairs) if i not in seen))
 
 
-def _frozen(recipe: Recipe, name: str | None, origin: Origin | None) -> tuple[Tokenizer, str] | None:
+def _frozen(
+    recipe: Recipe, name: str | None, origin: Origin | None, cache: Path | None
+) -> tuple[Tokenizer, str] | None:
     """The frozen tokenizer of a generator, float32, and its revision; None for recipes that need none.
 
     Checks that a generator can start from ``origin``, before its images are encoded.
@@ -137,6 +161,8 @@ def _frozen(recipe: Recipe, name: str | None, origin: Origin | None) -> tuple[To
     if isinstance(recipe, TokenizerRecipe | ClassifierRecipe):
         if name is not None:
             raise InputError(f"--tokenizer {name} was given, but a {recipe.kind} recipe needs none")
+        if cache is not None:
+            raise InputError(f"--cache {cache} was given, but training a {recipe.kind} encodes no tokens; leave it out")
         return None
     if name is None and origin is not None:
         name = origin.name
@@ -149,6 +175,5 @@ def _frozen(recipe: Recipe, name: str | None, origin: Origin | None) -> tuple[To
     if side != wanted:
         raise InputError(f"the tokenizer in {folder} is made for {side} pixels, but the recipe says {wanted}")
     if origin is not None:
-        with torch.device("meta"):
-            origin.check(new_model(recipe, tokenizer, 1))
+        origin.check(without_values(lambda: new_model(recipe, tokenizer, 1)))
     return tokenizer, revision(folder)

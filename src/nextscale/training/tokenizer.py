@@ -208,7 +208,7 @@ class TokenizerObjective:
             self.adversary.load_state(state)
 
     def export(self, module: nn.Module, folder: Path, card: str) -> None:
-        save_checkpoint(folder, {"tokenizer": module}, files={"README.md": card.encode()})
+        save_checkpoint(folder, {"tokenizer": module}, files={"README.md": card.encode()}, overwrite=True)
 
     def _images(self, rows: Tensor) -> Tensor:
         """Training images (B, 3, H, W), the centre of each, on the device."""

@@ -16,7 +16,7 @@ class TokenizerDataSection(DataSection):
     red, green and blue are exchanged at random.
     """
 
-    shift: int = Field(default=0, ge=0)
+    shift: int = Field(default=0, ge=0, le=16_384)
     recolour: Share = 0.0
 
 
@@ -54,8 +54,8 @@ class AdversarialLoss(Section):
     start: Share = 0.2
     warmup: Share = 0.02
     network: Literal["patch", "features"] = "patch"
-    width: int = Field(default=64, ge=8, multiple_of=8)
-    layers: int = Field(default=3, ge=1)
+    width: int = Field(default=64, ge=8, le=65_536, multiple_of=8)
+    layers: int = Field(default=3, ge=1, le=12)
     adaptive: bool = True
     lr_ratio: float = Field(default=1.0, gt=0)
 
@@ -82,7 +82,7 @@ class CodebookSection(Section):
     """
 
     start_images: int = Field(default=256, ge=0)
-    kmeans: int = Field(default=0, ge=0)
+    kmeans: int = Field(default=0, ge=0, le=100_000)
     restart_below: float = Field(default=0.1, ge=0, lt=1)
     restart_every: int = Field(default=50, ge=1)
     restart_until: Share = 0.8

@@ -19,9 +19,10 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from nextscale.checkpoints.weights import check_numbers, check_state
 from nextscale.data.images import Source
 from nextscale.device import busy
-from nextscale.errors import TrainingError
+from nextscale.errors import CheckpointError, TrainingError, one_line
 from nextscale.training import order, parallel
 from nextscale.training.card import run_card
 from nextscale.training.divergence import PATIENCE, DivergenceWatch
@@ -39,6 +40,8 @@ except ImportError:
 
 BEST, LOST = "trainer.best", "trainer.lost"
 """Names of the trainer's own entries among those of the objective in a checkpoint."""
+FILES = ["weights", "average", "optimizer", "objective"]
+"""Of a checkpoint."""
 
 
 class Interrupted(Exception):
@@ -274,7 +277,7 @@ class Trainer:
         return path
 
     def _resume(self) -> None:
-        found = self.folder.load(["weights", "average", "optimizer", "objective"])
+        found = self.folder.load(FILES)
         if found is None:
             if self.main:
                 self.folder.cut_log(-1)
@@ -284,15 +287,40 @@ class Trainer:
             self.average.module.load_state_dict(self.objective.module.state_dict())
             return
         self.step, tensors = found
+        try:
+            self._take_back(tensors)
+        except CheckpointError as error:
+            raise self.folder.unusable(str(error), FILES) from None
         if self.main:
             self.folder.cut_log(self.step)
-        self.objective.module.load_state_dict(tensors["weights"])
-        self.average.module.load_state_dict(tensors["average"])
+
+    def _take_back(self, tensors: dict[str, dict[str, Tensor]]) -> None:
+        """Go on from a checkpoint's tensors. Raises ``CheckpointError`` for those of something else."""
+        for name, module in (("weights", self.objective.module), ("average", self.average.module)):
+            check_state(module, tensors[name], name)
+            for key, tensor in tensors[name].items():
+                check_numbers(key, tensor, largest_weight=math.inf)
+            module.load_state_dict(tensors[name])
+        if not tensors["optimizer"]:
+            raise CheckpointError("the optimiser's state is empty")
         restore_optimizer(self.optimizer, self.objective.module, tensors["optimizer"])
-        merit, step = tensors["objective"].pop(BEST, torch.tensor(self.best)).tolist()
-        self.best = (merit, int(step))
-        self.watch.load_state(tensors["objective"].pop(LOST, torch.zeros(1)))
-        self.objective.load_state(tensors["objective"])
+        own = tensors["objective"]
+        best, lost = own.pop(BEST, torch.tensor(self.best)), own.pop(LOST, torch.zeros(1))
+        fresh = {BEST: (best, torch.tensor(self.best))} | {
+            k: (own.get(k), t) for k, t in self.objective.state().items()
+        }
+        for key, (found, like) in fresh.items():
+            if found is None or found.shape != like.shape:
+                seen = "no" if found is None else f"shape {tuple(found.shape)} of"
+                raise CheckpointError(f"the objective's state has {seen} {key}; expected shape {tuple(like.shape)}")
+        if not lost.numel():
+            raise CheckpointError(f"the objective's state has an empty {LOST}")
+        self.best = (float(best[0]), int(best[1]))
+        self.watch.load_state(lost)
+        try:
+            self.objective.load_state(own)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the objective's state does not fit: {one_line(error)}") from None
 
     def _diverged(self, what: str, adversarial: bool = False) -> TrainingError:
         """Names the last checkpoint whose own loss was sound: weights are saved before it is known."""

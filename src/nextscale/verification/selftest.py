@@ -23,8 +23,9 @@ from PIL import Image
 
 from nextscale import __version__
 from nextscale.checkpoints.find import model_folder
-from nextscale.checkpoints.load import computed_revision, read_origin
+from nextscale.checkpoints.load import read_origin
 from nextscale.checkpoints.published import PUBLISHED, Published
+from nextscale.checkpoints.store import computed_revision
 from nextscale.device import cpu_name, peak_memory
 from nextscale.evaluation.generator import score_generator
 from nextscale.evaluation.speed import matmul_peak

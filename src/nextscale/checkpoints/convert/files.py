@@ -20,15 +20,8 @@ from torch import Tensor, nn
 from nextscale.checkpoints.convert import m_var, var
 from nextscale.checkpoints.convert.read import read_states
 from nextscale.checkpoints.load import write_origin
-from nextscale.checkpoints.store import (
-    build_component,
-    check_state,
-    component_file,
-    is_checkpoint,
-    read_config,
-    read_weights,
-    save_checkpoint,
-)
+from nextscale.checkpoints.store import build_component, component_file, is_checkpoint, read_config, save_checkpoint
+from nextscale.checkpoints.weights import check_state, read_weights
 from nextscale.errors import CheckpointError
 from nextscale.models.class_transformer import ClassTransformerConfig
 from nextscale.models.m_var import MVAR
