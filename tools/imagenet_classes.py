@@ -4,9 +4,9 @@
     pip download --no-deps timm==1.0.31 && unzip timm-*.whl timm/data/_info/imagenet_synsets.txt
     python tools/imagenet_classes.py wordnet/usr/share/wordnet/data.noun timm/data/_info/imagenet_synsets.txt
 
-A WordNet ID (n01443537) is "n" and the offset of the synset in WordNet 3.0's data.noun, whose words are the names. Which
-thousand synsets ImageNet has is read off timm's list (Apache-2.0); a class is the place of its ID in their order. Two
-classes whose first word is the same get the more general word in brackets: crane (wading bird).
+A WordNet ID (n01443537) is "n" and the offset of the synset in WordNet 3.0's data.noun, whose words are the names.
+Which thousand synsets ImageNet has is read off timm's list (Apache-2.0); a class is the place of its ID in their order.
+Two classes whose first word is the same get the more general word in brackets: crane (wading bird).
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def main() -> None:
         if sentence is None or os.environ.get("NEXTSCALE_DEBUG"):
             raise
         if sentence:
-            typer.echo(f"nextscale: {sentence}", err=True)
+            typer.echo("\n".join([f"nextscale: {sentence}", *getattr(error, "__notes__", ())]), err=True)
         sys.exit(2)
 
 
