@@ -26,7 +26,6 @@ from nextscale.checkpoints.convert.states import (
     Role,
     WeightFile,
     check_plain,
-    check_scales,
     described,
     read_weight_file,
 )
@@ -293,8 +292,6 @@ def _check_names(official: Official, names: ClassVocabulary) -> None:
 def _checked(file: WeightFile, found: Found, dtype: torch.dtype | None) -> Iterator[dict[str, Tensor]]:
     """The tensors of a file, once they are plain ones; puts the file's name before what is wrong with them."""
     check_plain(file.path, found)
-    if found.role == "tokenizer":
-        check_scales(file.path, found)
     narrow = [name for name, t in found.state.items() if t.dtype in NARROW]
     if narrow and dtype is None:
         raise CheckpointError(
@@ -311,7 +308,7 @@ def _told(file: WeightFile, taken: Sequence[Found]) -> str:
     """What a file was taken for, and what of the same kind could be taken instead."""
     text = " and ".join(map(described, taken)) or "nothing of it is needed"
     plain = [other.where or "the plain weights" for other in file.found for one in taken if _is_plain_of(other, one)]
-    return f"{text}, not {plain[0]}, which --no-ema takes" if plain else text
+    return f"{text}; --no-ema takes {' and '.join(plain)}" if plain else text
 
 
 def _is_plain_of(other: Found, one: Found) -> bool:

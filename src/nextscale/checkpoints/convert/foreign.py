@@ -19,11 +19,11 @@ OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a diffusion network (U-Net) of diffusers", (r"^(down|up)_blocks\.\d+\.(attentions|resnets)\.",)),
     (
         "a VQModel of diffusers, which codes a picture at a single scale",
-        (r"coder\.\w+_blocks\.", r"quantize\.embedding"),
+        (r"coder\.(down|up)_blocks\.", r"quantize\."),
     ),
     (
         "an autoencoder of diffusers (Stable Diffusion's VAE): its latents are not made of codes",
-        (r"coder\.\w+_blocks\.",),
+        (r"coder\.(down|up)_blocks\.",),
     ),
     ("a tokenizer of LlamaGen, which codes a picture at a single scale", (r"coder\.conv_blocks\.", r"quantize\.")),
     (

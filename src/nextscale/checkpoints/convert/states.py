@@ -31,7 +31,7 @@ AVERAGED = re.compile(r"(^|[^a-z])(ema|avg|averaged?|swa|shadow)([^a-z]|$)")
 CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Found:
     """One state dict of a known kind.
 
@@ -80,6 +80,7 @@ class WeightFile:
     def passed_over(self, taken: Iterable[Found]) -> list[str]:
         """The entries of the file, by place, that are no part of the state dicts ``taken``."""
         taken = tuple(taken)
+        left = [found for found in self.found if found not in taken]
 
         def walk(tree: Mapping[Any, Any], place: tuple[str, ...]) -> Iterator[str]:
             for key, value in tree.items():
@@ -89,9 +90,10 @@ class WeightFile:
                 if isinstance(value, Mapping) and any(found.place[: len(here)] == here for found in taken):
                     yield from walk(value, here)
                 else:
-                    yield shown(".".join(here))
+                    whole = (found.where for found in left if found.place == place and key in found.keys)
+                    yield next(whole, shown(".".join(here)))
 
-        return list(walk(self.tree, ()))
+        return list(dict.fromkeys(walk(self.tree, ())))
 
 
 def read_weight_file(path: Path) -> WeightFile:
@@ -99,6 +101,8 @@ def read_weight_file(path: Path) -> WeightFile:
     tree = read_content(path)
     mappings = list(_mappings(tree, ()))
     found = tuple(found for place, mapping in mappings for found in _known(path, place, mapping))
+    for one in found:
+        _check_scales(path, one)
     if not found:
         raise CheckpointError(f"{path} {_unknown(tree, mappings)}")
     return WeightFile(path, tree, found)
@@ -206,10 +210,10 @@ def _glimpse(tree: Any) -> str:
     return f"found a {type(tree).__name__}"
 
 
-def check_scales(path: Path, found: Found) -> None:
-    """A tokenizer must be one of many scales. Raises ``CheckpointError`` for a VQGAN, whose names are much the same."""
+def _check_scales(path: Path, found: Found) -> None:
+    """A tokenizer must be one of many scales, and no VQGAN, whose names are much the same."""
     several = any(name.startswith(("quantize.quant_resi.", "quantize.ema_vocab")) for name in found.state)
-    if not several:
+    if found.role == "tokenizer" and not several:
         raise CheckpointError(
             f"{path} is {SINGLE_SCALE}; VAR needs a tokenizer of many scales, such as vae_ch160v4096z32.pth"
         )
