@@ -23,6 +23,7 @@ IMAGENET = "imagenet-1k"
 """What stands for ImageNet's names where a file of names is asked for."""
 TABLE = Path(__file__).parent / "imagenet_classes.txt"
 WNID, BEGINS = re.compile(r"n[0-9]{8}"), re.compile(r"n[0-9]{8}(?!\S)")
+SPLITS = {"train", "val", "valid", "validation", "dev", "test", "heldout"}
 LARGEST = 1 << 24
 """Bytes of a file of names; that of ImageNet's 21,841 classes has a million."""
 
@@ -45,12 +46,14 @@ def read_class_names(source: Path | str) -> ClassVocabulary:
     torchvision counts them. Raises ``InputError`` for anything else.
     """
     path = Path(source)
-    if path.is_dir():
+    if source and path.is_dir():
         return _vocabulary(_of_folder(path))
     if str(source) == IMAGENET and not path.exists():
         return imagenet()
     if not path.is_file():
-        raise InputError(f"there is no file or folder {path} with the names of classes; expected one, or {IMAGENET}")
+        raise InputError(
+            f"there is no file or folder {str(source)!r} with the names of classes; expected one, or {IMAGENET}"
+        )
     if path.stat().st_size > LARGEST:
         raise InputError(f"{path} has {path.stat().st_size} bytes, too many for the names of classes")
     try:
@@ -115,7 +118,9 @@ def _known() -> Mapping[str, Names]:
 
 def _of_folder(path: Path) -> list[Names]:
     """The folders in a folder, sorted by name, as ``torchvision.datasets.ImageFolder`` numbers them."""
-    folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+    folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if "train" in folders and SPLITS.issuperset(folders):
+        raise InputError(f"{path} holds the splits {', '.join(folders)}; give the folder of classes, {path / 'train'}")
     if not folders:
         raise InputError(f"{path} holds no folders; expected one for every class")
     return [_of_wnid(name) if WNID.fullmatch(name) else (name,) for name in folders]
