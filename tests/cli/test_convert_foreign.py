@@ -120,7 +120,8 @@ def test_averaged_or_plain_weights_that_are_not_there_are_not_replaced_by_others
 
 
 def test_plain_entries_beside_the_tensors_are_passed_over_by_name(nextscale: Command) -> None:
-    torch.save({**official_transformer(), "epoch": 3, 7: "x", "bad\x1b[31m\n": None}, "plain.pth")
+    more: dict[Any, Any] = {"epoch": 3, 7: "x", "bad\x1b[31m\n": None}
+    torch.save({**more, **official_transformer()}, "plain.pth")
     done = nextscale("convert", "plain.pth", "-o", "out")
     assert done.code == 0, done.err
     assert "passed over: epoch, 7, 'bad\\x1b[31m\\n'" in done.out
@@ -177,7 +178,7 @@ def test_scales_that_are_none_or_do_not_fit_build_nothing(nextscale: Command, sc
 
 def vqgan(separate: bool) -> dict[str, Tensor]:
     """A tokenizer as taming-transformers saves it: no residual quantiser, and q, k and v each of its own."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, t in official_tokenizer().items():
         if ".qkv." in name and separate:
             found |= {name.replace(".qkv.", f".{q}."): part for q, part in zip("qkv", t.chunk(3), strict=True)}

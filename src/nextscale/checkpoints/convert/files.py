@@ -281,10 +281,11 @@ def _check_names(official: Official, names: ClassVocabulary) -> None:
     model = official.components.get("model")
     if model is None:
         raise InputError("class names were given, but no transformer whose classes they could name")
-    if len(names) != model.config.classes:
+    config: Any = model.config
+    if len(names) != config.classes:
         raise InputError(
             f"{len(names)} class names were given ({names.names[0]}, ..., {names.names[-1]}), but the transformer has "
-            f"{model.config.classes} classes; expected one for each, in the order of their numbers"
+            f"{config.classes} classes; expected one for each, in the order of their numbers"
         )
 
 
