@@ -53,15 +53,15 @@ def model_config(
     inner = tensor_of(state, f"{MAMBA}norm.weight", 1, TRANSFORMER).shape[0]
     mixed = tensor_of(state, f"{MAMBA}conv1d.weight", 3, TRANSFORMER).shape[0]
     mamba_heads = tensor_of(state, f"{MAMBA}dt_bias", 1, TRANSFORMER).shape[0]
-    if inner % mamba_heads or mixed <= inner:
+    if inner % mamba_heads or mixed < inner + 2:
         raise CheckpointError(
             f"{MAMBA}* of the {TRANSFORMER} has {mamba_heads} heads and {inner} of {mixed} mixed channels; expected a "
-            "multiple of the heads, and more mixed ones"
+            "multiple of the heads, and two mixed ones more at least"
         )
     alike = var.transformer_config(state, sizes, heads=heads, norm_eps=norm_eps, drop_path=drop_path)
     shared = {field.name: getattr(alike, field.name) for field in fields(ClassTransformerConfig)}
     try:
-        return MVARConfig(**shared, state=(mixed - inner + 1) // 2, head_dim=inner // mamba_heads)
+        return MVARConfig(**shared, state=(mixed - inner) // 2, head_dim=inner // mamba_heads)
     except InputError as error:
         raise CheckpointError(f"the {TRANSFORMER} cannot be read: {error}") from None
 
