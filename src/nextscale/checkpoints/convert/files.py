@@ -23,11 +23,10 @@ from nextscale.checkpoints.convert import m_var, var
 from nextscale.checkpoints.convert.renaming import NARROW, shown
 from nextscale.checkpoints.convert.states import (
     Found,
-    Role,
     WeightFile,
     check_plain,
-    described,
     read_weight_file,
+    take,
 )
 from nextscale.checkpoints.load import ORIGIN, write_origin
 from nextscale.checkpoints.store import (
@@ -51,7 +50,6 @@ from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 DEFAULTS: Mapping[str, Any] = {"guidance_scale": 2.5, "top_k": 900, "top_p": 0.96}
 """Sampling of VAR's published evaluation (cfg 1.5, which is w = 2.5)."""
 
-ROLES: tuple[Role, ...] = ("transformer", "tokenizer")
 WEIGHTS = ("tokenizer.safetensors", "model.safetensors")
 """What our own checkpoints call the files that official ones are converted to."""
 
@@ -181,26 +179,22 @@ def read_official(
         if is_checkpoint(path) or (path.name in WEIGHTS and is_checkpoint(path.parent)):
             raise CheckpointError(f"{path} is a nextscale checkpoint already, or part of one; load it as it is")
     files = {path: read_weight_file(path) for path in map(Path, paths)}
-    taken = {role: _only(files.values(), role, ema) for role in ROLES}
-    _check_ema([found for _, found in filter(None, taken.values())], ema)
+    taken = take(files.values(), ema)
     components: dict[str, nn.Module] = {}
-    if (one := taken["transformer"]) is not None:
-        with _checked(*one, dtype) as state:
+    if "transformer" in taken:
+        with _checked(*taken["transformer"], dtype) as state:
             components["model"] = model = _model(state, sizes)
             sizes = model.config.sizes
-    if (one := taken["tokenizer"]) is not None:
-        with _checked(*one, dtype) as state:
+    if "tokenizer" in taken:
+        with _checked(*taken["tokenizer"], dtype) as state:
             config_t = var.tokenizer_config(state) if sizes is None else var.tokenizer_config(state, sizes)
             weights = var.tokenizer_from_official(state, config_t)
             components["tokenizer"] = _build(lambda: ResidualTokenizer(config_t), weights)
     if len(components) == 2:
         _check_fit(components["tokenizer"], components["model"])
-    used = {
-        path: [found for pair in taken.values() if pair and pair[0] is file for found in pair[1:]]
-        for path, file in files.items()
-    }
+    used = {path: [found for of, found in taken.values() if of is file] for path, file in files.items()}
     return Official(
-        {path: _told(files[path], found) for path, found in used.items()},
+        {path: files[path].told(found) for path, found in used.items()},
         {path: files[path].passed_over(found) for path, found in used.items()},
         components,
     )
@@ -259,24 +253,6 @@ def export_file(folder: Path, component: str, path: Path, overwrite: bool = Fals
             raise CheckpointError(f"{path} cannot be written ({error})") from None
 
 
-def _only(files: Iterable[WeightFile], role: Role, ema: bool | None) -> tuple[WeightFile, Found] | None:
-    """The one file with this role. Where a file holds both parts (a trainer's), a file of its own goes before it."""
-    having = [(file, found) for file in files if (found := file.choose(role, ema)) is not None]
-    alone = [(file, found) for file, found in having if {other.role for other in file.found} == {role}]
-    chosen = alone if len(having) > 1 and alone else having
-    if len(chosen) > 1:
-        raise CheckpointError(f"{chosen[0][0].path} and {chosen[1][0].path} both hold a {role}; expected one")
-    return chosen[0] if chosen else None
-
-
-def _check_ema(taken: Sequence[Found], ema: bool | None) -> None:
-    """What was asked for must be there."""
-    averaged = any(found.averaged for found in taken)
-    if ema is not None and averaged is not ema:
-        option, other = ("--ema", "plain") if ema else ("--no-ema", "averaged (EMA)")
-        raise CheckpointError(f"{option} was asked for, but the files hold {other} weights only; leave it out")
-
-
 def _check_names(official: Official, names: ClassVocabulary) -> None:
     model = official.components.get("model")
     if model is None:
@@ -303,17 +279,6 @@ def _checked(file: WeightFile, found: Found, dtype: torch.dtype | None) -> Itera
         yield found.state
     except CheckpointError as error:
         raise CheckpointError(f"{file.path}: {error}") from None
-
-
-def _told(file: WeightFile, taken: Sequence[Found]) -> str:
-    """What a file was taken for, and what of the same kind could be taken instead."""
-    text = " and ".join(map(described, taken)) or "nothing of it is needed"
-    plain = [other.where or "the plain weights" for other in file.found for one in taken if _is_plain_of(other, one)]
-    return f"{text}; --no-ema takes {' and '.join(plain)}" if plain else text
-
-
-def _is_plain_of(other: Found, one: Found) -> bool:
-    return other.role == one.role and one.averaged and not other.averaged
 
 
 def _model(state: dict[str, Tensor], sizes: Iterable[int | Iterable[int]] | None) -> VAR | MVAR:

@@ -5,7 +5,8 @@ weights told from plain ones, and what is passed over told by name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +57,12 @@ class Found:
         """Its place, for a sentence; empty where it is the whole file."""
         return shown(".".join((*self.place, *filter(None, self.prefix.split(".")))))
 
+    def __str__(self) -> str:
+        """``VAR transformer from ema.module (averaged weights, EMA)``."""
+        kind = f"{'M-VAR' if m_var.is_transformer(self.state) else 'VAR'} {self.role}"
+        averaged = " (averaged weights, EMA)" if self.averaged else ""
+        return f"{kind}{f' from {self.where}' if self.where else ''}{averaged}"
+
 
 @dataclass(frozen=True)
 class WeightFile:
@@ -77,9 +84,15 @@ class WeightFile:
             raise CheckpointError(f"{self.path} holds two {role}s ({places}); expected one")
         return chosen[0] if chosen else None
 
-    def passed_over(self, taken: Iterable[Found]) -> list[str]:
+    def told(self, taken: Sequence[Found]) -> str:
+        """What was taken from the file, and which plain weights could be taken for averaged ones."""
+        averaged = {found.role for found in taken if found.averaged}
+        plain = [found.where or "the rest" for found in self.found if found.role in averaged and not found.averaged]
+        text = " and ".join(map(str, taken)) or "nothing of it is needed"
+        return f"{text}; --no-ema takes {' and '.join(plain)}" if plain else text
+
+    def passed_over(self, taken: Sequence[Found]) -> list[str]:
         """The entries of the file, by place, that are no part of the state dicts ``taken``."""
-        taken = tuple(taken)
         left = [found for found in self.found if found not in taken]
 
         def walk(tree: Mapping[Any, Any], place: tuple[str, ...]) -> Iterator[str]:
@@ -108,6 +121,28 @@ def read_weight_file(path: Path) -> WeightFile:
     return WeightFile(path, tree, found)
 
 
+def take(files: Iterable[WeightFile], ema: bool | None) -> dict[Role, tuple[WeightFile, Found]]:
+    """The state dict of each role, and the file that it is in. Raises ``CheckpointError`` where there are several, or
+    not what ``ema`` asks for.
+    """
+    files, roles = list(files), typing.get_args(Role)
+    taken = {role: pair for role in roles if (pair := _only(files, role, ema)) is not None}
+    if ema is not None and any(found.averaged for _, found in taken.values()) is not ema:
+        option, other = ("--ema", "plain") if ema else ("--no-ema", "averaged (EMA)")
+        raise CheckpointError(f"{option} was asked for, but the files hold {other} weights only; leave it out")
+    return taken
+
+
+def _only(files: Iterable[WeightFile], role: Role, ema: bool | None) -> tuple[WeightFile, Found] | None:
+    """The one file with this role. Where a file holds both parts (a trainer's), a file of its own goes before it."""
+    having = [(file, found) for file in files if (found := file.choose(role, ema)) is not None]
+    alone = [(file, found) for file, found in having if {other.role for other in file.found} == {role}]
+    chosen = alone if len(having) > 1 and alone else having
+    if len(chosen) > 1:
+        raise CheckpointError(f"{chosen[0][0].path} and {chosen[1][0].path} both hold a {role}; expected one")
+    return chosen[0] if chosen else None
+
+
 def _mappings(tree: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
     """Every mapping, with the keys that lead to it."""
     if isinstance(tree, Mapping) and len(place) <= DEEPEST:
@@ -119,8 +154,10 @@ def _mappings(tree: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
 def _known(path: Path, place: tuple[str, ...], mapping: Mapping[Any, Any]) -> Iterator[Found]:
     """The state dicts among a mapping's own tensors, one per prefix."""
     names = [name for name, value in mapping.items() if isinstance(name, str) and isinstance(value, Tensor)]
-    prefixes = {prefix for name in names for prefix in _prefixes(name)}
-    for prefix in sorted(prefixes):
+    roles = {prefix: _role(names, prefix) for prefix in {prefix for name in names for prefix in _prefixes(name)}}
+    prefixes = sorted(prefix for prefix, role in roles.items() if role is not None)
+    for prefix in prefixes:
+        _check_names(path, mapping)
         inner = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
         keys = [name for name in names if name.startswith(prefix) and not (inner and name.startswith(inner))]
         state: dict[str, Tensor] = {}
@@ -129,10 +166,9 @@ def _known(path: Path, place: tuple[str, ...], mapping: Mapping[Any, Any]) -> It
             if name in state:
                 raise CheckpointError(f"{path} holds the tensor {shown(name)} twice, once as {shown(key)}")
             state[name] = mapping[key]
-        role = _role(state)
-        if role is not None:
-            _check_names(path, mapping)
-            yield Found(role, place, prefix, state, frozenset(keys))
+        role = roles[prefix]
+        assert role is not None
+        yield Found(role, place, prefix, state, frozenset(keys))
 
 
 def _prefixes(name: str) -> Iterator[str]:
@@ -148,8 +184,10 @@ def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def _role(state: Mapping[str, Tensor]) -> Role | None:
-    return "transformer" if var.is_transformer(state) else "tokenizer" if var.is_tokenizer(state) else None
+def _role(names: Iterable[str], prefix: str) -> Role | None:
+    """What the names behind a prefix look like."""
+    bare = {_bare(name.removeprefix(prefix)) for name in names if name.startswith(prefix)}
+    return "transformer" if var.is_transformer(bare) else "tokenizer" if var.is_tokenizer(bare) else None
 
 
 def _check_names(path: Path, mapping: Mapping[Any, Any]) -> None:
@@ -217,10 +255,3 @@ def _check_scales(path: Path, found: Found) -> None:
         raise CheckpointError(
             f"{path} is {SINGLE_SCALE}; VAR needs a tokenizer of many scales, such as vae_ch160v4096z32.pth"
         )
-
-
-def described(found: Found) -> str:
-    """What it is, and where it was taken from: ``VAR transformer from ema.module (averaged weights)``."""
-    kind = f"{'M-VAR' if m_var.is_transformer(found.state) else 'VAR'} {found.role}"
-    averaged = " (averaged weights, EMA)" if found.averaged else ""
-    return f"{kind}{f' from {found.where}' if found.where else ''}{averaged}"

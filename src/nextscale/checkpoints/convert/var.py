@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -64,12 +64,12 @@ LEADING = {"pos_start": 1, "pos_1LC": 1, "scale_mul_1H11": 1, "ada_gss": 2}
 """Official shapes with leading ones that ours do not have."""
 
 
-def is_tokenizer(state: State) -> bool:
+def is_tokenizer(state: Collection[str]) -> bool:
     """Whether the names look like VAR's tokenizer."""
     return "quantize.embedding.weight" in state and any(name.startswith("encoder.down.") for name in state)
 
 
-def is_transformer(state: State) -> bool:
+def is_transformer(state: Collection[str]) -> bool:
     """Whether the names look like VAR's transformer (M-VAR's, which builds on it, among them)."""
     return "pos_1LC" in state and "word_embed.weight" in state
 
