@@ -71,10 +71,10 @@ def convert(
             "--revision": revision,
         }
         unfit = [name for name, value in given.items() if value is not None]
-        if len(files) != 1 or unfit:
-            raise InputError(
-                f"--export takes one checkpoint folder and no {' or '.join(unfit or given)}, but got {len(files)} paths"
-            )
+        if len(files) != 1:
+            raise InputError(f"--export takes one checkpoint folder, but got {len(files)} paths")
+        if unfit:
+            raise InputError(f"--export takes one checkpoint folder and no {unfit[0]}; leave it out")
         export_file(files[0], export, out, overwrite)
         if as_json:
             answer_json({"file": str(out), "component": export})
