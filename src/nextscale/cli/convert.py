@@ -15,7 +15,6 @@ from nextscale.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-IMAGENET = "imagenet-1k"
 MOST_SCALES = 256
 SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -59,7 +58,7 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Turn official weight files into a checkpoint folder; their configuration is read off their tensors."""
-    from nextscale.checkpoints.class_names import read_class_names
+    from nextscale.checkpoints.class_names import imagenet, read_class_names
     from nextscale.checkpoints.convert import check_folder, convert_files, export_file
 
     if export is not None:
@@ -84,9 +83,8 @@ def convert(
     number = None if dtype is None else _number(dtype)
     sizes = None if scales is None else _sizes(scales)
     check_folder(out.absolute(), overwrite)  # before anything is fetched
-    if class_names is None and _published(files) is not None:
-        class_names = IMAGENET
-    names = None if class_names is None else read_class_names(class_names)
+    by_default = None if _published(files) is None else imagenet()
+    names = by_default if class_names is None else read_class_names(class_names)
     report = convert_files(_files(files, revision), out, number, sizes, ema=ema, class_names=names, overwrite=overwrite)
     if as_json:
         answer_json(report.to_dict())
