@@ -20,7 +20,7 @@ from nextscale import __version__
 from nextscale.pictures import read_recipe
 
 ROOT = Path(__file__).parent.parent
-KINDS = {".py", ".typed", ".yaml", ".json", ".safetensors", ".md"}
+KINDS = {".py", ".typed", ".yaml", ".json", ".safetensors", ".md", ".txt"}
 
 
 def run(*command: object, cwd: Path | None = None) -> str:

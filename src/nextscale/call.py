@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from nextscale.conditions.classes import ClassVocabulary
-from nextscale.errors import InputError, PlanError
+from nextscale.errors import InputError, PlanError, quoted
 from nextscale.generate import Callback, ScaleEvent
 from nextscale.habits import BAR, CALL, translated
 from nextscale.plan import Plan
 from nextscale.request import SAMPLING, Request, resolve, sampling_numbers
 from nextscale.results import OutputType, checked_output_type
 from nextscale.tokenizers.base import Canvas
-from nextscale.values import plain, shown
+from nextscale.values import plain
 
 UNGIVEN = {"num_images": 1, "output_type": "pil"}
 """What arguments are that nobody gave, where that is not None."""
@@ -51,9 +51,9 @@ def understood(
     output_type, callback, parts = (asked.get(name) for name in ("output_type", "callback_on_scale_end", "parts"))
     kind = checked_output_type(output_type)
     if callback is not None and not callable(callback):
-        raise InputError(f"callback_on_scale_end is {shown(callback)}; expected a function of an event")
+        raise InputError(f"callback_on_scale_end is {quoted(callback)}; expected a function of an event")
     if parts is not None and not isinstance(parts, Mapping):
-        raise InputError(f"parts is {shown(parts)}; expected a table of names and parts")
+        raise InputError(f"parts is {quoted(parts)}; expected a table of names and parts")
     request = resolve(
         vocabulary,
         _chosen_plan(asked["plan"], sampling_numbers({name: asked[name] for name in SAMPLING}), make_plan),
@@ -73,7 +73,7 @@ def bar_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     given = translated({}, settings, BAR, list(kinds))
     for name, value in given.items():
         if not isinstance(value, kinds[name]):
-            raise InputError(f"{name} is {shown(value)}; expected a {kinds[name].__name__}")
+            raise InputError(f"{name} is {quoted(value)}; expected a {kinds[name].__name__}")
     return given
 
 
@@ -95,7 +95,7 @@ def _chosen_plan(plan: Any, sampling: Mapping[str, Any], make_plan: Callable[...
 def checked_plan(given: Any) -> Plan:
     """A plan as it is. Raises ``PlanError`` for anything else."""
     if not isinstance(given, Plan):
-        raise PlanError(f"plan is {shown(given)}; expected a Plan, as pipe.plan() or Plan.from_dict(...) makes it")
+        raise PlanError(f"plan is {quoted(given)}; expected a Plan, as pipe.plan() or Plan.from_dict(...) makes it")
     return given
 
 

@@ -34,7 +34,7 @@ def quoted(value: object, most: int = 80) -> str:
     "'xxxxxxx... (1000002 characters)"
     """
     try:
-        shown = repr(value)
+        shown = " ".join(line.strip() for line in repr(value).splitlines())  # arrays are written on several
     except (ValueError, RecursionError):  # an integer of more digits than Python writes out; endless nesting
         return f"a value of type {type(value).__name__}, too long to show"
     return shown if len(shown) <= most else f"{shown[:most]}... ({len(shown)} characters)"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextscale.errors import InputError, PlanError
+from nextscale.errors import InputError, PlanError, quoted
 from nextscale.guidance import mix
 from nextscale.memory.base import Memory
 from nextscale.memory.make import check_pairing, make_memory
@@ -23,7 +23,6 @@ from nextscale.models.base import Condition, NextScaleModel
 from nextscale.plan import Plan, Row
 from nextscale.sampling import Noise, filter_logits, smooth_weights
 from nextscale.tokenizers.base import Canvas, Tokenizer
-from nextscale.values import shown
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,7 @@ def _draw(
 def check_parts(plan: Plan, parts: Mapping[str, Any], images: int) -> None:
     """Raises ``PlanError`` or ``InputError`` where a plan asks for what the parts cannot give."""
     if images < 1:
-        raise InputError(f"{shown(images)} images were asked for; the number of images must be at least 1")
+        raise InputError(f"{quoted(images)} images were asked for; the number of images must be at least 1")
     schedule = plan.schedule
     kept = [row.keep for row in plan.rows if row.keep is not None]
     for name in ["tokenizer", *(row.model for row in plan.rows), *kept]:

@@ -9,8 +9,8 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nextscale.errors import InputError
-from nextscale.values import is_real, plain, shown
+from nextscale.errors import InputError, quoted
+from nextscale.values import is_real, plain
 
 
 class UnknownArgument(InputError, TypeError):
@@ -223,14 +223,14 @@ def translated(
             found[name] = value
             continue
         if name not in habits:
-            raise UnknownArgument(f"there is no argument {shown(name)}; {_nearest(name, habits, own)}")
+            raise UnknownArgument(f"there is no argument {quoted(name)}; {_nearest(name, habits, own)}")
         here, fine = habits[name]
         if here in own:
             if here in given or here in found:
                 raise UnknownArgument(f"{name} and {here} were both given, and mean the same; expected {here} alone")
             found[here] = value
         elif not _among(value, (*fine, facts[name]) if name in facts else fine):
-            raise UnknownArgument(f"{name} is {shown(value)}; {here.format(**facts)}")
+            raise UnknownArgument(f"{name} is {quoted(value)}; {here.format(**facts)}")
     return found
 
 

@@ -28,7 +28,7 @@ from nextscale.checkpoints.store import load_component, read_config, save_checkp
 from nextscale.coder import Coder
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.device import choose_device, choose_dtype, place
-from nextscale.errors import CheckpointError, InputError, PlanError
+from nextscale.errors import CheckpointError, InputError, PlanError, quoted
 from nextscale.generate import Callback, generate
 from nextscale.habits import LOAD, TO, missing_attribute, translated
 from nextscale.models.base import NextScaleModel
@@ -39,7 +39,6 @@ from nextscale.recipe import Recipe
 from nextscale.request import SAMPLING, Labels, checked_count
 from nextscale.results import GenerationResult, OutputType, StreamEvent, decode, result_of, to_pil
 from nextscale.tokenizers.base import Canvas, Tokenizer
-from nextscale.values import shown
 
 __all__ = [
     "GenerationResult",
@@ -358,7 +357,7 @@ def load(
     model or it cannot be fetched.
     """
     if not isinstance(name, str | PathLike) or not str(name):
-        raise InputError(f"the model's name is {shown(name)}; expected a bundled model, a folder or org/name")
+        raise InputError(f"the model's name is {quoted(name)}; expected a bundled model, a folder or org/name")
     asked: dict[str, Any] = {"device": device, "dtype": dtype}
     given = {key: value for key, value in asked.items() if value is not None and value != "auto"}
     given |= translated(given, elsewhere, LOAD, ["name", "revision", *asked])

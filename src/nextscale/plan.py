@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from nextscale.errors import PlanError
+from nextscale.errors import PlanError, quoted
 from nextscale.guidance import SCHEDULES
 from nextscale.memory.make import check_memory
 from nextscale.models.base import NextScaleModel
 from nextscale.sampling import ORDER, smooth_settings
 from nextscale.scales import ScaleSchedule, Size
-from nextscale.values import is_real, is_whole, listed, plain, shown
+from nextscale.values import is_real, is_whole, listed, plain
 
 
 def _whole(value: Any) -> int:
@@ -103,7 +103,7 @@ def _read(name: str, value: Any, read: Callable[[Any], Any], expected: str) -> A
         return read(value)
     except TypeError:
         raise PlanError(
-            f"a column of the plan has a value of the wrong type: {name} is {shown(value)}; it must be {expected}"
+            f"a column of the plan has a value of the wrong type: {name} is {quoted(value)}; it must be {expected}"
         ) from None
 
 
@@ -122,12 +122,12 @@ class Plan:
     def __post_init__(self) -> None:
         rows = listed(self.rows)
         if rows is None or not all(isinstance(row, Row) for row in rows):
-            raise PlanError(f"the rows of a plan are {shown(self.rows)}; expected a list of Row")
+            raise PlanError(f"the rows of a plan are {quoted(self.rows)}; expected a list of Row")
         object.__setattr__(self, "rows", tuple(rows))
         sizes = _read("undrawn", self.undrawn, _several(_several(_whole, 2)), "a list of sizes (height, width)")
         object.__setattr__(self, "undrawn", sizes)
         if not isinstance(self.decode, bool):
-            raise PlanError(f"a plan's decode is {shown(self.decode)}, of the wrong type; it must be True or False")
+            raise PlanError(f"a plan's decode is {quoted(self.decode)}, of the wrong type; it must be True or False")
         if not self.rows:
             raise PlanError("a plan needs at least one row, and this one has none")
         for k, row in enumerate(self.rows):
@@ -162,7 +162,7 @@ class Plan:
         most = max(row.top_k for row in self.rows)
         if most > codes:
             raise PlanError(
-                f"top_k is {shown(most)}, but the tokenizer has {codes} codes; expected at most as many, 0 for off"
+                f"top_k is {quoted(most)}, but the tokenizer has {codes} codes; expected at most as many, 0 for off"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class Plan:
             raise PlanError("a plan is a mapping with the keys 'rows' (a list), 'undrawn' and 'decode'")
         for row in data["rows"]:
             if not isinstance(row, Mapping) or set(row) - set(COLUMNS) or "size" not in row:
-                found = shown(sorted(map(str, row)) if isinstance(row, Mapping) else row)
+                found = quoted(sorted(map(str, row)) if isinstance(row, Mapping) else row)
                 raise PlanError(f"a plan's row has the columns {sorted(COLUMNS)} and must have a size; found {found}")
         rows = tuple(Row(**row) for row in data["rows"])
         return cls(rows, data.get("undrawn", ()), data.get("decode", True))
@@ -207,7 +207,7 @@ def default_plan(
     model.check(schedule)
     guidance_scale = _read("guidance_scale", guidance_scale, _real, "a number")
     if not isinstance(smooth, bool):
-        raise PlanError(f"smooth is {shown(smooth)}; it must be True or False")
+        raise PlanError(f"smooth is {quoted(smooth)}; it must be True or False")
     if not 0 <= guidance_scale < math.inf:
         raise PlanError(f"guidance_scale is {guidance_scale}; it must be at least 0 and finite, and 1 switches it off")
     weights = SCHEDULES[model.guidance](guidance_scale, schedule)
@@ -234,7 +234,7 @@ def _check_row(k: int, row: Row, first: Row) -> None:
     if not 0 < row.temperature < math.inf:
         refuse(f"temperature is {row.temperature}; it must be above 0 (for the most likely token use top_k=1)")
     if row.top_k < 0:
-        refuse(f"top_k is {shown(row.top_k)}; it must be a whole number, 0 for off")
+        refuse(f"top_k is {quoted(row.top_k)}; it must be a whole number, 0 for off")
     if not 0 <= row.top_p <= 1:
         refuse(f"top_p is {row.top_p}; it must lie between 0 and 1, 0 for off")
     if sorted(row.order) != sorted(ORDER):
@@ -246,7 +246,7 @@ def _check_row(k: int, row: Row, first: Row) -> None:
     if not abs(sum(row.guidance) - 1) <= 1e-6:
         refuse(f"guidance weights {row.guidance} sum to {sum(row.guidance):g}; they must sum to 1")
     if row.blocks is not None and (not row.blocks or list(row.blocks) != sorted(set(row.blocks))):
-        refuse(f"blocks is {shown(row.blocks)}; it must list some blocks in ascending order, or be None for all")
+        refuse(f"blocks is {quoted(row.blocks)}; it must list some blocks in ascending order, or be None for all")
     if row.blocks != first.blocks:
         refuse("blocks differ from row 0; memories here need the same blocks at every scale")
     try:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nextscale.errors import InputError, NextscaleError, PlanError
+from nextscale.errors import InputError, NextscaleError, PlanError, quoted
 from nextscale.pictures import read_recipe
 from nextscale.plan import Plan
-from nextscale.values import shown
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,9 @@ class Recipe:
             raise InputError(f"{name} has no {missing[0]!r}; expected one that nextscale generate wrote")
         for key in ("model", "dtype"):
             if not isinstance(lists[key], str):
-                raise InputError(f"{name} has the {key} {shown(lists[key])}; expected a name")
+                raise InputError(f"{name} has the {key} {quoted(lists[key])}; expected a name")
         if "not_repeatable" in lists:
-            raise InputError(f"{name} cannot be repeated: {shown(lists['not_repeatable'])}")
+            raise InputError(f"{name} cannot be repeated: {quoted(lists['not_repeatable'])}")
         labels, seeds, styles = lists["class_labels"], lists["seeds"], lists.get("styles")
         _check_list(name, "labels", labels, "names", _is_name)
         _check_list(name, "seeds", seeds, "whole numbers from 0 to 2^63 - 1", _is_seed)
@@ -68,7 +67,7 @@ class Recipe:
             )
         revision = lists.get("revision")
         if not isinstance(revision, str | None):
-            raise InputError(f"{name} has the revision {shown(revision)}; expected a name")
+            raise InputError(f"{name} has the revision {quoted(revision)}; expected a name")
         return cls(lists["model"], revision, lists["dtype"], labels, styles, seeds, _plan(name, lists["plan"]))
 
     def arguments(self, model: str, revision: str, dtype: str) -> dict[str, Any]:
@@ -95,7 +94,7 @@ class Recipe:
 
 def _check_list(name: str, what: str, found: Any, expected: str, good: Callable[[Any], bool]) -> None:
     if not isinstance(found, list) or not found or not all(map(good, found)):
-        raise InputError(f"{name} has the {what} {shown(found)}; expected a list of {expected}, one per picture")
+        raise InputError(f"{name} has the {what} {quoted(found)}; expected a list of {expected}, one per picture")
 
 
 def _is_name(value: Any) -> bool:

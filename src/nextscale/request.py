@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from nextscale.conditions.classes import ClassVocabulary
-from nextscale.errors import InputError
+from nextscale.errors import InputError, quoted
 from nextscale.plan import Plan
 from nextscale.sampling import IndependentNoise, Noise, OfficialNoise
-from nextscale.values import is_real, is_whole, listed, plain, shown
+from nextscale.values import is_real, is_whole, listed, plain
 
 Labels = Sequence[int | str | None] | int | str
 MOST_IMAGES = 100_000
@@ -65,7 +65,7 @@ def resolve(
     named = _class_ids(vocabulary, class_labels, prompt)
     if num_images * len(named) > MOST_IMAGES:
         raise InputError(
-            f"num_images is {shown(num_images)} for {len(named)} labels; a call draws at most {MOST_IMAGES} images, "
+            f"num_images is {quoted(num_images)} for {len(named)} labels; a call draws at most {MOST_IMAGES} images, "
             "so call several times"
         )
     drawn_in = _style_ids(vocabulary, style, named)
@@ -85,7 +85,7 @@ def checked_count(name: str, given: Any) -> int:
     """A number of images. Raises ``InputError`` for what is none, or less than one."""
     count = plain(given)
     if not is_whole(count) or count < 1:
-        raise InputError(f"{name} is {shown(count)}; it must be a whole number of at least 1")
+        raise InputError(f"{name} is {quoted(count)}; it must be a whole number of at least 1")
     return count
 
 
@@ -94,9 +94,9 @@ def sampling_numbers(sampling: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: plain(value) for name, value in sampling.items() if value is not None}
     for name, value in found.items():
         if name == "smooth" and not isinstance(value, bool):
-            raise InputError(f"smooth is {shown(value)}; it must be True or False")
+            raise InputError(f"smooth is {quoted(value)}; it must be True or False")
         if name != "smooth" and not is_real(value):
-            raise InputError(f"{name} is {shown(value)}; it must be a number")
+            raise InputError(f"{name} is {quoted(value)}; it must be a number")
     return found
 
 
@@ -111,12 +111,12 @@ def _class_ids(
     if prompt is not None:
         asked = [prompt] if isinstance(prompt, str) else listed(prompt)
         if not asked or not all(isinstance(words, str) for words in asked):
-            raise InputError(f"prompt is {shown(prompt)}; give some words, or a list of them")
+            raise InputError(f"prompt is {quoted(prompt)}; give some words, or a list of them")
     else:
         one = plain(class_labels)
         asked = [one] if isinstance(one, int | float | str | bytes | Mapping) else listed(one)
         if asked is None:
-            raise InputError(f"class_labels is {shown(one)}; expected a name or an id, or a list of them")
+            raise InputError(f"class_labels is {quoted(one)}; expected a name or an id, or a list of them")
         if not asked:
             raise InputError("class_labels is empty; name at least one class")
     find = vocabulary.look_up if prompt is None else vocabulary.find
@@ -130,7 +130,7 @@ def _class_ids(
 def _say_what_is_drawn(classes: Mapping[str, str]) -> None:
     """One warning for all words of a call that were taken for a class."""
     if classes:
-        told = [f"{shown(words)} is drawn as {name}" for words, name in list(classes.items())[:4]]
+        told = [f"{quoted(words)} is drawn as {name}" for words, name in list(classes.items())[:4]]
         more = f", and {len(classes) - 4} more" if len(classes) > 4 else ""
         warnings.warn(
             f"{', '.join(told)}{more}: the model knows classes, and draws one of the class, not of the words",
@@ -149,7 +149,7 @@ def _style_ids(
         return [vocabulary.styles.index(styles[0]) if styles else None for styles in seen_in]
     named = [style] * len(class_ids) if isinstance(style, str) else listed(style)
     if named is None:
-        raise InputError(f"style is {shown(style)}; give the name of a style, or one name per label")
+        raise InputError(f"style is {quoted(style)}; give the name of a style, or one name per label")
     if isinstance(style, str) and not all(class_id is None for class_id in class_ids):
         named = [None if class_id is None else style for class_id in class_ids]
     if len(named) != len(class_ids):
@@ -159,7 +159,7 @@ def _style_ids(
         )
     for one, class_id in zip(named, class_ids, strict=True):
         if class_id is None and one is not None:
-            raise InputError(f"style is {shown(one)} for a picture of no class; it has no style, so leave it out")
+            raise InputError(f"style is {quoted(one)} for a picture of no class; it has no style, so leave it out")
     classes = [class_id for class_id in class_ids if class_id is not None]
     ids = vocabulary.style_ids([one for one, class_id in zip(named, class_ids, strict=True) if class_id is not None])
     for style_id, class_id in dict.fromkeys(zip(ids, classes, strict=True)):
@@ -191,9 +191,9 @@ def _noise(
         if several and all(isinstance(one, torch.Generator) for one in several):
             raise InputError(
                 "generator is a list; one torch.Generator draws the noise of a whole call; for noise of its own per "
-                f"image give seed={shown([one.initial_seed() for one in several])}"
+                f"image give seed={quoted([one.initial_seed() for one in several])}"
             )
-        raise InputError(f"generator is {shown(generator)}; expected a torch.Generator, or a number as seed=...")
+        raise InputError(f"generator is {quoted(generator)}; expected a torch.Generator, or a number as seed=...")
     if seed is not None:
         raise InputError("seed and generator were both given; a generation has one source of noise")
     return None, OfficialNoise(generator)
@@ -205,7 +205,7 @@ def _seeds(seed: Any, count: int) -> list[int]:
         return [seed + i for i in range(count)]
     seeds = listed(seed)
     if seeds is None or not all(map(is_whole, seeds)):
-        raise InputError(f"seed is {shown(seed)}; it must be a whole number, or a list of them")
+        raise InputError(f"seed is {quoted(seed)}; it must be a whole number, or a list of them")
     if len(seeds) != count:
         raise InputError(f"{len(seeds)} seeds were given for {count} images; give one seed, or one per image")
     return seeds

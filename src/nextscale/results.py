@@ -15,14 +15,13 @@ from torch import Tensor
 
 from nextscale.conditions.classes import UNCONDITIONAL
 from nextscale.drawn import DrawnImage
-from nextscale.errors import InputError
+from nextscale.errors import InputError, quoted
 from nextscale.files import check_writable
 from nextscale.generate import ScaleEvent
 from nextscale.pictures import grid as lay_out
 from nextscale.pictures import page_scale, save_beside, save_png
 from nextscale.plan import Plan
 from nextscale.tokenizers.base import Canvas, Tokenizer
-from nextscale.values import shown
 
 OutputType = Literal["pil", "pt", "np", "latent"]
 PER_IMAGE = {"class_labels": "class_label", "styles": "style", "seeds": "seed"}
@@ -200,7 +199,7 @@ class StreamEvent:
 def checked_output_type(given: Any) -> OutputType:
     """The kind of output by one of its names. Raises ``InputError`` for others."""
     if not isinstance(given, str) or given not in OUTPUT_TYPES:
-        raise InputError(f"output_type is {shown(given)}; expected pil, pt, np or latent")
+        raise InputError(f"output_type is {quoted(given)}; expected pil, pt, np or latent")
     return OUTPUT_TYPES[given]
 
 

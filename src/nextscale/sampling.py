@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nextscale.errors import InputError
-from nextscale.values import shown
+from nextscale.errors import InputError, quoted
 
 ORDER = ("temperature", "top_k", "top_p")
 
@@ -123,7 +122,9 @@ class IndependentNoise(Noise):
     def __init__(self, seeds: Sequence[int], lineage: Sequence[int] | None = None) -> None:
         for seed in seeds:
             if not 0 <= seed < 2**63:
-                raise InputError(f"a seed of {shown(seed)} is out of range; seeds are whole numbers from 0 to 2^63 - 1")
+                raise InputError(
+                    f"a seed of {quoted(seed)} is out of range; seeds are whole numbers from 0 to 2^63 - 1"
+                )
         self.seeds = list(seeds)
         self.lineage = list(lineage) if lineage is not None else [0] * len(seeds)
 

@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nextscale.errors import InputError
+from nextscale.errors import InputError, quoted
 from nextscale.files import written_aside
 from nextscale.pictures import open_picture
 from nextscale.tokenizers.base import Tokenizer
-from nextscale.values import listed, shown
+from nextscale.values import listed
 
 Picture = Image.Image | str | Path | np.ndarray
 FORMAT = "nextscale-tokens-1"
@@ -56,7 +56,7 @@ def _picture(given: Any) -> Image.Image:
     if isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3 and given.shape[2] in (3, 4):
         given = Image.fromarray(given)
     if not isinstance(given, Image.Image):
-        about = f"an array {tuple(given.shape)} of {given.dtype}" if hasattr(given, "dtype") else shown(given)
+        about = f"an array {tuple(given.shape)} of {given.dtype}" if hasattr(given, "dtype") else quoted(given)
         raise InputError(
             f"a picture is {about}; expected a PIL image, the name of a file or a uint8 array (height, width, 3)"
         )
@@ -73,7 +73,7 @@ def token_maps(tokens: Any, tokenizer: Tokenizer) -> list[Tensor]:
     given = None if isinstance(tokens, Tensor) else listed(tokens)
     sizes = tokenizer.schedule.sizes
     if not given or len(given) > len(sizes):
-        count = f"{len(given)} maps" if given else shown(tokens)
+        count = f"{len(given)} maps" if given else quoted(tokens)
         raise InputError(f"tokens are {count}, and there are {len(sizes)} scales; {EXPECTED}")
     maps = [_map(k, one, size, tokenizer.code_count) for k, (one, size) in enumerate(zip(given, sizes))]
     counts = {len(one) for one in maps}
@@ -86,7 +86,7 @@ def _map(k: int, given: Any, size: tuple[int, int], codes: int) -> Tensor:
     try:
         tokens = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"the tokens of scale {k} are {shown(given)}; {EXPECTED}") from None
+        raise InputError(f"the tokens of scale {k} are {quoted(given)}; {EXPECTED}") from None
     if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         raise InputError(f"the tokens of scale {k} are of the type {tokens.dtype}; {EXPECTED}")
     tokens = tokens[None] if tokens.ndim == 2 else tokens
@@ -131,17 +131,17 @@ def load_tokens(path: Path, tokenizer: Tokenizer) -> TokenFile:
         names = json.loads(about.get("names", "[]"))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} cannot be read ({shown(str(error))}); expected one that nextscale encode wrote"
+            f"{path} cannot be read ({quoted(str(error))}); expected one that nextscale encode wrote"
         ) from None
     wanted = [f"scale_{k}" for k in range(len(found))]
     if about.get("format") != FORMAT or sorted(found) != sorted(wanted):
         raise InputError(f"{path} holds other things than tokens; expected a file that nextscale encode wrote")
     if about.get("tokenizer") != digest(tokenizer):
         raise InputError(
-            f"{path} holds the tokens of another tokenizer, of the model {shown(about.get('model'))}; expected the "
+            f"{path} holds the tokens of another tokenizer, of the model {quoted(about.get('model'))}; expected the "
             "model that wrote it, or one with the same tokenizer"
         )
     maps = token_maps([found[name] for name in wanted], tokenizer)
     if not isinstance(names, list) or len(names) != len(maps[0]) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path} names its pictures {shown(names)}; expected one name for each of {len(maps[0])}")
+        raise InputError(f"{path} names its pictures {quoted(names)}; expected one name for each of {len(maps[0])}")
     return TokenFile(maps, names, str(about.get("model")), str(about["tokenizer"]))

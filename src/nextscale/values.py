@@ -1,13 +1,10 @@
-"""Values as people hand them over: NumPy's and torch's numbers are read as Python's, and long ones are quoted short."""
+"""Values as people hand them over: NumPy's and torch's numbers are read as Python's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from operator import index
 from typing import Any
-
-QUOTED = 100
-"""Letters of a value that a sentence quotes."""
 
 
 def plain(value: Any) -> Any:
@@ -40,12 +37,3 @@ def listed(value: Any) -> list[Any] | None:
     if isinstance(value, unordered) or getattr(value, "ndim", 1) == 0 or not isinstance(value, Iterable):
         return None
     return [plain(entry) for entry in value]
-
-
-def shown(value: Any) -> str:
-    """A value in one line of a sentence, cut where it is long."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:  # Python writes no number of more than 4,300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= QUOTED else text[:QUOTED] + "..."

@@ -100,3 +100,66 @@ def test_wrong_options_are_refused(nextscale: Command, tiny_model: Path, words: 
     assert (done.code, done.out) == (2, "")
     assert expected in done.err
     assert not Path("new.safetensors").exists()
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_a_checkpoint_is_replaced_only_when_asked(nextscale: Command, official: list[str]) -> None:
+    words = ["convert", *official, "-o", "out", "--scales", "1 2 3 4"]
+    assert nextscale(*words).code == 0
+    before = contents("out")
+    done = nextscale(*words, "--dtype", "bf16")
+    assert (done.code, contents("out")) == (2, before)
+    assert "out is a checkpoint already; choose another folder, or --overwrite" in done.err
+    Path("link").symlink_to("out")
+    assert nextscale(*words[:-4], "-o", "link", "--scales", "1 2 3 4", "--dtype", "bf16", "--overwrite").code == 0
+    assert Path("link").is_symlink()
+    assert load_file("out/model.safetensors")["head_lin.bias"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("beside", ["a checkpoint", "nothing"])
+@pytest.mark.parametrize("stranger", ["thesis.tex", "sub/notes.txt", ".hidden", "mine.safetensors"])
+def test_a_folder_with_other_files_is_never_written_to(
+    nextscale: Command, official: list[str], beside: str, stranger: str
+) -> None:
+    words = ["convert", *official, "-o", "out", "--scales", "1 2 3 4"]
+    if beside == "a checkpoint":
+        assert nextscale(*words).code == 0
+    (Path("out") / stranger).parent.mkdir(parents=True, exist_ok=True)
+    (Path("out") / stranger).write_text("mine")
+    before = contents("out")
+    for more in ([], ["--overwrite"]):
+        done = nextscale(*words, *more)
+        assert (done.code, contents("out")) == (2, before)
+        assert f"it holds {stranger.partition('/')[0]}" in done.err
+
+
+def test_what_fails_half_way_leaves_things_as_they_were(nextscale: Command, official: list[str]) -> None:
+    words = [official[0], "--scales", "1 2 3 4"]
+    assert nextscale("convert", official[1], *words, "-o", "out").code == 0
+    before = contents(".")
+    state = load_file(official[1])
+    state["head.bias"][-1] = torch.nan
+    torch.save(state, "nan.pth")
+    for out in ("out", "new/deep/out"):
+        done = nextscale("convert", "nan.pth", *words, "-o", out, "--overwrite")
+        assert done.code == 2
+        assert "nan.pth" in done.err
+    assert contents(".") == before | {"nan.pth": Path("nan.pth").read_bytes()}
+    assert not Path("new").exists()
+
+
+def test_an_exported_file_replaces_nothing_unasked(nextscale: Command, checkpoint: Path) -> None:
+    Path("mine.safetensors").write_text("mine")
+    words = ["convert", checkpoint, "--export", "model", "-o"]
+    done = nextscale(*words, "mine.safetensors")
+    assert (done.code, Path("mine.safetensors").read_text()) == (2, "mine")
+    assert "mine.safetensors exists" in done.err
+    Path("null.safetensors").symlink_to("/dev/null")
+    Path("folder.safetensors").mkdir()
+    for name in ("null.safetensors", "folder.safetensors", "/dev/null"):
+        assert nextscale(*words, name, "--overwrite").code == 2
+    assert nextscale(*words, "mine.safetensors", "--overwrite").code == 0
+    assert "head.bias" in load_file("mine.safetensors")

@@ -111,6 +111,25 @@ def test_a_checkpoint_that_numbers_its_classes_takes_the_names_of_as_many(
     assert trainer.objective.warnings == []
 
 
+def test_imagenets_classes_are_matched_by_the_ids_that_folders_of_pictures_have(
+    images: Path, known: Path, tmp_path: Path
+) -> None:
+    """One of two classes is known under its name, and its folder is called by its WordNet ID."""
+    folder = shutil.copytree(known / "export", tmp_path / "named")
+    things = [["goldfish", 0, "Carassius auratus|n01443537"], ["tench", 1, "n01440764"]]
+    (folder / "classes.json").write_text(json.dumps({"names": ["goldfish", "tench"], "things": things}))
+    data = shutil.copytree(images, tmp_path / "data")
+    for side in ("train", "val"):
+        for old, new in (("cold", "n01443537"), ("warm", "zebra")):
+            (data / side / old).rename(data / side / new)
+    trainer = started(data, tmp_path / "run", folder)
+    assert isinstance(trainer.objective, GeneratorObjective)
+    assert trainer.objective.vocabulary.names == ("n01443537", "zebra", "tench")
+    old_rows = load_component(folder, "model").state_dict()["class_embedding.weight"]
+    rows = trainer.objective.module.state_dict()["class_embedding.weight"]
+    assert torch.equal(rows[[0, 2, 3]], old_rows)
+
+
 def test_the_tokens_of_another_tokenizer_are_warned_of(
     images: Path, tokenizer: Path, known: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ are fetched as they are.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from nextscale.checkpoints.card import join
+from nextscale.checkpoints.class_names import imagenet
 from nextscale.checkpoints.convert import Official, read_official, save_official
 from nextscale.checkpoints.digests import DIGESTS
 from nextscale.checkpoints.download import Fetched, Wanted, fetch, is_disk_error, reason, remember
@@ -76,7 +78,9 @@ def _convert(model: Published, fetched: list[tuple[Path, Fetched]], folder: Path
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     files = [file for _, file in fetched]
     try:
-        save_official(official, aside, model.name, files={"README.md": _card(model, files).encode()})
+        names = json.dumps(imagenet().to_dict(), ensure_ascii=False)
+        beside = {"README.md": _card(model, files).encode(), "classes.json": names.encode()}
+        save_official(official, aside, model.name, files=beside)
         write_origin(aside, [asdict(file) for file in files])
         os.replace(aside, folder)
     except OSError as error:

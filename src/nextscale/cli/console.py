@@ -59,7 +59,7 @@ def load_pipeline(model: str, device: str, dtype: str, revision: str | None = No
 
 def remark(text: str) -> None:
     """One line for the person at the terminal, on standard error."""
-    typer.echo(one_line(text), err=True)
+    typer.echo(one_sentence(text), err=True)
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def progress(title: str, unit: str, estimate: bool = True) -> Iterator[Callable[
             bar.stop()
 
 
-def one_line(text: str) -> str:
+def one_sentence(text: str) -> str:
     """A sentence for a terminal, whatever it quotes: on one line, without control characters, its middle cut out where
     it is long.
     """

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nextscale.checkpoints.published import PUBLISHED, published
+from nextscale.checkpoints.published import PUBLISHED, Published, published
 from nextscale.cli.console import AsJson, answer, answer_json
 from nextscale.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
+MOST_SCALES = 256
 SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -33,23 +35,46 @@ def convert(
     scales: Annotated[
         str | None, typer.Option(help='Scale schedule, such as "1 2 3 4", where the files do not show it.')
     ] = None,
+    ema: Annotated[
+        bool | None,
+        typer.Option(
+            "--ema/--no-ema", help="Averaged weights or plain ones, where a file has both: averaged by default."
+        ),
+    ] = None,
+    class_names: Annotated[
+        str | None,
+        typer.Option(
+            help="What the classes are called: a text file with a name a line (classnames.txt, synset_words.txt), JSON "
+            "(imagenet_class_index.json), a folder with a folder per class, or imagenet-1k; published models have it."
+        ),
+    ] = None,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a published model's repository.")
     ] = None,
     export: Annotated[
         str | None, typer.Option(help="The way back: write this part (tokenizer or model) of a checkpoint folder.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint or file of that name.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn official weight files into a checkpoint folder; their configuration is read off their tensors."""
-    from nextscale.checkpoints.convert import convert_files, export_file
+    from nextscale.checkpoints.class_names import imagenet, read_class_names
+    from nextscale.checkpoints.convert import check_folder, convert_files, export_file
 
     if export is not None:
-        if len(files) != 1 or scales is not None or dtype is not None:
-            raise InputError(
-                f"--export takes one checkpoint folder and no --scales or --dtype, but got {len(files)} paths"
-            )
-        export_file(files[0], export, out)
+        given = {
+            "--scales": scales,
+            "--dtype": dtype,
+            "--ema": ema,
+            "--class-names": class_names,
+            "--revision": revision,
+        }
+        unfit = [name for name, value in given.items() if value is not None]
+        if len(files) != 1:
+            raise InputError(f"--export takes one checkpoint folder, but got {len(files)} paths")
+        if unfit:
+            raise InputError(f"--export takes one checkpoint folder and no {unfit[0]}; leave it out")
+        export_file(files[0], export, out, overwrite)
         if as_json:
             answer_json({"file": str(out), "component": export})
         else:
@@ -57,7 +82,10 @@ def convert(
         return
     number = None if dtype is None else _number(dtype)
     sizes = None if scales is None else _sizes(scales)
-    report = convert_files(_files(files, revision), out, number, sizes)
+    check_folder(out.absolute(), overwrite)  # before anything is fetched
+    by_default = None if _published(files) is None else imagenet()
+    names = by_default if class_names is None else read_class_names(class_names)
+    report = convert_files(_files(files, revision), out, number, sizes, ema=ema, class_names=names, overwrite=overwrite)
     if as_json:
         answer_json(report.to_dict())
     else:
@@ -66,7 +94,7 @@ def convert(
 
 def _files(given: list[Path], revision: str | None) -> list[Path]:
     """The files themselves, or those of the one published model that was named."""
-    model = published(str(given[0])) if len(given) == 1 and not given[0].exists() else None
+    model = _published(given)
     if model is None:
         if revision is not None:
             raise InputError(f"--revision is {revision!r}, but no published model was named; expected one for it")
@@ -80,6 +108,11 @@ def _files(given: list[Path], revision: str | None) -> list[Path]:
     return [path for path, _ in official_files(model, revision)]
 
 
+def _published(given: list[Path]) -> Published | None:
+    """The published model that was named instead of files."""
+    return published(str(given[0])) if len(given) == 1 and not given[0].exists() else None
+
+
 def _number(text: str) -> torch.dtype:
     from nextscale.device import DTYPES
 
@@ -91,6 +124,8 @@ def _number(text: str) -> torch.dtype:
 
 def _sizes(text: str) -> list[int]:
     sides = text.replace(",", " ").split()
-    if not sides or not all(side.isdecimal() for side in sides):
-        raise InputError(f'--scales is {text!r}; expected sides such as "1 2 3 4"')
+    if not 0 < len(sides) <= MOST_SCALES or not all(re.fullmatch("[0-9]{1,4}", side) for side in sides):
+        raise InputError(
+            f'--scales is {text!r:.80}; expected sides such as "1 2 3 4", at most {MOST_SCALES} of at most 9999'
+        )
     return [int(side) for side in sides]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from nextscale import __version__
-from nextscale.cli.console import one_line
+from nextscale.cli.console import one_sentence
 from nextscale.cli.convert import convert
 from nextscale.cli.data import data
 from nextscale.cli.decode import decode
@@ -90,7 +90,7 @@ def main() -> None:
         if sentence is None or os.environ.get("NEXTSCALE_DEBUG"):
             raise
         if sentence:
-            typer.echo(f"nextscale: {sentence}", err=True)
+            typer.echo("\n".join([f"nextscale: {sentence}", *getattr(error, "__notes__", ())]), err=True)
         code = 2
     sys.exit(code)
 
@@ -111,7 +111,7 @@ def _sentence(error: Exception) -> str | None:
     file, or what Typer says about an option (nothing where it has shown the help instead). None for a fault of ours.
     """
     found = _said(error)
-    return None if found is None else one_line(found)
+    return None if found is None else one_sentence(found)
 
 
 def _said(error: Exception) -> str | None:

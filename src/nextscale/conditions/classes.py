@@ -23,7 +23,7 @@ from torch import Tensor
 from nextscale.conditions.words import noun, slips, telling, words_of
 from nextscale.errors import CheckpointError, InputError, quoted
 from nextscale.settings import typed
-from nextscale.values import is_whole, plain, shown
+from nextscale.values import is_whole, plain
 
 UNCONDITIONAL = "unconditional"
 """What people write for a picture of no class, which is ``None`` everywhere else."""
@@ -183,18 +183,18 @@ class ClassVocabulary:
             if label.strip().casefold() == UNCONDITIONAL:
                 return None
             if not _is_number(label):
-                raise InputError(f"there is no class {shown(label)}; {self._nearest_class(label)}")
+                raise InputError(f"there is no class {quoted(label)}; {self._nearest_class(label)}")
             label = int(label)
         elif isinstance(label, list | tuple | Mapping | Set):
             raise InputError(
-                f"a class label is {shown(label)}; mixing of classes is not possible yet, so give one class per picture"
+                f"a class label is {quoted(label)}; classes cannot be mixed yet, so give one class per picture"
             )
         elif not is_whole(label):
             raise InputError(
-                f"a class label is {shown(label)}; expected a name or an id from 0 to {len(self.names) - 1}"
+                f"a class label is {quoted(label)}; expected a name or an id from 0 to {len(self.names) - 1}"
             )
         if not 0 <= label < len(self.names):
-            raise InputError(f"class id {shown(label)} is out of range; expected 0 to {len(self.names) - 1}")
+            raise InputError(f"class id {quoted(label)} is out of range; expected 0 to {len(self.names) - 1}")
         other = self._named(str(label))
         if other not in (None, label):
             raise InputError(
@@ -241,13 +241,13 @@ class ClassVocabulary:
         near = difflib.get_close_matches(text.casefold(), self._folded, n=1, cutoff=0.8)
         strange = [word for word in telling(words_of(text)) if word not in self._frequency]
         if strange and near:
-            raise InputError(f"there is no class {shown(text)}; did you mean {self._folded[near[0]]!r}?")
+            raise InputError(f"there is no class {quoted(text)}; did you mean {self._folded[near[0]]!r}?")
         try:
             return self.find(text)
         except InputError:
             word = self._near_word(words_of(text))
             meant = f"did you mean {word!r}?" if word else self._nearest_class(text)
-            raise InputError(f"there is no class {shown(text)}; {meant}") from None
+            raise InputError(f"there is no class {quoted(text)}; {meant}") from None
 
     def style_ids(self, styles: Sequence[Any]) -> list[int]:
         """Ids of styles by name.
@@ -259,11 +259,11 @@ class ClassVocabulary:
         asked = [unicodedata.normalize("NFC", style) if isinstance(style, str) else style for style in styles]
         for style in asked:
             if not self.styles:
-                raise InputError(f"the style {shown(style)} was asked for, but this model has no styles; leave it out")
+                raise InputError(f"the style {quoted(style)} was asked for, but this model has no styles; leave it out")
             if not isinstance(style, str) or style not in known:
                 near = difflib.get_close_matches(str(style).lower(), self.styles, n=1, cutoff=0.5)
                 guess = f"did you mean {near[0]!r}? " if near else ""
-                raise InputError(f"there is no style {shown(style)}; {guess}expected one of {', '.join(self.styles)}")
+                raise InputError(f"there is no style {quoted(style)}; {guess}expected one of {', '.join(self.styles)}")
         return [known[style] for style in asked]
 
     def _nearest_class(self, text: str) -> str:
@@ -290,7 +290,7 @@ class ClassVocabulary:
         spoken = words_of(words)
         if not spoken:
             raise InputError(
-                f"{shown(words)} holds no word; expected a class name or plain words such as 'grinning cat'"
+                f"{quoted(words)} holds no word; expected a class name or plain words such as 'grinning cat'"
             )
         ranking = self._ranking(spoken)
         called_so = self._named(words.strip())
@@ -305,7 +305,7 @@ class ClassVocabulary:
         if not ranking:
             near = self._near_word(spoken)
             other = f"try another word, or one of the {len(self.names)} class names such as {self.names[0]!r}"
-            raise InputError(f"no class is known for {shown(words)}; {f'did you mean {near!r}?' if near else other}")
+            raise InputError(f"no class is known for {quoted(words)}; {f'did you mean {near!r}?' if near else other}")
         return self._match(ranking[0].class_id, self._because(ranking[0], spoken), ranking)
 
     def _because(self, entry: _Entry, spoken: Sequence[str]) -> str:

@@ -95,9 +95,10 @@ def class_ids(classes: Sequence[str], known: Sequence[str], who: str = "the mode
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         missing = [name for name in known if name not in classes]
         lacks = f", and the data lack {', '.join(map(repr, missing[:3]))}" if missing else ""
+        hint = "; nextscale convert --class-names names a model's classes" if numbered(known) else ""
         raise InputError(
             f"{who} does not know the data's {what} {', '.join(map(repr, unknown[:3]))}{more}{lacks}; "
-            f"expected some of its {len(known)} {what}{'es' if what == 'class' else 's'}"
+            f"expected some of its {len(known)} {what}{'es' if what == 'class' else 's'}{hint}"
         )
     return torch.tensor([list(known).index(name) for name in classes])
 

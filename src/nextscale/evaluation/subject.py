@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextscale.checkpoints.class_names import called_as
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.data.emoji_reader import holds_emoji, read_metadata
 from nextscale.data.images import ImageData
@@ -82,7 +83,7 @@ def labels_of(vocabulary: ClassVocabulary, data: ImageData) -> Tensor:
     Data without styles are those of the style that the model has seen their classes in, if it is one. Raises
     ``InputError`` naming the classes or styles of the data that the model does not know.
     """
-    known = class_ids(data.classes, vocabulary.names)
+    known = class_ids(data.classes, called_as(vocabulary, data.classes).names)
     ids = known[data.labels]
     if not vocabulary.styles:
         return vocabulary.labels(ids, torch.zeros_like(ids))

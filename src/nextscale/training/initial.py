@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nextscale.checkpoints.class_names import called_as
 from nextscale.checkpoints.load import checkpoint_folder, load_vocabulary
 from nextscale.checkpoints.store import load_component, read_config, type_name
 from nextscale.conditions.classes import ClassVocabulary, Thing, numbered
@@ -41,10 +42,11 @@ class Origin:
 
     def vocabulary(self, data: ClassVocabulary) -> ClassVocabulary:
         """The classes that the checkpoint knows. One that has only numbers for them, as converted ones do, takes the
-        names of the data's where there are as many: both count in alphabetical order.
+        names of the data's where there are as many: both count in alphabetical order. ImageNet's classes go by the
+        WordNet IDs that the data call them by.
         """
         assert isinstance(self.module, ClassTransformer)
-        known = load_vocabulary(self.folder, self.module.null_class)
+        known = called_as(load_vocabulary(self.folder, self.module.null_class), data.names)
         as_many = len(data.names) == len(known.names) and not set(data.names) & set(known.names)
         return replace(known, names=data.names) if numbered(known.names) and as_many else known
 

@@ -162,7 +162,7 @@ def spoil(folder: Path, name: str) -> list[Path]:
         ("cut", "is truncated or not a PyTorch weight file; expected a whole"),
         ("cut_old", "is truncated or not a PyTorch weight file; expected a whole"),
         ("cut_safetensors", "not a whole safetensors file"),
-        ("page", r"begins with b'<!DO' and is not a PyTorch weight file"),
+        ("page", "page.pth is a web page: the download went wrong"),
         ("empty", "is empty; expected a weight file"),
         ("numbers", r"holds no tensors by name \(found a list\)"),
         ("foreign", "neither a VAR tokenizer .* nor a VAR transformer .* holds 1 tensors, first layer.weight"),

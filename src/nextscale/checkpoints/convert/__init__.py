@@ -1,9 +1,10 @@
-"""Official weight files to our checkpoint folders and back: ``files`` reads and writes, one further file per system
-renames."""
+"""Official weight files to our checkpoint folders and back: ``read`` reads, ``states`` finds what is known in what was
+read, one file per system renames, ``files`` writes."""
 
 from nextscale.checkpoints.convert.files import (
     ConversionReport,
     Official,
+    check_folder,
     convert_files,
     export_file,
     export_official,
@@ -14,6 +15,7 @@ from nextscale.checkpoints.convert.files import (
 __all__ = [
     "ConversionReport",
     "Official",
+    "check_folder",
     "convert_files",
     "export_file",
     "export_official",

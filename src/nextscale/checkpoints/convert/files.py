@@ -6,23 +6,42 @@ and nothing is written before everything fits.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nextscale.checkpoints.convert import m_var, var
-from nextscale.checkpoints.convert.read import read_states
+from nextscale.checkpoints.convert.renaming import NARROW, readable
+from nextscale.checkpoints.convert.states import (
+    Found,
+    WeightFile,
+    check_plain,
+    read_weight_file,
+    take,
+)
 from nextscale.checkpoints.load import write_origin
-from nextscale.checkpoints.store import build_component, component_file, is_checkpoint, read_config, save_checkpoint
-from nextscale.checkpoints.weights import check_state, read_weights
-from nextscale.errors import CheckpointError
+from nextscale.checkpoints.shapes import without_values
+from nextscale.checkpoints.store import (
+    OURS,
+    build_component,
+    component_file,
+    is_checkpoint,
+    read_config,
+    save_checkpoint,
+)
+from nextscale.checkpoints.weights import check_numbers, check_state, read_weights
+from nextscale.conditions.classes import ClassVocabulary
+from nextscale.errors import CheckpointError, InputError, one_line
+from nextscale.files import check_new, check_writable, kind_of, written_aside
 from nextscale.models.class_transformer import ClassTransformerConfig
 from nextscale.models.m_var import MVAR
 from nextscale.models.var import VAR
@@ -42,25 +61,30 @@ Module = TypeVar("Module", bound=nn.Module)
 class ConversionReport:
     """What was read and written.
 
-    files: what every file turned out to be; components: name and type; parameters: their number per component;
-    settings: the configuration read off each component's tensors.
+    files: what every file turned out to be; passed_over: the entries of each that were not needed; components: name
+    and type; parameters: their number per component; settings: the configuration read off each component's tensors;
+    classes: the names that were given to them, empty where none were.
     """
 
     out: str
     files: dict[str, str]
+    passed_over: dict[str, list[str]]
     components: dict[str, str]
     parameters: dict[str, int]
     settings: dict[str, dict[str, Any]]
+    classes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = [f"{path}: {what}" for path, what in self.files.items()]
+        lines = [f"{path}: {what}{_left(self.passed_over[path])}" for path, what in self.files.items()]
         for name, kind in self.components.items():
             shown = ", ".join(f"{key} {_short(key, value)}" for key, value in self.settings[name].items())
             lines.append(f"{name}: {kind}, {self.parameters[name]:,} parameters; {shown}")
+        if self.classes:
+            lines.append(f"classes: {', '.join(self.classes[:3])}, ... ({len(self.classes)} names)")
         return "\n".join([*lines, f"written to {self.out}"])
 
 
@@ -68,11 +92,12 @@ class ConversionReport:
 class Official:
     """What official files turned out to hold.
 
-    files: per path, the state dicts in it by role; components: our modules, whose tensors are those of the files,
-    still on disk.
+    files: what each file was taken for, by path; passed_over: its entries that were not needed; components: our
+    modules, whose tensors are those of the files, still on disk.
     """
 
-    files: Mapping[Path, Mapping[str, dict[str, Tensor]]]
+    files: Mapping[Path, str]
+    passed_over: Mapping[Path, list[str]]
     components: Mapping[str, nn.Module]
 
 
@@ -81,48 +106,96 @@ def convert_files(
     out: Path,
     dtype: torch.dtype | None = None,
     sizes: Iterable[int | Iterable[int]] | None = None,
+    *,
+    ema: bool | None = None,
+    class_names: ClassVocabulary | None = None,
+    overwrite: bool = False,
 ) -> ConversionReport:
     """Read official files (a tokenizer, a transformer, or both, in any order) and write the checkpoint folder ``out``.
 
     dtype: cast the weights to it, by default they keep theirs; sizes: the scale schedule, needed only where the
     transformer's file does not show it. A tokenizer takes its schedule from the transformer that is converted with it.
+    ema: take averaged weights (True) or plain ones (False); by default averaged ones where a file has both.
+    class_names: what the transformer's classes are called, instead of by number; overwrite: replace a checkpoint there.
     Tensors go from file to file one by one. Raises ``CheckpointError`` for files that are damaged, unknown or do not
-    fit each other; then nothing is written.
+    fit each other, or a folder with other files in it, and ``InputError`` where ``out`` cannot be written or names do
+    not fit; then nothing is written.
     """
     out = Path(os.path.abspath(out))
-    if out.exists() and not out.is_dir():
-        raise CheckpointError(f"{out} is a file; expected a folder to write")
-    official = read_official(paths, sizes)
-    save_official(official, out, out.name, dtype)
+    check_folder(out, overwrite)
+    official = read_official(paths, sizes, ema, dtype)
+    files = {}
+    if class_names is not None:
+        _check_names(official, class_names)
+        files["classes.json"] = json.dumps(class_names.to_dict(), ensure_ascii=False).encode()
+    absent = [folder for folder in out.parents if not folder.exists()]
+    try:
+        save_official(official, out, out.name, dtype, files, overwrite)
+    except BaseException as error:
+        for folder in absent:
+            with suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, CheckpointError):
+            raise CheckpointError(f"{' and '.join(map(str, official.files))}: {error}") from None
+        raise
     write_origin(out, [{"file": path.name, "bytes": path.stat().st_size} for path in official.files])
-    return _report(out, official.files, official.components)
+    return _report(out, official, class_names)
 
 
-def read_official(paths: Sequence[Path], sizes: Iterable[int | Iterable[int]] | None = None) -> Official:
+def check_folder(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that a checkpoint is to be written to before any work is done for it.
+
+    Raises ``CheckpointError`` where it holds anything but a checkpoint, or one that may not be replaced, and
+    ``InputError`` where nothing can be written.
+    """
+    if os.path.lexists(out) and not out.is_dir():
+        raise CheckpointError(f"{out} is {kind_of(out)}; expected a folder to write to")
+    held = sorted(os.listdir(out)) if out.is_dir() else []
+    own = {*OURS} | {f"{name}.safetensors" for name in read_config(out)["components"]} if is_checkpoint(out) else set()
+    other = [name for name in held if name not in own]
+    if other:
+        raise CheckpointError(
+            f"{out} is not a checkpoint alone: it holds {readable(other[0])}; choose an empty or new folder"
+        )
+    if held and not overwrite:
+        raise CheckpointError(
+            f"{out} is a checkpoint already; choose another folder, or --overwrite (overwrite=True) to replace it"
+        )
+    check_writable(out.parent)
+
+
+def read_official(
+    paths: Sequence[Path],
+    sizes: Iterable[int | Iterable[int]] | None = None,
+    ema: bool | None = None,
+    dtype: torch.dtype | None = None,
+) -> Official:
     """The modules that official files hold; arguments and errors as for :func:`convert_files`."""
     if not paths:
         raise CheckpointError("no file was given; expected a VAR tokenizer, a VAR transformer, or both")
     for path in map(Path, paths):
         if is_checkpoint(path) or (path.name in WEIGHTS and is_checkpoint(path.parent)):
             raise CheckpointError(f"{path} is a nextscale checkpoint already, or part of one; load it as it is")
-    found = {Path(path): _recognise(Path(path)) for path in paths}
-    transformer = _only(found, "transformer")
-    tokenizer = _only(found, "tokenizer")
+    files = {path: read_weight_file(path) for path in map(Path, paths)}
+    taken = take(files.values(), ema)
     components: dict[str, nn.Module] = {}
-    if transformer is not None:
-        path, state = transformer
-        with _named(path):
+    if "transformer" in taken:
+        with _checked(*taken["transformer"], dtype) as state:
             components["model"] = model = _model(state, sizes)
             sizes = model.config.sizes
-    if tokenizer is not None:
-        path, state = tokenizer
-        with _named(path):
+    if "tokenizer" in taken:
+        with _checked(*taken["tokenizer"], dtype) as state:
             config_t = var.tokenizer_config(state) if sizes is None else var.tokenizer_config(state, sizes)
             weights = var.tokenizer_from_official(state, config_t)
             components["tokenizer"] = _build(lambda: ResidualTokenizer(config_t), weights)
     if len(components) == 2:
         _check_fit(components["tokenizer"], components["model"])
-    return Official(found, components)
+    used = {path: [found for of, found in taken.values() if of is file] for path, file in files.items()}
+    return Official(
+        {path: files[path].told(found) for path, found in used.items()},
+        {path: files[path].passed_over(found) for path, found in used.items()},
+        components,
+    )
 
 
 def save_official(
@@ -131,13 +204,15 @@ def save_official(
     name: str,
     dtype: torch.dtype | None = None,
     files: Mapping[str, bytes] | None = None,
+    overwrite: bool = False,
 ) -> None:
-    """Write what was read as a checkpoint called ``name``; ``files``: further files beside it."""
+    """Write what was read as a checkpoint called ``name``; ``files``: further files beside it; ``overwrite``: replace a
+    checkpoint there."""
     extras: dict[str, Any] = {"name": name}
     if "model" in official.components:
         config: Any = official.components["model"].config
         extras["defaults"] = {**DEFAULTS, "top_k": min(DEFAULTS["top_k"], config.codes)}
-    save_checkpoint(out, official.components, extras, files, dtype)
+    save_checkpoint(out, official.components, extras, files, dtype, overwrite)
 
 
 def export_official(folder: Path, component: str) -> dict[str, Tensor]:
@@ -164,50 +239,46 @@ def export_official(folder: Path, component: str) -> dict[str, Tensor]:
     raise CheckpointError(f"{folder}: there is no official format for a {type(module).__name__}")
 
 
-def export_file(folder: Path, component: str, path: Path) -> None:
+def export_file(folder: Path, component: str, path: Path, overwrite: bool = False) -> None:
     """Write :func:`export_official` as a safetensors file. Raises ``CheckpointError`` for an unknown component or
-    suffix."""
+    suffix, and ``InputError`` for a file that exists, unless it is to be replaced."""
+    check_new(path, overwrite)
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path} does not end in .safetensors, which is what is written")
     state = export_official(folder, component)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: t.contiguous() for name, t in state.items()}, aside, metadata={"format": "pt"})
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_aside(path, overwrite) as aside:
+        try:
+            save_file({name: t.contiguous() for name, t in state.items()}, aside, metadata={"format": "pt"})
+        except SafetensorError as error:  # what its writer makes of a full disk
+            raise CheckpointError(f"{path} cannot be written ({one_line(error)})") from None
 
 
-def _recognise(path: Path) -> dict[str, dict[str, Tensor]]:
-    """The state dicts of a file that we know, by role. Raises ``CheckpointError`` if there is none, or two of one
-    role."""
-    roles: dict[str, dict[str, Tensor]] = {}
-    places: dict[str, str] = {}
-    states = read_states(path)
-    for where, state in states.items():
-        role = "transformer" if var.is_transformer(state) else "tokenizer" if var.is_tokenizer(state) else ""
-        if role in roles:
-            raise CheckpointError(f"{path} holds two {role}s ({places[role]} and {where}); expected one")
-        if role:
-            roles[role], places[role] = state, where
-    if not roles:
-        largest = max(states.values(), key=len)
-        raise CheckpointError(
-            f"{path} is neither a VAR tokenizer (quantize.embedding.weight, encoder.down.*) nor a VAR transformer "
-            f"(pos_1LC, word_embed.weight); it holds {len(largest)} tensors, first {next(iter(largest))}"
+def _check_names(official: Official, names: ClassVocabulary) -> None:
+    model = official.components.get("model")
+    if model is None:
+        raise InputError("class names were given, but no transformer whose classes they could name")
+    config: Any = model.config
+    if len(names) != config.classes:
+        raise InputError(
+            f"{len(names)} class names were given ({names.names[0]}, ..., {names.names[-1]}), but the transformer has "
+            f"{config.classes} classes; expected one for each, in the order of their numbers"
         )
-    return roles
 
 
-def _only(found: Mapping[Path, Mapping[str, dict[str, Tensor]]], role: str) -> tuple[Path, dict[str, Tensor]] | None:
-    """The one file with this role. Where a file holds both parts (a trainer's), a file of its own goes before it."""
-    having = [path for path, roles in found.items() if role in roles]
-    alone = [path for path in having if len(found[path]) == 1]
-    chosen = alone if len(having) > 1 and alone else having
-    if len(chosen) > 1:
-        raise CheckpointError(f"{chosen[0]} and {chosen[1]} both hold a {role}; expected one")
-    return (chosen[0], found[chosen[0]][role]) if chosen else None
+@contextmanager
+def _checked(file: WeightFile, found: Found, dtype: torch.dtype | None) -> Iterator[dict[str, Tensor]]:
+    """The tensors of a file, once they are plain ones; puts the file's name before what is wrong with them."""
+    check_plain(file.path, found)
+    narrow = [name for name, t in found.state.items() if t.dtype in NARROW]
+    if narrow and dtype is None:
+        raise CheckpointError(
+            f"{file.path} holds {found.state[narrow[0]].dtype} ({readable(narrow[0])}), in which nothing is computed; "
+            "--dtype bf16 (dtype=torch.bfloat16) takes every one as it is into a wider type"
+        )
+    try:
+        yield found.state
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path}: {error}") from None
 
 
 def _model(state: dict[str, Tensor], sizes: Iterable[int | Iterable[int]] | None) -> VAR | MVAR:
@@ -220,20 +291,13 @@ def _model(state: dict[str, Tensor], sizes: Iterable[int | Iterable[int]] | None
 
 
 def _build(make: Callable[[], Module], state: dict[str, Tensor]) -> Module:
-    """A module that holds the tensors of ``state``, which are not copied."""
-    with torch.device("meta"):
-        module = make()
+    """A module that holds the tensors of ``state``, which are not copied. Raises ``CheckpointError`` for numbers that
+    are no weights."""
+    for name, tensor in state.items():
+        check_numbers(name, tensor)
+    module = without_values(make, len(state))
     module.load_state_dict(state, assign=True)
     return module.eval().requires_grad_(False)
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Puts a file's name before what is wrong with its content."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _check_fit(tokenizer: nn.Module, model: nn.Module) -> None:
@@ -273,20 +337,23 @@ def _check_model_exports(config: ClassTransformerConfig) -> None:
         )
 
 
-def _report(
-    out: Path, found: Mapping[Path, Mapping[str, dict[str, Tensor]]], components: Mapping[str, nn.Module]
-) -> ConversionReport:
+def _report(out: Path, official: Official, names: ClassVocabulary | None) -> ConversionReport:
+    components = official.components
     return ConversionReport(
         out=str(out),
-        files={str(path): " and ".join(_described(*role) for role in roles.items()) for path, roles in found.items()},
+        files={str(path): text for path, text in official.files.items()},
+        passed_over={str(path): rest for path, rest in official.passed_over.items()},
         components={name: type(module).__name__ for name, module in components.items()},
         parameters={name: sum(p.numel() for p in module.parameters()) for name, module in components.items()},
         settings={name: asdict(module.config) for name, module in components.items()},  # type: ignore[call-overload]
+        classes=[] if names is None else list(names.names),
     )
 
 
-def _described(role: str, state: Mapping[str, Tensor]) -> str:
-    return f"{'M-VAR' if m_var.is_transformer(state) else 'VAR'} {role}"
+def _left(entries: Sequence[str]) -> str:
+    """What was passed over, for a line."""
+    more = f" and {len(entries) - 5} more" if len(entries) > 5 else ""
+    return f"; passed over: {', '.join(entries[:5])}{more}" if entries else ""
 
 
 def _short(name: str, value: Any) -> str:

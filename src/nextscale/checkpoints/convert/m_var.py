@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nextscale.checkpoints.convert import var
 from nextscale.checkpoints.convert.renaming import Targets, tensor_of, to_official, to_ours, zeros_like_first
+from nextscale.checkpoints.shapes import without_values
 from nextscale.errors import CheckpointError, InputError
 from nextscale.models.class_transformer import ClassTransformerConfig
 from nextscale.models.m_var import MVAR, MVARConfig
@@ -53,6 +54,11 @@ def model_config(
     inner = tensor_of(state, f"{MAMBA}norm.weight", 1, TRANSFORMER).shape[0]
     mixed = tensor_of(state, f"{MAMBA}conv1d.weight", 3, TRANSFORMER).shape[0]
     mamba_heads = tensor_of(state, f"{MAMBA}dt_bias", 1, TRANSFORMER).shape[0]
+    if inner % mamba_heads or mixed < inner + 2:
+        raise CheckpointError(
+            f"{MAMBA}* of the {TRANSFORMER} has {mamba_heads} heads and {inner} of {mixed} mixed channels; expected a "
+            "multiple of the heads, and two mixed ones more at least"
+        )
     alike = var.transformer_config(state, sizes, heads=heads, norm_eps=norm_eps, drop_path=drop_path)
     shared = {field.name: getattr(alike, field.name) for field in fields(ClassTransformerConfig)}
     try:
@@ -63,8 +69,7 @@ def model_config(
 
 def model_targets(config: MVARConfig) -> Targets:
     """Our tensor names of a transformer with this configuration to the official ones."""
-    with torch.device("meta"):
-        return var.targets_of(MVAR(config).state_dict(), NAMES)
+    return var.targets_of(without_values(lambda: MVAR(config)).state_dict(), NAMES)
 
 
 def _is_buffer(name: str) -> bool:

@@ -3,13 +3,14 @@ shape."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nextscale.errors import CheckpointError
+from nextscale.errors import CheckpointError, quoted
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Target:
 
 Targets = Mapping[str, Target]
 """Our names to where their tensors come from."""
+
+NARROW = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
+NUMBERS = {torch.float64, torch.float32, torch.bfloat16, torch.float16, *NARROW}
+"""Floating point numbers that weights may be: of the narrow ones nothing here computes, they are cast on the way."""
+INDEX = re.compile(r"[0-9]{1,9}")
 
 
 def to_ours(
@@ -43,11 +49,13 @@ def to_ours(
             raise CheckpointError(
                 f"{target.name} of the {what} has the shape {tuple(tensor.shape)}; expected {target.shape}"
             )
-        if not tensor.is_floating_point():
+        if tensor.dtype not in NUMBERS:
             raise CheckpointError(f"{target.name} of the {what} holds {tensor.dtype}; expected floating point numbers")
         found[ours] = tensor.reshape(target.ours)
     if left:
-        raise CheckpointError(f"the {what} has {len(left)} tensors that do not belong there, first {min(left)}")
+        raise CheckpointError(
+            f"the {what} has {len(left)} tensors that do not belong there, first {readable(min(left))}"
+        )
     return found
 
 
@@ -58,19 +66,30 @@ def to_official(state: Mapping[str, Tensor], targets: Targets) -> dict[str, Tens
 
 
 def tensor_of(state: Mapping[str, Tensor], name: str, ndim: int, what: str) -> Tensor:
-    """One tensor that a configuration is read off. Raises ``CheckpointError`` if it is missing or has another rank."""
+    """One tensor that a configuration is read off. Raises ``CheckpointError`` if it is missing, empty or has another
+    rank."""
     if name not in state:
         raise CheckpointError(f"this is no {what}: it lacks the tensor {name}")
-    if state[name].ndim != ndim:
-        shape = tuple(state[name].shape)
-        raise CheckpointError(f"{name} of the {what} has the shape {shape}; expected {ndim} dimensions")
+    shape = tuple(state[name].shape)
+    if len(shape) != ndim or 0 in shape:
+        raise CheckpointError(f"{name} of the {what} has the shape {shape}; expected {ndim} dimensions, none empty")
     return state[name]
 
 
 def count(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many entries of a module list the names below ``prefix`` show: the largest index plus one."""
-    rests = (name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix))
-    return max((int(index) + 1 for index in rests if index.isdecimal()), default=0)
+    """How many entries of a module list the names below ``prefix`` show. Raises ``CheckpointError`` where one is left
+    out, so that a large index alone builds nothing."""
+    rests = {name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)}
+    found = {int(index) for index in rests if INDEX.fullmatch(index)}
+    absent = next((i for i in range(len(found)) if i not in found), None)
+    if absent is not None:
+        raise CheckpointError(f"there is a {prefix}{max(found)} but no {prefix}{absent}; expected each from 0 on")
+    return len(found)
+
+
+def readable(name: str) -> str:
+    """A tensor's name as a sentence may show it: on one line, and not for pages."""
+    return name if name.isprintable() and len(name) <= 100 else quoted(name, 100)
 
 
 def zeros_like_first(state: Mapping[str, Tensor], *shape: int) -> Tensor:

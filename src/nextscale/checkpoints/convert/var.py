@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from nextscale.checkpoints.convert.renaming import (
     to_ours,
     zeros_like_first,
 )
+from nextscale.checkpoints.shapes import without_values
 from nextscale.errors import CheckpointError, InputError
 from nextscale.memory.mask import block_causal
 from nextscale.models.var import VAR, VARConfig
@@ -58,16 +59,18 @@ TRANSFORMER_NAMES = (
     (r"\.attention\.", ".attn."),
     (r"(^blocks\.\d+)\.ada_lin\.", r"\1.ada_lin.1."),
 )
+WHOLE = {torch.int64, torch.int32, torch.int16, torch.uint8}
+"""Number types of level indices."""
 LEADING = {"pos_start": 1, "pos_1LC": 1, "scale_mul_1H11": 1, "ada_gss": 2}
 """Official shapes with leading ones that ours do not have."""
 
 
-def is_tokenizer(state: State) -> bool:
+def is_tokenizer(state: Collection[str]) -> bool:
     """Whether the names look like VAR's tokenizer."""
     return "quantize.embedding.weight" in state and any(name.startswith("encoder.down.") for name in state)
 
 
-def is_transformer(state: State) -> bool:
+def is_transformer(state: Collection[str]) -> bool:
     """Whether the names look like VAR's transformer (M-VAR's, which builds on it, among them)."""
     return "pos_1LC" in state and "word_embed.weight" in state
 
@@ -140,8 +143,7 @@ def tokenizer_targets(config: ResidualConfig, separate: bool | None = None) -> T
         raise CheckpointError(
             f"the tokenizer's norms have {config.autoencoder.groups} groups; the official class has {GROUPS}, always"
         )
-    with torch.device("meta"):
-        state = ResidualTokenizer(config).state_dict()
+    state = without_values(lambda: ResidualTokenizer(config)).state_dict()
     last = len(config.autoencoder.mult) - 1
     separate = config.phi == 0 if separate is None else separate
     shared = config.phi == 1 and not separate
@@ -226,6 +228,7 @@ def transformer_config(
         heads = tensor_of(state, "blocks.0.attn.scale_mul_1H11", 4, TRANSFORMER).shape[1]
     elif heads is None and width % 64:
         raise CheckpointError(f"the {TRANSFORMER} is {width} wide; expected a multiple of 64, or the number of heads")
+    schedule = _sizes(state) if sizes is None else _given(state, sizes)
     try:
         return VARConfig(
             depth=count(state, "blocks."),
@@ -235,7 +238,7 @@ def transformer_config(
             classes=tensor_of(state, "class_emb.weight", 2, TRANSFORMER).shape[0] - 1,
             codes=head.shape[0],
             code_dim=word.shape[1],
-            sizes=_sizes(state) if sizes is None else ScaleSchedule.of(sizes).sizes,
+            sizes=schedule,
             shared_adaln="shared_ada_lin.1.weight" in state,
             l2_norm=scale_mul is not None,
             norm_eps=norm_eps,
@@ -245,40 +248,68 @@ def transformer_config(
         raise CheckpointError(f"the {TRANSFORMER} cannot be read: {error}") from None
 
 
-def _sizes(state: State) -> tuple[Size, ...]:
-    """The schedule of a transformer, from its buffers where they are whole, else from the published ones."""
+def _tokens(state: State) -> tuple[int, int, int]:
+    """Tokens in all, scales, and tokens of the first scale, as the embeddings have them."""
     tokens = tensor_of(state, "pos_1LC", 3, TRANSFORMER).shape[1]
     scales = tensor_of(state, "lvl_embed.weight", 2, TRANSFORMER).shape[0]
-    first = tensor_of(state, "pos_start", 3, TRANSFORMER).shape[1]
-    for lengths in (_level_lengths(state), _mask_lengths(state)):
+    return tokens, scales, tensor_of(state, "pos_start", 3, TRANSFORMER).shape[1]
+
+
+def _given(state: State, sizes: Iterable[int | Iterable[int]]) -> tuple[Size, ...]:
+    """The schedule that was given, which must be the transformer's as far as its tensors show."""
+    schedule, (tokens, scales, first) = ScaleSchedule.of(sizes), _tokens(state)
+    if (schedule.tokens, len(schedule), schedule.lengths[0]) != (tokens, scales, first):
+        raise CheckpointError(
+            f"the scales given (--scales) have {schedule.tokens} tokens in {len(schedule)} scales, but the "
+            f"{TRANSFORMER} has {tokens} in {scales}, {first} of them in the first"
+        )
+    lengths = _lengths(state)
+    if lengths and lengths != [*schedule.lengths]:
+        raise CheckpointError(
+            f"the scales given (--scales) have {schedule.lengths} tokens, but the {TRANSFORMER} has {tuple(lengths)}"
+        )
+    return schedule.sizes
+
+
+def _lengths(state: State) -> list[int]:
+    """Tokens per scale where a buffer shows them, else empty."""
+    tokens, scales, first = _tokens(state)
+    for lengths in (_level_lengths(state, tokens), _mask_lengths(state, tokens)):
         if (len(lengths), sum(lengths), lengths[:1]) == (scales, tokens, [first]):
-            sides = [math.isqrt(length) for length in lengths]
-            if [side * side for side in sides] == lengths and sides == sorted(sides):
-                return ScaleSchedule.of(sides).sizes
+            return lengths
+    return []
+
+
+def _sizes(state: State) -> tuple[Size, ...]:
+    """The schedule of a transformer, from its buffers where they are whole, else from the published ones."""
+    tokens, scales, first = _tokens(state)
+    sides = [math.isqrt(length) for length in _lengths(state)]
+    if sides and [side * side for side in sides] == _lengths(state) and sides == sorted(sides):
+        return ScaleSchedule.of(sides).sizes
     for name in PRESETS:
         preset = ScaleSchedule.preset(name)
         if (len(preset), preset.tokens, preset.lengths[0]) == (scales, tokens, first):
             return preset.sizes
     raise CheckpointError(
-        f"the {TRANSFORMER} has {tokens} tokens in {scales} scales and does not say which; "
-        "no published schedule has, so give it"
+        f"the {TRANSFORMER} has {tokens} tokens in {scales} scales and does not say which; no published schedule has, "
+        f'so give it with --scales "1 2 ...": {scales} sides whose squares add up to {tokens}'
     )
 
 
-def _level_lengths(state: State) -> list[int]:
+def _level_lengths(state: State, tokens: int) -> list[int]:
     """Tokens per scale according to the buffer of level indices; empty where it is absent or broken."""
     levels = state.get("lvl_1L")
-    if levels is None or levels.is_meta or levels.is_floating_point() or levels.numel() == 0:
+    if levels is None or levels.is_meta or levels.dtype not in WHOLE or levels.numel() != tokens:
         return []
     flat = levels.flatten().long()
     whole = int(flat[0]) == 0 and bool(((flat.diff() == 0) | (flat.diff() == 1)).all())
     return flat.bincount().tolist() if whole else []
 
 
-def _mask_lengths(state: State) -> list[int]:
-    """Tokens per scale according to the blocks of the attention mask; empty where it is absent."""
+def _mask_lengths(state: State, tokens: int) -> list[int]:
+    """Tokens per scale according to the blocks of the attention mask; empty where it is absent or broken."""
     mask = state.get("attn_bias_for_masking")
-    if mask is None or mask.is_meta or mask.ndim != 4:
+    if mask is None or mask.is_meta or mask.shape != (1, 1, tokens, tokens):
         return []
     ends = (mask[0, 0] == 0).sum(-1).unique()
     return torch.cat([ends[:1], ends.diff()]).tolist()
@@ -286,8 +317,7 @@ def _mask_lengths(state: State) -> list[int]:
 
 def model_targets(config: VARConfig) -> Targets:
     """Our tensor names of a transformer with this configuration to the official ones."""
-    with torch.device("meta"):
-        return targets_of(VAR(config).state_dict(), TRANSFORMER_NAMES)
+    return targets_of(without_values(lambda: VAR(config)).state_dict(), TRANSFORMER_NAMES)
 
 
 def targets_of(state: State, names: Iterable[tuple[str, str]]) -> Targets:

@@ -1,0 +1,261 @@
+"""The state dicts in a weight file that we know: found wherever trainers nest them, under whatever prefix, averaged
+weights told from plain ones, and what is passed over told by name.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from nextscale.checkpoints.convert import m_var, var
+from nextscale.checkpoints.convert.foreign import SINGLE_SCALE, known_as
+from nextscale.checkpoints.convert.read import read_content
+from nextscale.checkpoints.convert.renaming import readable
+from nextscale.errors import CheckpointError, quoted
+
+Role = Literal["transformer", "tokenizer"]
+
+DEEPEST = 4
+"""Trainers nest state dicts (``trainer.var_wo_ddp``); nobody nests deeper than this."""
+ANCHORS = ("pos_1LC", "quantize")
+"""The first part of a name that every transformer, and every tokenizer, has: what stands before it is a prefix."""
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+"""What DataParallel, torch.compile, FSDP, activation checkpointing and Fabric put into names, anywhere in them."""
+AVERAGED = re.compile(r"(^|[^a-z])(ema|avg|averaged?|swa|shadow)([^a-z]|$)")
+CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One state dict of a known kind.
+
+    place: the keys that lead to it in the file; prefix: what stands before all of its names; state: its tensors by
+    official name; keys: the same by the file's names.
+    """
+
+    role: Role
+    place: tuple[str, ...]
+    prefix: str
+    state: dict[str, Tensor]
+    keys: frozenset[str]
+
+    @property
+    def averaged(self) -> bool:
+        """Whether it is called an average of weights (EMA) where it stands."""
+        parts = (CAPITAL.sub("_", part).lower() for part in (*self.place, *self.prefix.split(".")))
+        return any(AVERAGED.search(part) for part in parts)
+
+    @property
+    def where(self) -> str:
+        """Its place, for a sentence; empty where it is the whole file."""
+        return readable(".".join((*self.place, *filter(None, self.prefix.split(".")))))
+
+    def __str__(self) -> str:
+        """``VAR transformer from ema.module (averaged weights, EMA)``."""
+        kind = f"{'M-VAR' if m_var.is_transformer(self.state) else 'VAR'} {self.role}"
+        averaged = " (averaged weights, EMA)" if self.averaged else ""
+        return f"{kind}{f' from {self.where}' if self.where else ''}{averaged}"
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What is known in one file: tree is all that it holds, ``found`` has at least one state dict."""
+
+    path: Path
+    tree: Any = field(repr=False)
+    found: tuple[Found, ...] = field(repr=False)
+
+    def choose(self, role: Role, ema: bool | None) -> Found | None:
+        """The state dict with this role: averaged weights go first, unless ``ema`` is False. Raises
+        ``CheckpointError`` where two are left.
+        """
+        having = [found for found in self.found if found.role == role]
+        preferred = [found for found in having if found.averaged == (ema is not False)]
+        chosen = preferred or having
+        if len(chosen) > 1:
+            places = " and ".join(found.where or "the file itself" for found in chosen[:2])
+            raise CheckpointError(f"{self.path} holds two {role}s ({places}); expected one")
+        return chosen[0] if chosen else None
+
+    def told(self, taken: Sequence[Found]) -> str:
+        """What was taken from the file, and which plain weights could be taken for averaged ones."""
+        averaged = {found.role for found in taken if found.averaged}
+        plain = [found.where or "the rest" for found in self.found if found.role in averaged and not found.averaged]
+        text = " and ".join(map(str, taken)) or "nothing of it is needed"
+        return f"{text}; --no-ema takes {' and '.join(plain)}" if plain else text
+
+    def passed_over(self, taken: Sequence[Found]) -> list[str]:
+        """The entries of the file, by place, that are no part of the state dicts ``taken``."""
+        left = [found for found in self.found if found not in taken]
+
+        def walk(tree: Mapping[Any, Any], place: tuple[str, ...]) -> Iterator[str]:
+            for key, value in tree.items():
+                here = (*place, _key(key))
+                if any(found.place == place and key in found.keys for found in taken):
+                    continue
+                if isinstance(value, Mapping) and any(found.place[: len(here)] == here for found in taken):
+                    yield from walk(value, here)
+                else:
+                    whole = (found.where for found in left if found.place == place and key in found.keys)
+                    yield next(whole, readable(".".join(here)))
+
+        return list(dict.fromkeys(walk(self.tree, ())))
+
+
+def read_weight_file(path: Path) -> WeightFile:
+    """Read a file and find what we know in it. Raises ``CheckpointError`` where that is nothing."""
+    tree = read_content(path)
+    mappings = list(_mappings(tree, ()))
+    found = tuple(found for place, mapping in mappings for found in _known(path, place, mapping))
+    for one in found:
+        _check_scales(path, one)
+    if not found:
+        raise CheckpointError(f"{path} {_unknown(tree, mappings)}")
+    return WeightFile(path, tree, found)
+
+
+def take(files: Iterable[WeightFile], ema: bool | None) -> dict[Role, tuple[WeightFile, Found]]:
+    """The state dict of each role, and the file that it is in. Raises ``CheckpointError`` where there are several, or
+    not what ``ema`` asks for.
+    """
+    files, roles = list(files), typing.get_args(Role)
+    taken = {role: pair for role in roles if (pair := _only(files, role, ema)) is not None}
+    if ema is not None and any(found.averaged for _, found in taken.values()) is not ema:
+        option, other = ("--ema", "plain") if ema else ("--no-ema", "averaged (EMA)")
+        raise CheckpointError(f"{option} was asked for, but the files hold {other} weights only; leave it out")
+    return taken
+
+
+def _only(files: Iterable[WeightFile], role: Role, ema: bool | None) -> tuple[WeightFile, Found] | None:
+    """The one file with this role. Where a file holds both parts (a trainer's), a file of its own goes before it."""
+    having = [(file, found) for file in files if (found := file.choose(role, ema)) is not None]
+    alone = [(file, found) for file, found in having if {other.role for other in file.found} == {role}]
+    chosen = alone if len(having) > 1 and alone else having
+    if len(chosen) > 1:
+        raise CheckpointError(f"{chosen[0][0].path} and {chosen[1][0].path} both hold a {role}; expected one")
+    return chosen[0] if chosen else None
+
+
+def _mappings(tree: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+    """Every mapping, with the keys that lead to it."""
+    if isinstance(tree, Mapping) and len(place) <= DEEPEST:
+        yield place, tree
+        for name, value in tree.items():
+            yield from _mappings(value, (*place, _key(name)))
+
+
+def _known(path: Path, place: tuple[str, ...], mapping: Mapping[Any, Any]) -> Iterator[Found]:
+    """The state dicts among a mapping's own tensors, one per prefix."""
+    names = [name for name, value in mapping.items() if isinstance(name, str) and isinstance(value, Tensor)]
+    roles = {prefix: _role(names, prefix) for prefix in {prefix for name in names for prefix in _prefixes(name)}}
+    prefixes = sorted(prefix for prefix, role in roles.items() if role is not None)
+    for prefix in prefixes:
+        _check_names(path, mapping)
+        inner = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
+        keys = [name for name in names if name.startswith(prefix) and not (inner and name.startswith(inner))]
+        state: dict[str, Tensor] = {}
+        for key in keys:
+            name = _bare(key.removeprefix(prefix))
+            if name in state:
+                raise CheckpointError(f"{path} holds the tensor {readable(name)} twice, once as {readable(key)}")
+            state[name] = mapping[key]
+        role = roles[prefix]
+        assert role is not None
+        yield Found(role, place, prefix, state, frozenset(keys))
+
+
+def _key(key: object) -> str:
+    """A key of a mapping as text; most are names, some are numbers of any length."""
+    return key if isinstance(key, str) else quoted(key)
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """What stands before a name that begins as those of a transformer or tokenizer do."""
+    parts = name.split(".")
+    for anchor in ANCHORS:
+        if anchor in parts:
+            yield "".join(f"{part}." for part in parts[: parts.index(anchor)])
+
+
+def _bare(name: str) -> str:
+    """A name without what wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _role(names: Iterable[str], prefix: str) -> Role | None:
+    """What the names behind a prefix look like."""
+    bare = {_bare(name.removeprefix(prefix)) for name in names if name.startswith(prefix)}
+    return "transformer" if var.is_transformer(bare) else "tokenizer" if var.is_tokenizer(bare) else None
+
+
+def _check_names(path: Path, mapping: Mapping[Any, Any]) -> None:
+    """Among the tensors of a network, none may have something else than a name."""
+    unnamed = [key for key, value in mapping.items() if isinstance(value, Tensor) and not isinstance(key, str)]
+    if unnamed:
+        raise CheckpointError(f"{path} holds a tensor under {quoted(unnamed[0])}; expected a name")
+
+
+def check_plain(path: Path, found: Found) -> None:
+    """All tensors must be plain ones, whose numbers lie in the file: what only claims to be large is not built.
+
+    Raises ``CheckpointError`` naming the first that is not.
+    """
+    for name, tensor in found.state.items():
+        kind = _kind(tensor)
+        if kind:
+            raise CheckpointError(
+                f"{path}: {readable(name)} is a {kind} tensor; expected a plain one of floating point numbers"
+            )
+        if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: {readable(name)} claims the shape {tuple(tensor.shape)}, but the file does not hold so many "
+                "numbers; expected a tensor that is stored whole (.contiguous())"
+            )
+
+
+def _kind(tensor: Tensor) -> str:
+    """What is special about a tensor; empty for a plain one."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout != torch.strided:
+        return "sparse"
+    if tensor.is_meta:
+        return "meta (empty)"
+    return "quantised" if tensor.is_quantized else ""
+
+
+def _unknown(tree: Any, mappings: Iterable[tuple[tuple[str, ...], Mapping[Any, Any]]]) -> str:
+    """What a file is in which nothing is known, for a sentence."""
+    named = [[_key(name) for name, v in mapping.items() if isinstance(v, Tensor)] for _, mapping in mappings]
+    largest = max(named, key=len, default=[])
+    if not largest:
+        return f"holds no tensors by name ({_glimpse(tree)}); expected a state dict"
+    foreign = known_as(name for names in named for name in names)
+    wanted = "a VAR tokenizer (quantize.embedding.weight, encoder.down.*) nor a VAR transformer"
+    if foreign is not None:
+        return f"is {foreign}; expected {wanted.replace(' nor', ' or')} (pos_1LC, word_embed.weight)"
+    held = f"{len(largest)} tensors, first {readable(largest[0])}"
+    return f"is neither {wanted} (pos_1LC, word_embed.weight); it holds {held}"
+
+
+def _glimpse(tree: Any) -> str:
+    if isinstance(tree, Mapping):
+        names = ", ".join(readable(_key(name)) for name in list(tree)[:4])
+        return f"found a mapping with {names}" if names else "found an empty mapping"
+    return f"found a {type(tree).__name__}"
+
+
+def _check_scales(path: Path, found: Found) -> None:
+    """A tokenizer must be one of many scales, and no VQGAN, whose names are much the same."""
+    several = any(name.startswith(("quantize.quant_resi.", "quantize.ema_vocab")) for name in found.state)
+    if found.role == "tokenizer" and not several:
+        raise CheckpointError(
+            f"{path} is {SINGLE_SCALE}; VAR needs a tokenizer of many scales, such as vae_ch160v4096z32.pth"
+        )
