@@ -207,8 +207,8 @@ def check_parts(plan: Plan, parts: Mapping[str, Any], images: int) -> None:
         if name not in parts:
             raise PlanError(f"the plan uses a part named {name!r}, but the parts are {', '.join(sorted(parts))}")
     for row in plan.rows:
-        model = parts[row.model]
-        if not isinstance(model, NextScaleModel):
+        model: NextScaleModel = parts[row.model]
+        if not hasattr(model, "step"):
             raise PlanError(f"the plan draws with the part {row.model!r}; expected a model, not {type(model).__name__}")
         model.check(schedule)
         check_pairing(row.memory, model.slots)
