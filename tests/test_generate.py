@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from nextscale.errors import InputError, PlanError
 from nextscale.generate import GivenTokens, ScaleEvent, State, generate
@@ -223,7 +225,16 @@ def test_a_canvas_that_is_not_finite_is_refused_with_its_scale(value: float) -> 
             run(plan, model, callback=callback)
 
 
-@pytest.mark.parametrize("latent", [lambda latent: latent.double(), lambda latent: latent.long(), lambda latent: 3])
+@pytest.mark.parametrize(
+    "latent",
+    [
+        lambda latent: latent.double(),
+        lambda latent: latent.long(),
+        lambda latent: latent.to_sparse(),
+        lambda latent: latent.to("meta"),
+        lambda latent: 3,
+    ],
+)
 def test_a_canvas_of_other_numbers_is_refused(latent: Any) -> None:
     model = tiny_var()
     with pytest.raises(InputError, match=r"returned a canvas of .*; expected torch.float32 on cpu, as it was given"):
@@ -242,8 +253,35 @@ def test_a_canvas_changed_at_the_last_scale_is_the_last_canvas() -> None:
     assert float(events[-1].canvas.latent.abs().max()) == 0
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda tokens: tokens.float(), "row 0 is given the tokens tensor.*; expected a tensor of torch.int64"),
+        (lambda tokens: tokens.numpy(), "expected a tensor of torch.int64"),
+        (lambda tokens: None, "row 0 is given the tokens None"),
+        (lambda tokens: tokens + 10_000, "the given tokens of row 0 go from .*; expected 0 to"),
+        (lambda tokens: tokens - 10_000, "the given tokens of row 0 go from -"),
+        (lambda tokens: tokens[:, :0], "have the shape"),
+    ],
+)
+def test_given_tokens_are_looked_at_before_anything_runs(change: Callable[[Tensor], Any], sentence: str) -> None:
+    model = tiny_var()
+    tokens = [torch.zeros(3, *size, dtype=torch.int64) for size in TOKENIZER.schedule]
+    masks = [torch.ones(size, dtype=torch.bool) for size in TOKENIZER.schedule]
+    for given, what in (
+        (GivenTokens([change(one) for one in tokens], masks), sentence),
+        (GivenTokens(tokens, [one.int() for one in masks]), "row 0 is given the mask tensor"),
+        (GivenTokens(None, None), "only 0 maps of them were given"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(PlanError, match=what):
+            run(default_plan(model).with_column(keep="given"), model, given=given)
+
+
 def test_parts_of_the_wrong_kind_are_refused_before_anything_runs() -> None:
     model = tiny_var()
+    for tokenizer in (None, torch.nn.Linear(1, 1)):
+        with pytest.raises(PlanError, match=r"the part 'tokenizer' is .*; expected a tokenizer"):
+            run(default_plan(model), model, tokenizer=tokenizer)
     with pytest.raises(PlanError, match="the part 'refiner'; expected a model, not int"):
         run(default_plan(model).with_column(model="refiner"), model, refiner=3)
     with pytest.raises(PlanError, match="keeps tokens of the part 'source', which holds none"):

@@ -44,6 +44,8 @@ def saved(pipe: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"more_smooth": True, "topk": 5}, 1),
         ({"guidance": 2}, 1),
         ({"num_images": None}, 1),
+        ({"num_inference_steps": 4}, 1),
+        ({"size": [16, 16], "negative_prompt": [""]}, 1),
     ],
 )
 def test_what_means_the_same_is_taken(pipe: Pipeline, arguments: dict[str, Any], images: int) -> None:
@@ -85,7 +87,7 @@ def test_a_translated_argument_draws_what_ours_draws(pipe: Pipeline) -> None:
             "were both given, and mean the same; expected num_images alone",
         ),
         ({"num_samples": 2, "num_images_per_prompt": 3}, "were both given"),
-        ({"latents": "x" * 10_000}, r"latents is 'x{99}\.\.\.;"),
+        ({"latents": "x" * 10_000}, r"latents is 'x{79}\.\.\. \(10002 characters\);"),
     ],
 )
 def test_what_means_something_else_is_answered_in_one_sentence(
@@ -106,7 +108,7 @@ def test_every_habit_names_an_argument_or_says_something() -> None:
     for table, function in tables:
         own = set(inspect.signature(function).parameters)
         assert own.isdisjoint(table)
-        for name, (here, _) in table.items():
+        for name, (here, _, _) in table.items():
             assert here in own if here.isidentifier() else here.format(scales=1, height=2, width=3) != name
 
 
@@ -155,6 +157,26 @@ def test_load_answers_in_one_sentence(saved: Path, arguments: dict[str, Any], se
 def test_a_model_needs_a_name(name: Any) -> None:
     with pytest.raises(InputError, match=r"the model's name is .*; expected a bundled model, a folder or org/name"):
         load(name)
+
+
+def test_a_token_is_never_shown(saved: Path) -> None:
+    for name in ("token", "use_auth_token"):
+        with pytest.raises(
+            InputError, match=f"{name} is not read here; set the environment variable HF_TOKEN"
+        ) as caught:
+            load(saved, **{name: "hf_secret"})
+        assert "hf_secret" not in str(caught.value)
+
+
+def test_a_name_too_long_for_a_file_is_no_model() -> None:
+    with pytest.raises(NextscaleError, match="there is no model"):
+        load("x" * 5000)
+
+
+def test_a_plan_is_asked_for_in_other_words_too(pipe: Pipeline) -> None:
+    assert pipe.plan(topk=3) == pipe.plan(top_k=3)
+    with pytest.raises(InputError, match="no argument 'top_q'; did you mean top_"):
+        pipe.plan(top_q=1)
 
 
 def test_a_pipeline_is_moved_in_other_words_too(pipe: Pipeline) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, PngImagePlugin
@@ -157,6 +161,21 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="cannot be read as a picture"):
         read_recipe(tmp_path / "half.png")
+
+
+@pytest.mark.parametrize("read", [open_picture, read_recipe])
+def test_only_regular_files_are_read(tmp_path: Path, read: Callable[[Any], Any]) -> None:
+    """A pipe would never end, and a number would be a file of the process that is open already."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
+        with pytest.raises(InputError, match=f"{path} cannot be read as a picture .it is no regular file"):
+            read(path)
+    for wrong in (0, None, b"x.png", BytesIO(), Image.new("RGB", (1, 1)), {}):
+        with pytest.raises(InputError, match=r"a picture's file is .*; expected its name"):
+            read(wrong)
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(InputError, match="cannot be read as a picture"):
+            read(name)
 
 
 def test_a_recipe_that_is_not_plain_data_is_refused(tmp_path: Path) -> None:

@@ -230,6 +230,8 @@ def test_a_pipeline_is_moved_and_cast_in_any_order() -> None:
         (("cpu",), {}, torch.bfloat16),
         ((), {"dtype": "float32", "device": "cpu"}, torch.float32),
         ((), {}, torch.float32),
+        (("torch.bfloat16", torch.device("cpu", 0)), {}, torch.bfloat16),
+        (("cpu:0",), {"dtype": torch.float32}, torch.float32),
     ]
     for given, named, dtype in asked:
         assert pipe.to(*given, **named) is pipe
@@ -247,6 +249,8 @@ def test_a_pipeline_is_moved_and_cast_in_any_order() -> None:
         ((torch.int8,), "there is no dtype 'int8'; expected one of auto, float32, bfloat16, float16"),
         ((torch.float16,), "float16 was asked for on a CPU; expected float32 or bfloat16 there"),
         (("cpu", "cuda"), "'cpu' and 'cuda' were both given; expected one device"),
+        ((True,), "there is no device 'True'"),
+        ((torch.nn.Linear(500, 500),), "there is no device 'Linear"),
         (
             (torch.float32, "cpu", torch.bfloat16),
             "torch.float32 and torch.bfloat16 were both given; expected one dtype",
@@ -407,6 +411,8 @@ def test_a_picture_of_no_class_is_that_of_the_null_class(pipe: Pipeline) -> None
         ({"plan": "fast"}, "plan is 'fast'; expected a Plan"),
         ({"parts": [1]}, r"parts is \[1\]; expected a table"),
         ({"callback_on_scale_end": 3}, "callback_on_scale_end is 3; expected a function"),
+        ({"callback_on_scale_end": lambda: None}, r"callback_on_scale_end is .*; expected a function of an event"),
+        ({"callback_on_scale_end": lambda pipe, step, t, kwargs: kwargs}, r"as in f\(event\)"),
         ({"output_type": []}, r"output_type is \[\]"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, replace
 from typing import Any
 
@@ -56,6 +57,7 @@ def test_a_prefix_keeps_the_whole_schedule() -> None:
         ({"guidance": (0.5, 0.4)}, "sum to 0.9; they must sum to 1"),
         ({"guidance": ()}, "guidance has 0 branches"),
         ({"blocks": (1, 0)}, "ascending order"),
+        ({"blocks": (-1,)}, "ascending order"),
         ({"memory": "perfect"}, "no memory 'perfect'"),
     ],
 )
@@ -93,8 +95,9 @@ def test_foreign_data_is_refused(data: dict, sentence: str) -> None:
 def test_a_foreign_schedule_and_a_negative_guidance_are_refused() -> None:
     with pytest.raises(PlanError, match="cannot draw the scales 1 2 5"):
         default_plan(tiny_var(), schedule=ScaleSchedule.of([1, 2, 5]))
-    with pytest.raises(PlanError, match="guidance_scale is -1"):
-        default_plan(tiny_var(), guidance_scale=-1)
+    for scale in (-1, 1e30, math.inf, math.nan):
+        with pytest.raises(PlanError, match=r"guidance_scale is .*; it must lie between 0 and 1,000,000"):
+            default_plan(tiny_var(), guidance_scale=scale)
 
 
 def test_rows_are_plain_data() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,18 @@ def test_what_cannot_be_saved_there(pipe: Pipeline, result: GenerationResult, tm
         result.save("/dev/null")
     with pytest.raises(InputError, match="holds numbers, not pictures; expected one drawn with output_type='pil'"):
         pipe("face", seed=1, output_type="pt").save(tmp_path)
+    for place in (None, 3, BytesIO(), b"x", ""):
+        with pytest.raises(InputError, match=r"the place to save to is .*; expected a folder, or the name of a PNG"):
+            result.save(place)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="cannot be the name of a file here"):
+        pipe("face", seed=1).save(tmp_path / ("x" * 300 + ".png"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("columns", [0, -1, 2.0, True, "2", [2]])
+def test_a_grid_has_a_whole_number_of_columns(result: GenerationResult, columns: Any) -> None:
+    with pytest.raises(InputError, match=r"columns is .*; expected a whole number of at least 1"):
+        result.grid(columns)
 
 
 def test_a_grid_shows_all_and_carries_the_recipe_of_all(result: GenerationResult, tmp_path: Path) -> None:

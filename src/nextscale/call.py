@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,8 +51,10 @@ def understood(
     asked: dict[str, Any] = dict.fromkeys((*given, *SAMPLING)) | UNGIVEN | set_by_hand | translated_too
     output_type, callback, parts = (asked.get(name) for name in ("output_type", "callback_on_scale_end", "parts"))
     kind = checked_output_type(output_type)
-    if callback is not None and not callable(callback):
-        raise InputError(f"callback_on_scale_end is {quoted(callback)}; expected a function of an event")
+    if callback is not None and not _takes_one(callback):
+        raise InputError(
+            f"callback_on_scale_end is {quoted(callback)}; expected a function of an event, as in f(event)"
+        )
     if parts is not None and not isinstance(parts, Mapping):
         raise InputError(f"parts is {quoted(parts)}; expected a table of names and parts")
     request = resolve(
@@ -70,11 +73,22 @@ def understood(
 def bar_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the bar, checked; what other libraries call them is translated."""
     kinds = {"disable": bool, "desc": str, "leave": bool}
-    given = translated({}, settings, BAR, list(kinds))
+    given = {name: plain(value) for name, value in translated({}, settings, BAR, list(kinds)).items()}
     for name, value in given.items():
         if not isinstance(value, kinds[name]):
             raise InputError(f"{name} is {quoted(value)}; expected a {kinds[name].__name__}")
     return given
+
+
+def _takes_one(callback: Any) -> bool:
+    """Whether it can be called with one argument, as far as it says."""
+    try:
+        inspect.signature(callback).bind(None)
+    except ValueError:  # functions in C do not tell their arguments
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 def _ungiven(name: str, value: Any) -> bool:

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from nextscale.errors import InputError
+from nextscale.errors import InputError, quoted
+from nextscale.values import is_whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")  # as Linux spells them in /proc/cpuinfo
@@ -27,13 +29,13 @@ of which it uses, leaves it two thirds."""
 TURNS, TURN_SECONDS = 3, 0.05
 
 
-def choose_device(name: str | torch.device = "auto") -> tuple[torch.device, str]:
-    """The device called ``name`` (``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``) and the reason in a few words.
+def choose_device(name: str | torch.device | int = "auto") -> tuple[torch.device, str]:
+    """The device called ``name`` (``auto``, ``cpu``, ``cuda``, ``cuda:1`` or 1, ``mps``) and the reason in a few words.
 
     Raises:
         InputError: there is no such device, or this machine or this build of PyTorch has none.
     """
-    wanted = str(name)
+    wanted = f"cuda:{name}" if is_whole(name) else str(name).replace("cpu:0", "cpu")
     if wanted == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda"), f"{torch.cuda.get_device_name()} is available"
@@ -41,7 +43,7 @@ def choose_device(name: str | torch.device = "auto") -> tuple[torch.device, str]
             return torch.device("mps"), "Apple's GPU is available"
         return torch.device("cpu"), f"no GPU that PyTorch {torch.__version__} can use"
     if re.fullmatch(r"cpu|mps|cuda(:\d+)?", wanted) is None:
-        raise InputError(f"there is no device {wanted!r}; expected auto, cpu, cuda, cuda:1 (and so on) or mps")
+        raise InputError(f"there is no device {quoted(wanted)}; expected auto, cpu, cuda, cuda:1 (and so on) or mps")
     if wanted.startswith("cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(wanted.removeprefix("cuda").removeprefix(":") or 0) >= count:
@@ -66,28 +68,34 @@ def choose_dtype(name: str | torch.dtype, device: torch.device) -> tuple[torch.d
     if wanted == "auto":
         return _auto_dtype(device)
     if wanted not in DTYPES:
-        raise InputError(f"there is no dtype {wanted!r}; expected one of auto, {', '.join(DTYPES)}")
+        raise InputError(f"there is no dtype {quoted(wanted)}; expected one of auto, {', '.join(DTYPES)}")
     if wanted == "float16" and device.type == "cpu":
         raise InputError("float16 was asked for on a CPU; expected float32 or bfloat16 there")
     return DTYPES[wanted], "as asked"
 
 
 def place(
-    given: Sequence[torch.device | torch.dtype | str | int], current: torch.device
+    given: Sequence[torch.device | torch.dtype | str | int | None],
+    device: torch.device | str | int | None,
+    dtype: torch.dtype | str | None,
+    current: torch.device,
 ) -> tuple[torch.device | None, torch.dtype | None]:
-    """The device and the number type among ``given``, at most one of each and in any order; None for what is not named.
+    """The device and the number type that are named, at most one of each; None for what is not.
 
-    As PyTorch's ``to``: ``("cuda", torch.bfloat16)``, ``(torch.float32,)``, ``(1,)`` for the second CUDA device.
-    current: where the networks are. Raises ``InputError`` as the two functions above, and for a second one of a kind.
+    given: as for PyTorch's ``to``, in any order: ``("cuda", torch.bfloat16)``, ``(torch.float32,)``, ``(1,)`` for the
+    second CUDA device; device, dtype: the same by name. current: where the networks are. Raises ``InputError`` as the
+    two functions above, and for a second one of a kind.
     """
-    numbers = [one for one in given if isinstance(one, torch.dtype) or str(one) in DTYPES]
-    devices = [one for one in given if one not in numbers]
-    for kind, named in (("device", devices), ("dtype", numbers)):
+    dtypes, devices = list[Any](), list[Any]()
+    for one in given:
+        is_dtype = isinstance(one, torch.dtype) or str(one).removeprefix("torch.") in DTYPES
+        (dtypes if is_dtype else devices).append(one)
+    devices, dtypes = ([one for one in some if one is not None] for some in ([*devices, device], [*dtypes, dtype]))
+    for kind, named in (("device", devices), ("dtype", dtypes)):
         if len(named) > 1:
-            raise InputError(f"{named[0]!r} and {named[1]!r} were both given; expected one {kind}")
-    wanted = [f"cuda:{one}" if isinstance(one, int) else str(one) for one in devices]
-    device = choose_device(wanted[0])[0] if wanted else None
-    return device, choose_dtype(str(numbers[0]), device or current)[0] if numbers else None
+            raise InputError(f"{quoted(named[0])} and {quoted(named[1])} were both given; expected one {kind}")
+    chosen = choose_device(devices[0])[0] if devices else None
+    return chosen, choose_dtype(dtypes[0], chosen or current)[0] if dtypes else None
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -36,7 +36,8 @@ def quoted(value: object, most: int = 80) -> str:
     try:
         shown = " ".join(line.strip() for line in repr(value).splitlines())  # arrays are written on several
     except (ValueError, RecursionError):  # an integer of more digits than Python writes out; endless nesting
-        return f"a value of type {type(value).__name__}, too long to show"
+        kind = "number of thousands of digits" if isinstance(value, int) else f"{type(value).__name__} too long to show"
+        return f"a {kind}"
     return shown if len(shown) <= most else f"{shown[:most]}... ({len(shown)} characters)"
 
 

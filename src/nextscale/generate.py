@@ -22,7 +22,9 @@ from nextscale.memory.make import check_pairing, make_memory
 from nextscale.models.base import Condition, NextScaleModel
 from nextscale.plan import Plan, Row
 from nextscale.sampling import Noise, filter_logits, smooth_weights
+from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.base import Canvas, Tokenizer
+from nextscale.values import listed
 
 
 @dataclass(frozen=True)
@@ -142,21 +144,25 @@ def _carry_out(
 
 def _like(canvas: Canvas, other: Canvas) -> Canvas:
     """A callback's canvas, which must stand where the loop's own does."""
-    kind, expected_kind = (
-        f"{getattr(c.latent, 'dtype', 'no tensor')} on {getattr(c.latent, 'device', 'no device')}"
-        for c in (other, canvas)
-    )
+    kind, expected_kind = map(_kind, (other, canvas))
     if kind != expected_kind:
         raise InputError(
             f"callback_on_scale_end returned a canvas of {kind}; expected {expected_kind}, as it was given"
         )
-    found, expected = ((tuple(c.latent.shape), c.done, c.schedule.sizes) for c in (other, canvas))
+    found, expected = ((tuple(c.latent.shape), c.done, tuple(c.schedule)) for c in (other, canvas))
     if found != expected:
         raise InputError(
             f"callback_on_scale_end returned a canvas of shape {found[0]} after {found[1]} scales of {len(found[2])}; "
             f"expected {expected[0]} after {expected[1]} of {len(expected[2])}, as it was given"
         )
     return other
+
+
+def _kind(canvas: Canvas) -> str:
+    latent, schedule = canvas.latent, canvas.schedule
+    if not isinstance(latent, Tensor) or not isinstance(schedule, ScaleSchedule):
+        return f"{type(latent).__name__} and {type(schedule).__name__}"
+    return f"{latent.dtype} on {latent.device}" + ("" if latent.layout == torch.strided else f", {latent.layout}")
 
 
 def _begin(plan: Plan, row: Row, model: NextScaleModel, features: Any, images: int) -> tuple[Condition, Memory]:
@@ -216,17 +222,27 @@ def check_parts(plan: Plan, parts: Mapping[str, Any], images: int) -> None:
             raise PlanError(
                 f"the plan runs block {row.blocks[-1]}, but {row.model!r} has blocks 0 to {len(model.blocks) - 1}"
             )
-    plan.check_top_k(parts["tokenizer"].code_count)
+    tokenizer = parts["tokenizer"]
+    if not isinstance(tokenizer, Tokenizer):
+        raise PlanError(f"the part 'tokenizer' is {quoted(tokenizer)}; expected a tokenizer")
+    plan.check_top_k(tokenizer.code_count)
     for k, row in enumerate(plan.rows):
         if row.keep is not None:
             if not isinstance(parts[row.keep], GivenTokens):
                 raise PlanError(f"the plan keeps tokens of the part {row.keep!r}, which holds none")
-            _check_given(k, row, parts[row.keep], images)
+            _check_given(k, row, parts[row.keep], images, tokenizer.code_count)
 
 
-def _check_given(k: int, row: Row, given: GivenTokens, images: int) -> None:
-    if len(given.tokens) <= k or len(given.masks) <= k:
-        raise PlanError(f"row {k} keeps given tokens, but only {len(given.tokens)} maps of them were given")
+def _check_given(k: int, row: Row, given: GivenTokens, images: int, codes: int) -> None:
+    tokens, mask = (listed(maps) or [] for maps in (given.tokens, given.masks))
+    if len(tokens) <= k or len(mask) <= k:
+        raise PlanError(f"row {k} keeps given tokens, but only {len(tokens)} maps of them were given")
+    for what, found, kind in (("tokens", tokens[k], torch.int64), ("mask", mask[k], torch.bool)):
+        if not isinstance(found, Tensor) or found.dtype != kind:
+            raise PlanError(f"row {k} is given the {what} {quoted(found)}; expected a tensor of {kind}")
     expected, found = (images, *row.size), tuple(given.tokens[k].shape)
     if found != expected:
         raise PlanError(f"the given tokens of row {k} have the shape {found}; expected {expected}")
+    low, high = (int(one) for one in given.tokens[k].aminmax())
+    if low < 0 or high >= codes:
+        raise PlanError(f"the given tokens of row {k} go from {low} to {high}; expected 0 to {codes - 1}")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nextscale.errors import InputError, quoted
-from nextscale.values import is_real, plain
+from nextscale.values import is_real, listed, plain
 
 
 class UnknownArgument(InputError, TypeError):
@@ -23,11 +23,12 @@ class UnknownAttribute(InputError, AttributeError):
 
 class Habit(NamedTuple):
     """here: the argument that means the same, or a phrase that says what to do instead; fine: values that ask for what
-    is done anyway.
+    is done anyway, lists as tuples; secret: the value is not to be shown.
     """
 
     here: str
     fine: tuple[Any, ...] = ()
+    secret: bool = False
 
 
 MIX = Habit("mixing of classes is not possible yet; class_labels names one class per picture")
@@ -36,6 +37,7 @@ PICTURE = Habit("a call starts from no picture; pipe.encode(picture) gives its t
 STEPS = Habit("there is one step per scale, {scales} here; plan=pipe.plan().prefix(n) stops after n of them")
 CALLBACK = Habit("callback_on_scale_end=f is called as f(event) after every scale")
 WEIGHTS = Habit("load reads tokenizer and model of one checkpoint; exchange parts with pipe.tokenizer or pipe.model")
+TOKEN = Habit("set the environment variable HF_TOKEN, or log in with hf auth login", (False,), secret=True)
 QUANTISED = Habit("weights are loaded as dtype says: float32, bfloat16 or float16", (False,))
 MEMORY = Habit("device names the one place where the networks go; nothing is spread or offloaded")
 
@@ -64,7 +66,8 @@ CALL: Mapping[str, Habit] = {
     "cfg_scale": Habit("guidance_scale is w in uncond + w (cond - uncond), and 1 switches it off"),
     "guidance": Habit("guidance_scale"),
     "negative_prompt": Habit(
-        "a model of classes reads no negative prompt; guidance_scale moves away from the picture of no class", ("", [])
+        "a model of classes reads no negative prompt; guidance_scale moves away from the picture of no class",
+        ("", (), ("",)),
     ),
     "height": Habit("this model draws {height}x{width} pixels (height x width) and no other size"),
     "width": Habit("this model draws {height}x{width} pixels (height x width) and no other size"),
@@ -129,8 +132,8 @@ LOAD: Mapping[str, Habit] = {
     "force_download": Habit("delete the folder in the cache, and it is fetched anew", (False,)),
     "resume_download": Habit("a download is taken up again by itself", (True, False)),
     "cache_dir": Habit("the environment variable NEXTSCALE_CACHE names the cache's folder"),
-    "token": Habit("set the environment variable HF_TOKEN, or log in with hf auth login", (False,)),
-    "use_auth_token": Habit("set the environment variable HF_TOKEN, or log in with hf auth login", (False,)),
+    "token": TOKEN,
+    "use_auth_token": TOKEN,
     "proxies": Habit("set the environment variable HTTPS_PROXY"),
     "mirror": Habit("set the environment variable HF_ENDPOINT"),
     "safety_checker": Habit("there is no safety checker", (False,)),
@@ -224,13 +227,13 @@ def translated(
             continue
         if name not in habits:
             raise UnknownArgument(f"there is no argument {quoted(name)}; {_nearest(name, habits, own)}")
-        here, fine = habits[name]
+        here, fine, secret = habits[name]
         if here in own:
             if here in given or here in found:
                 raise UnknownArgument(f"{name} and {here} were both given, and mean the same; expected {here} alone")
             found[here] = value
         elif not _among(value, (*fine, facts[name]) if name in facts else fine):
-            raise UnknownArgument(f"{name} is {quoted(value)}; {here.format(**facts)}")
+            raise UnknownArgument(f"{name} is {'not read here' if secret else quoted(value)}; {here.format(**facts)}")
     return found
 
 
@@ -244,7 +247,8 @@ def missing_attribute(name: str) -> AttributeError:
 
 
 def _among(value: Any, fine: Iterable[Any]) -> bool:
-    value = plain(value)
+    entries = listed(value)
+    value = plain(value) if entries is None else tuple(entries)
     return any(value == one for one in fine if type(value) is type(one) or (is_real(value) and is_real(one)))
 
 

@@ -10,14 +10,16 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from nextscale.decoding import DAMAGE, decode, reason, visible
-from nextscale.errors import InputError
+from nextscale.errors import InputError, quoted
 from nextscale.files import free_name, written_aside
+from nextscale.values import is_whole, plain
 
 RECIPE_KEY = "nextscale"  # the PNG text chunk that holds the recipe as JSON
 BACKGROUND, INK = "white", "#444444"
@@ -62,12 +64,15 @@ def grid(
         labels: one short text to stand under each picture.
 
     Raises:
-        InputError: there is no picture, or the labels are not one for each.
+        InputError: there is no picture, the labels are not one for each, or there cannot be so many columns.
     """
     if not images:
         raise InputError("a grid was asked for, but there are 0 pictures; expected at least 1")
     if labels is not None and len(labels) != len(images):
         raise InputError(f"there are {len(labels)} labels for {len(images)} pictures; expected one for each")
+    columns = plain(columns)
+    if columns is not None and not (is_whole(columns) and columns > 0):
+        raise InputError(f"columns is {quoted(columns)}; expected a whole number of at least 1")
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
     rows = math.ceil(len(images) / columns)
     width, height = images[0].width * scale, images[0].height * scale
@@ -154,12 +159,9 @@ def open_picture(path: Path | str) -> Image.Image:
     Raises:
         InputError: there is no such file, or it is no picture.
     """
-    if os.path.lexists(path) and not Path(path).is_file():
-        raise InputError(f"{path} cannot be read as a picture (it is no regular file); expected a picture")
+    content = _content(path)
     try:
-        picture, remarks = decode(Path(path).read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}; expected a picture") from error
+        picture, remarks = decode(content)
     except DAMAGE as error:
         raise InputError(f"{path} cannot be read as a picture ({reason(error)})") from error
     for remark in remarks:
@@ -173,7 +175,13 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
     Raises:
         InputError: no such file, no picture, or a picture without a recipe.
     """
-    text = getattr(_open(path), "text", {}).get(RECIPE_KEY)
+    content = _content(path)
+    try:
+        image = Image.open(BytesIO(content))
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as a picture ({reason(error)})") from error
+    text = getattr(image, "text", {}).get(RECIPE_KEY)
     if text is None:
         raise InputError(f"{path} carries no recipe; expected a PNG that nextscale wrote, as it was written")
     try:
@@ -187,16 +195,18 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
     return recipe
 
 
-def _open(path: Path | str) -> Image.Image:
+def _content(path: Path | str) -> bytes:
+    """The bytes of a picture's file, which must be a regular one: a pipe or a device may never end."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"a picture's file is {quoted(path)}; expected its name")
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise InputError(f"{path} cannot be read as a picture (it is no regular file); expected a picture")
     try:
-        with open(path, "rb") as file:
-            image = Image.open(file)
-            image.load()
+        return Path(path).read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}; expected a picture") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as a picture ({error})") from error
-    return image
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
+        raise InputError(f"{path} cannot be read as a picture ({getattr(error, 'strerror', None) or error})") from error
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:

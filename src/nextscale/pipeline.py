@@ -28,9 +28,9 @@ from nextscale.checkpoints.store import load_component, read_config, save_checkp
 from nextscale.coder import Coder
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.device import choose_device, choose_dtype, place
-from nextscale.errors import CheckpointError, InputError, PlanError, quoted
+from nextscale.errors import CheckpointError, InputError, quoted
 from nextscale.generate import Callback, generate
-from nextscale.habits import LOAD, TO, missing_attribute, translated
+from nextscale.habits import CALL, LOAD, TO, missing_attribute, translated
 from nextscale.models.base import NextScaleModel
 from nextscale.pictures import fit
 from nextscale.plan import Plan, default_plan
@@ -109,10 +109,10 @@ class Pipeline(Coder):
         given: a device, a number type, or both in either order, as in ``to("cuda", torch.bfloat16)``. Raises
         ``InputError``, with nothing moved, for a device that is not here or a number type that it does not compute in.
         """
-        asked = {name: one for name, one in (("device", device), ("dtype", dtype)) if one is not None}
-        asked |= translated(asked, elsewhere, TO, ["device", "dtype"])
-        named = [one for one in (*given, *asked.values()) if one is not None]
-        to_device, to_dtype = place(named, self.device)
+        asked: dict[str, Any] = {"device": device, "dtype": dtype}
+        named = {name for name, one in asked.items() if one is not None}
+        asked |= translated(dict.fromkeys(named), elsewhere, TO, [*asked])
+        to_device, to_dtype = place(given, asked["device"], asked["dtype"], self.device)
         for module in (self.tokenizer, self.model):
             module.to(device=to_device, dtype=to_dtype)
         self.device_reason = self.device_reason if to_device is None else "as asked"
@@ -121,10 +121,9 @@ class Pipeline(Coder):
 
     def plan(self, **sampling: Any) -> Plan:
         """The plan of a call with these sampling arguments; what is ``None`` or absent comes from ``defaults``."""
-        unknown = sorted(set(sampling) - set(SAMPLING))
-        if unknown:
-            raise PlanError(f"{unknown[0]!r} is no sampling argument of a plan")
-        given = {name: value for name, value in sampling.items() if value is not None}
+        own = {name: value for name, value in sampling.items() if name in SAMPLING and value is not None}
+        others = {name: value for name, value in sampling.items() if name not in SAMPLING}
+        given = own | translated(own, others, CALL, SAMPLING, **self._facts())
         return default_plan(self.model, **(self.defaults | given))
 
     def price(self, plan: Plan, images: int = 1) -> Price:
@@ -236,8 +235,9 @@ class Pipeline(Coder):
 
     def _facts(self) -> dict[str, Any]:
         """What a sentence about another library's argument mentions."""
-        height, width = self.resolution
-        return {"height": height, "width": width, "size": (height, width), "scales": len(self.model.schedule)}
+        (height, width), scales = self.resolution, len(self.model.schedule)
+        steps = dict.fromkeys(("scales", "num_inference_steps", "num_steps", "steps"), scales)
+        return {"height": height, "width": width, "size": (height, width)} | steps
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, *, overwrite: bool = False) -> None:
         """Write a checkpoint folder that :func:`load` reads, in ``dtype`` or in the number type that the networks have

@@ -20,6 +20,9 @@ from nextscale.sampling import ORDER, smooth_settings
 from nextscale.scales import ScaleSchedule, Size
 from nextscale.values import is_real, is_whole, listed, plain
 
+MOST_GUIDANCE = 1_000_000
+"""Beyond it, what the weights of the branches leave of logits in float32 is rounding."""
+
 
 def _whole(value: Any) -> int:
     value = plain(value)
@@ -208,8 +211,10 @@ def default_plan(
     guidance_scale = _read("guidance_scale", guidance_scale, _real, "a number")
     if not isinstance(smooth, bool):
         raise PlanError(f"smooth is {quoted(smooth)}; it must be True or False")
-    if not 0 <= guidance_scale < math.inf:
-        raise PlanError(f"guidance_scale is {guidance_scale}; it must be at least 0 and finite, and 1 switches it off")
+    if not 0 <= guidance_scale <= MOST_GUIDANCE:
+        raise PlanError(
+            f"guidance_scale is {guidance_scale}; it must lie between 0 and {MOST_GUIDANCE:,}, and 1 switches it off"
+        )
     weights = SCHEDULES[model.guidance](guidance_scale, schedule)
     rows = []
     for k, size in enumerate(schedule):
@@ -245,7 +250,7 @@ def _check_row(k: int, row: Row, first: Row) -> None:
         refuse(f"guidance has {len(row.guidance)} branches, row 0 has {len(first.guidance)}; all rows need the same")
     if not abs(sum(row.guidance) - 1) <= 1e-6:
         refuse(f"guidance weights {row.guidance} sum to {sum(row.guidance):g}; they must sum to 1")
-    if row.blocks is not None and (not row.blocks or list(row.blocks) != sorted(set(row.blocks))):
+    if row.blocks is not None and (not row.blocks or list(row.blocks) != sorted(set(row.blocks)) or row.blocks[0] < 0):
         refuse(f"blocks is {quoted(row.blocks)}; it must list some blocks in ascending order, or be None for all")
     if row.blocks != first.blocks:
         refuse("blocks differ from row 0; memories here need the same blocks at every scale")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from io import BytesIO
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,8 +107,10 @@ class GenerationResult:
         where nothing can be written, and for a file that exists.
         """
         self._need_pictures()
+        if not isinstance(path, str | PathLike) or not str(path):
+            raise InputError(f"the place to save to is {quoted(path)}; expected a folder, or the name of a PNG")
         path = Path(path)
-        if path.suffix.lower() in Image.registered_extensions() and not path.is_dir():
+        if path.suffix.lower() in Image.registered_extensions() and not os.path.isdir(path):
             return [self._save_one(path, overwrite)]
         check_writable(path)
         written = []

@@ -23,6 +23,7 @@ from nextscale.tokenizers.base import Tokenizer
 from nextscale.values import listed
 
 Picture = Image.Image | str | Path | np.ndarray
+WHOLE = {getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)}
 FORMAT = "nextscale-tokens-1"
 EXPECTED = "expected one map (B, h, w) of whole numbers per scale, as pipe.encode or result.tokens gives them"
 
@@ -44,7 +45,9 @@ def pictures_of(given: Any) -> list[Image.Image]:
 
     Raises ``InputError`` for anything else.
     """
-    several = None if isinstance(given, Image.Image | str | Path) or getattr(given, "ndim", 0) == 3 else listed(given)
+    several = (
+        None if isinstance(given, Image.Image | str | Path) or getattr(given, "ndim", 0) in (2, 3) else listed(given)
+    )
     if several == []:
         raise InputError("there is no picture in the list; expected at least one")
     return [_picture(one) for one in ([given] if several is None else several)]
@@ -87,8 +90,10 @@ def _map(k: int, given: Any, size: tuple[int, int], codes: int) -> Tensor:
         tokens = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"the tokens of scale {k} are {quoted(given)}; {EXPECTED}") from None
-    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+    if tokens.dtype not in WHOLE:
         raise InputError(f"the tokens of scale {k} are of the type {tokens.dtype}; {EXPECTED}")
+    if tokens.layout != torch.strided or tokens.is_meta:
+        raise InputError(f"the tokens of scale {k} are {quoted(tokens)}; {EXPECTED}")
     tokens = tokens[None] if tokens.ndim == 2 else tokens
     if tokens.ndim != 3 or tuple(tokens.shape[1:]) != size or not len(tokens):
         raise InputError(

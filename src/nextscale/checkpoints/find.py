@@ -4,6 +4,7 @@ hub's client, which takes a second to import, comes in only when something is to
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def model_folder(name: str | Path, revision: str | None = None) -> Path:
     revision: a branch, tag or commit of what comes from the hub. Raises ``CheckpointError`` if there is no such model,
     it cannot be fetched, or was changed after it was; and ``InputError`` for a revision of what has none.
     """
-    if isinstance(name, str) and name not in bundled_names() and not Path(name).exists():
+    if isinstance(name, str) and name not in bundled_names() and not os.path.exists(name):
         if model := published(name):
             folder = converted_folder(model, revision)
             if folder.is_dir():
@@ -41,4 +42,4 @@ def _on_disk(path: Path) -> bool:
     """Whether a name that could be a repository's means a folder that is missing, which the hub need not be asked for:
     one in a folder that is there, or what training calls its result.
     """
-    return path.parent.is_dir() or path.name == "export"
+    return os.path.isdir(path.parent) or path.name == "export"

@@ -42,9 +42,9 @@ def checkpoint_folder(name: str | Path) -> Path:
     if str(name) in [path.parent.name for path in BUNDLED.glob("*/config.json")]:
         return BUNDLED / str(name)
     folder = Path(name)
-    if (folder / "config.json").is_file():
+    if os.path.isfile(folder / "config.json"):  # False for a name too long, where pathlib's own raises
         return folder
-    if folder.is_dir():
+    if os.path.isdir(folder):
         raise CheckpointError(f"{folder} is a folder but no checkpoint: it has no config.json")
     if model := published(str(name)):
         folder = converted_folder(model)

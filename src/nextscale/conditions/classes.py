@@ -261,7 +261,11 @@ class ClassVocabulary:
             if not self.styles:
                 raise InputError(f"the style {quoted(style)} was asked for, but this model has no styles; leave it out")
             if not isinstance(style, str) or style not in known:
-                near = difflib.get_close_matches(str(style).lower(), self.styles, n=1, cutoff=0.5)
+                near = (
+                    difflib.get_close_matches(style.lower(), self.styles, n=1, cutoff=0.5)
+                    if isinstance(style, str)
+                    else []
+                )
                 guess = f"did you mean {near[0]!r}? " if near else ""
                 raise InputError(f"there is no style {quoted(style)}; {guess}expected one of {', '.join(self.styles)}")
         return [known[style] for style in asked]
