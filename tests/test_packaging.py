@@ -89,3 +89,9 @@ def test_every_folder_has_its_line() -> None:
     }
     assert missing == set()
     assert {line for line in described if not (ROOT / line).is_dir()} == set()
+
+
+def test_every_file_at_the_top_of_the_package_has_its_line() -> None:
+    described = re.findall(r"^\| `(\w+\.py)` \|", text("docs/folders.md"), re.MULTILINE)
+    files = {path.name for path in (ROOT / "src/nextscale").glob("*.py") if not path.name.startswith("__")}
+    assert sorted(described) == sorted(files)

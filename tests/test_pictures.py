@@ -143,7 +143,12 @@ def test_pictures_without_a_readable_recipe_are_refused(tmp_path: Path) -> None:
     plain(RED).save(tmp_path / "plain.jpg")
     with pytest.raises(InputError, match="carries no recipe"):
         read_recipe(tmp_path / "plain.jpg")
-    for text, message in [("{half", "cannot be read"), ("[1]", "is a list")]:
+    for text, message in [
+        ("{half", "is not valid JSON"),
+        ("[" * 100_000, "nested"),
+        ("9" * 5000, "digits"),
+        ("[1]", "is a list"),
+    ]:
         info = PngImagePlugin.PngInfo()
         info.add_itxt("nextscale", text)
         plain(RED).save(tmp_path / "odd.png", pnginfo=info)

@@ -6,6 +6,7 @@ bfloat16 is chosen where the machine multiplies it in hardware, because only the
 from __future__ import annotations
 
 import mmap
+import os
 import platform
 import re
 import sys
@@ -96,6 +97,16 @@ def place(
             raise InputError(f"{quoted(named[0])} and {quoted(named[1])} were both given; expected one {kind}")
     chosen = choose_device(devices[0])[0] if devices else None
     return chosen, choose_dtype(dtypes[0], chosen or current)[0] if dtypes else None
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Bytes of memory that ``device`` has in all; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no such question on Windows
+        return None
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -84,10 +84,11 @@ def free_name(path: Path) -> Path:
     return next(other for other in numbered if not os.path.lexists(other))
 
 
-def sha256(path: Path) -> str:
-    """The digest of a file's bytes in 64 hex digits."""
+def sha256(path: Path, start: int = 0) -> str:
+    """The digest of a file's bytes from ``start`` on in 64 hex digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
+        file.seek(start)
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

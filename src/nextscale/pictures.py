@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from nextscale.decoding import DAMAGE, decode, reason, visible
+from nextscale.documents import parse_json
 from nextscale.errors import InputError, quoted
 from nextscale.files import free_name, written_aside
 from nextscale.values import is_whole, plain
@@ -184,12 +185,7 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
     text = getattr(image, "text", {}).get(RECIPE_KEY)
     if text is None:
         raise InputError(f"{path} carries no recipe; expected a PNG that nextscale wrote, as it was written")
-    try:
-        recipe = json.loads(text)
-    except (ValueError, RecursionError) as error:  # no JSON, or numbers of 5,000 digits, or lists in lists in lists
-        raise InputError(
-            f"the recipe in {path} cannot be read ({error}); expected JSON that nextscale wrote"
-        ) from error
+    recipe = parse_json(text, f"the recipe in {path}")
     if not isinstance(recipe, dict):
         raise InputError(f"the recipe in {path} is a {type(recipe).__name__}; expected a table of names and values")
     return recipe

@@ -7,7 +7,6 @@ ours. A file that lies in its place already, put there by hand perhaps, or in th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from nextscale.checkpoints.published import in_one_name, models_cache
 from nextscale.documents import read_json
 from nextscale.errors import CheckpointError, InputError
+from nextscale.files import sha256, write_text
 from nextscale.settings import build
 
 REASONS: Sequence[tuple[type[Exception], str]] = (
@@ -93,10 +93,7 @@ def remember(files: Sequence[Fetched]) -> None:
     for fetched in files:
         record = Wanted(fetched.repo, fetched.file, fetched.revision).record
         if not record.exists():
-            record.parent.mkdir(parents=True, exist_ok=True)
-            aside = record.with_name(f".{record.name}.{os.getpid()}.tmp")
-            aside.write_text(json.dumps(asdict(fetched), indent=2) + "\n")
-            os.replace(aside, record)
+            write_text(record, json.dumps(asdict(fetched), indent=2) + "\n", overwrite=True)
 
 
 def _one(wanted: Wanted, others: Sequence[Wanted]) -> tuple[Path, Fetched]:
@@ -107,7 +104,7 @@ def _one(wanted: Wanted, others: Sequence[Wanted]) -> tuple[Path, Fetched]:
             path, commit = Path(cached), Path(cached).parent.name
         else:
             commit = _download(wanted, others)
-    fetched = Fetched(wanted.repo, wanted.file, wanted.revision, commit, _sha256(path), path.stat().st_size)
+    fetched = Fetched(wanted.repo, wanted.file, wanted.revision, commit, sha256(path), path.stat().st_size)
     if wanted.record.is_file():
         try:
             known = build(Fetched, read_json(wanted.record))
@@ -147,7 +144,7 @@ def _download(wanted: Wanted, others: Sequence[Wanted]) -> str:
             f"{wanted.file} of {wanted.repo} at {wanted.revision!r} cannot be fetched ({reason(error)}). "
             f"To fetch it by hand, {_by_hand(others)}"
         ) from error
-    if re.fullmatch(r"[0-9a-f]{64}", about.etag) and _sha256(part) != about.etag:
+    if re.fullmatch(r"[0-9a-f]{64}", about.etag) and sha256(part) != about.etag:
         part.unlink()
         raise CheckpointError(
             f"{wanted.file} of {wanted.repo} arrived damaged: its sha256 is not {about.etag[:16]}..., which the hub "
@@ -188,11 +185,6 @@ def _transfer(url: str, part: Path, size: int, shown: str) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_disk_error(error: Exception) -> bool:

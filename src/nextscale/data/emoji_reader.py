@@ -14,6 +14,7 @@ from PIL import Image
 
 from nextscale.data.emoji import FORMAT_VERSION, STYLES
 from nextscale.data.images import ImageData, InMemory, check_split, existing_folder
+from nextscale.documents import read_json
 from nextscale.errors import InputError, quoted
 
 FIELDS = {
@@ -30,11 +31,11 @@ def holds_emoji(folder: Path | str) -> bool:
     if not path.is_file():
         return False
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = read_json(path)
         return description.get("kind") == "emoji" or "format_version" in description["recipe"]
     except (AttributeError, LookupError, TypeError):
         return False
-    except (OSError, ValueError, RecursionError):
+    except InputError:
         return any((path.parent / "images" / style).is_dir() for style in STYLES)
 
 
@@ -46,9 +47,9 @@ def read_description(folder: Path | str) -> dict[str, Any]:
     """
     path = Path(folder) / "dataset.json"
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = read_json(path)
         version, resolution = (description["recipe"][key] for key in ("format_version", "resolution"))
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"{path} cannot be read as the description of an emoji set; build the set again") from error
     if version != FORMAT_VERSION:
         raise InputError(f"{path} has format version {quoted(version)}; expected {FORMAT_VERSION}: build the set again")
@@ -60,9 +61,9 @@ def read_description(folder: Path | str) -> dict[str, Any]:
 def read_licences(folder: Path | str) -> list[dict[str, str]]:
     """What an emoji set says of the licences of its drawings; empty for every other folder."""
     try:
-        described = json.loads((Path(folder) / "dataset.json").read_text(encoding="utf-8"))
+        described = read_json(Path(folder) / "dataset.json")
         found = [{key: str(of[key]) for key in LICENCE} for of in described["licences"].values()]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         return []
     return found
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,15 +23,16 @@ from torch import Tensor
 
 from nextscale import decoding
 from nextscale.data.cache import cache_file
-from nextscale.data.found import PassedOver, plain
+from nextscale.data.found import PassedOver, in_utf8
 from nextscale.data.images import THREADS, ImageData, InMemory, OnDemand
 from nextscale.data.pictures import RESIZE, decode, resize
 from nextscale.data.sides import hash_of
+from nextscale.device import memory_of
 from nextscale.errors import InputError
 
 LONGER = 1.4  # a usual picture's longer side over its shorter one
 CHUNK = 1024
-USUAL_MEMORY = 8 << 30
+USUAL_MEMORY = 8 << 30  # of small machines, where the system does not say
 FEW = 3  # images of a side of which at least one should be of use
 
 Progress = Callable[[int, int], None]
@@ -53,7 +53,7 @@ class Entry:
     size: int = -1
 
     def __str__(self) -> str:
-        return plain(str(self.file) if self.size < 0 else f"{self.file}: {self.name}")
+        return in_utf8(str(self.file) if self.size < 0 else f"{self.file}: {self.name}")
 
     def read(self) -> bytes:
         """The bytes of the image's file; none if there is no such file."""
@@ -124,7 +124,9 @@ def read_entries(
             f"one or more: add images, or give folders called train and val{rest}"
         )
     needed = len(wanted) * 3 * LONGER * (RESIZE * resolution) ** 2
-    fits = needed <= (_machine_memory() // 4 if memory is None else memory)
+    if memory is None:
+        memory = (memory_of(torch.device("cpu")) or USUAL_MEMORY) // 4
+    fits = needed <= memory
     looks = []
     for look in _fresh_looks(wanted, resolution) if fits else _noted_looks(found.where, wanted, resolution):
         looks.append(look)
@@ -243,7 +245,7 @@ def _fresh_looks(entries: Sequence[Entry], resolution: int, keep: bool = True) -
 
 def _noted_looks(where: str, entries: Sequence[Entry], resolution: int) -> Iterator[Look]:
     """Looks without pictures, those of earlier runs where the files have not changed; new ones are noted at once."""
-    note = cache_file("looks", plain(str(Path(where).absolute())), ".jsonl")
+    note = cache_file("looks", in_utf8(str(Path(where).absolute())), ".jsonl")
     known = {} if note is None else dict(_noted(note))
     stamps = {file: _stamp(file) for file in {entry.file for entry in entries}}
     for start in range(0, len(entries), CHUNK):
@@ -286,11 +288,3 @@ def _stamp(file: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return found.st_size, found.st_mtime_ns
-
-
-def _machine_memory() -> int:
-    """Bytes of memory; where the system does not say, what small machines have."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # no such question on Windows
-        return USUAL_MEMORY

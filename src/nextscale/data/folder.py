@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from nextscale.data.emoji_reader import holds_emoji, load_emoji, read_description
 from nextscale.data.entries import Entry, Progress, Set, read_entries
-from nextscale.data.found import PICTURES, Found, composed, look_into, plain
+from nextscale.data.found import PICTURES, Found, composed, in_utf8, look_into
 from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.data.labels import all_numbers, doubts, folders_as_classes, named, numbered, some
 from nextscale.data.shards import load_shards, shards_of
@@ -103,7 +103,7 @@ def load_folder(
 
 def _found_set(folder: Path, held_out: float) -> Set:
     """All that can be known of the set in ``folder`` before an image is read."""
-    where, found = plain(str(folder)), look_into(folder)
+    where, found = in_utf8(str(folder)), look_into(folder)
     if not found.images:
         raise InputError(
             f"{where} holds no image that can be read; expected {PICTURES}, class folders of them, or .tar shards; "
@@ -194,7 +194,7 @@ def _are(names: Sequence[str]) -> str:
 
 def _without_images(places: Sequence[Path], classes: Sequence[str]) -> list[str]:
     """Says which folders among those of classes hold no image."""
-    folders = {composed(plain(path.name)) for place in places for path in place.iterdir() if path.is_dir()}
+    folders = {composed(in_utf8(path.name)) for place in places for path in place.iterdir() if path.is_dir()}
     empty = sorted(name for name in folders - set(classes) if name[0] != "." and side_word(name) not in TRAIN)
     return [f"no image is read in {some(empty)}, so there is no such class"] if empty else []
 
@@ -211,9 +211,9 @@ def _labelled(labels: Labels, images: Sequence[Image], classes: Sequence[str]) -
 
 def _classes(folder: Path, images: list[Image], labels: Labels) -> tuple[list[Image], list[str], list[int]]:
     """The images with a class, the names of the classes, and the id of each image."""
-    where = plain(str(folder))
+    where = in_utf8(str(folder))
     if not labels.of:
-        alone = plain(folder.resolve().name)
+        alone = in_utf8(folder.resolve().name)
         return images, *named(folders_as_classes([image.within for image in images], where, alone))
     kept = [image for image in images if image.name in labels.of]
     if len(kept) < len(images):

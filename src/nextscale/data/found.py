@@ -70,7 +70,7 @@ class Found:
     passed_over: PassedOver
 
 
-def plain(text: str) -> str:
+def in_utf8(text: str) -> str:
     """``text``, where bytes of a file name that are not UTF-8 are written out, so that it can be hashed and shown."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -90,7 +90,7 @@ def look_into(root: Path, known: Collection[Path] = ()) -> Found:
         try:
             names = sorted(os.listdir(folder))
         except OSError:
-            found.passed_over.add("folders that cannot be read", plain(within))
+            found.passed_over.add("folders that cannot be read", in_utf8(within))
             continue
         for name in names:
             path, inside = folder / name, f"{within}/{name}" if within else name
@@ -101,13 +101,13 @@ def look_into(root: Path, known: Collection[Path] = ()) -> Found:
             elif kind == "image":
                 found.images.append((path, inside))
             elif kind == "table":
-                found.tables.append((path, plain(inside)))
+                found.tables.append((path, in_utf8(inside)))
             elif kind == "file":
-                found.passed_over.add_file(plain(inside))
+                found.passed_over.add_file(in_utf8(inside))
             elif kind != "known":
-                found.passed_over.add(kind, plain(inside))
+                found.passed_over.add(kind, in_utf8(inside))
     found.images.sort(key=lambda image: image[1].split("/"))
-    found.images = [(path, plain(inside)) for path, inside in found.images]
+    found.images = [(path, in_utf8(inside)) for path, inside in found.images]
     found.tables.sort(key=lambda table: table[1].split("/"))
     return found
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from nextscale.data.cache import cache_file
 from nextscale.data.entries import Entry, Progress, Set, read_entries
-from nextscale.data.found import HIDDEN, PICTURES, PassedOver, composed, look_into, plain
+from nextscale.data.found import HIDDEN, PICTURES, PassedOver, composed, in_utf8, look_into
 from nextscale.data.images import ImageData, check_split
 from nextscale.data.labels import all_numbers, doubts, folders_as_classes, named, numbered
 from nextscale.data.sides import TRAIN, side_of, side_word, sides_of, split_by_hash, words_for_sides
@@ -101,7 +101,7 @@ def load_shards(
             or images smaller than the resolution.
     """
     check_split(split)
-    shown, passed_over = plain(str(where)), _beside(Path(where), shards)
+    shown, passed_over = in_utf8(str(where)), _beside(Path(where), shards)
     sides, split_by = _sides(shown, shards, passed_over)
     shards = [shard for shard in shards if not sides or shard in sides]
     members = []
@@ -208,7 +208,7 @@ def _noted(shard: Path) -> tuple[list[Member], PassedOver]:
     """The images of a shard, and what else is in it."""
     seen = shard.stat()
     stamp = [INDEX_VERSION, str(shard.absolute()), seen.st_size, seen.st_mtime_ns, sorted(suffixes())]
-    note = cache_file("shards", plain(str(shard.absolute())), ".json")
+    note = cache_file("shards", in_utf8(str(shard.absolute())), ".json")
     try:
         known = json.loads(note.read_text(encoding="utf-8")) if note is not None else {}
         if known["stamp"] == stamp:
@@ -240,9 +240,9 @@ def _scan(shard: Path) -> tuple[list[Member], PassedOver]:
                 if member.isdir():
                     continue
                 if not member.isfile() or any(part.startswith(".") for part in path.parts):
-                    rest.add(HIDDEN if member.isfile() else "links and the like", plain(member.name))
+                    rest.add(HIDDEN if member.isfile() else "links and the like", in_utf8(member.name))
                 elif path.suffix.lower() in read and path.name.count(".") == 1:
-                    image = plain(str(path)), member.offset_data, member.size
+                    image = in_utf8(str(path)), member.offset_data, member.size
                     other = images.setdefault(sample, image)
                     if other is not image and _usual(image[0]) and not _usual(other[0]):
                         images[sample], image = image, other
@@ -253,12 +253,12 @@ def _scan(shard: Path) -> tuple[list[Member], PassedOver]:
                     assert content is not None
                     labels[sample] = _label(content.read(LONGEST_LABEL))
                 else:
-                    rest.add_file(plain(member.name))
+                    rest.add_file(in_utf8(member.name))
             archive.fileobj.seek(archive.offset)
             _check_end(archive.fileobj.read(LONGEST_END + tarfile.BLOCKSIZE))
     except (OSError, ValueError, tarfile.TarError) as error:
         raise InputError(
-            f"the shard {plain(str(shard))} is damaged after {len(images)} images, or is no plain .tar file "
+            f"the shard {in_utf8(str(shard))} is damaged after {len(images)} images, or is no plain .tar file "
             f"({error}); expected one that can be read to its end"
         ) from error
     for sample in sorted(labels.keys() - images.keys()):
@@ -295,7 +295,7 @@ def _classes(where: str, folder: Path, names: Path | None, members: Sequence[Mem
     """Names of the classes in the order of their ids, and the id of each image. names: the file that names ids."""
     texts = [member.label for member in members]
     if all(text is None for text in texts):
-        return named(folders_as_classes([member.name for member in members], where, plain(folder.resolve().name)))
+        return named(folders_as_classes([member.name for member in members], where, in_utf8(folder.resolve().name)))
     known = [text for text in texts if text is not None]
     if len(known) < len(members):
         first = next(member.name for member in members if member.label is None)

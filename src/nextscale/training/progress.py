@@ -19,7 +19,7 @@ from nextscale.training import parallel
 from nextscale.training.cost import Price, Spent, measure, read_costs, together, write_costs
 from nextscale.training.objectives import Metrics, Objective
 from nextscale.training.recipe import Recipe
-from nextscale.training.runfolder import RunFolder, write_text
+from nextscale.training.runfolder import RunFolder, write_durably
 
 FORGET = 0.95
 """Speeds are means over about the last 20 steps."""
@@ -139,7 +139,7 @@ class Account:
         self.spent = replace(self.spent, all_seconds=self.spent.all_seconds + now - self._written, memory=memory)
         self._written = now
         if self.price is not None and parallel.rank() == 0:
-            write_text(self.folder.path / "price.json", write_costs(self.price, self.spent))
+            write_durably(self.folder.path / "price.json", write_costs(self.price, self.spent))
 
     def close(self) -> str:
         """What the run has cost, against its price, as a line."""

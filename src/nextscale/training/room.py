@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from nextscale.checkpoints.shapes import without_values
+from nextscale.device import memory_of
 from nextscale.errors import CheckpointError, InputError
 
 COPIES = 5
@@ -24,7 +24,7 @@ def check_room(make: Callable[[], nn.Module], device: torch.device, batch: int =
         parameters = sum(parameter.numel() for parameter in without_values(make).parameters())
     except (CheckpointError, RuntimeError) as error:  # more tensors, or numbers in one, than can be counted
         raise InputError(f"the sizes under model make a network that is too large ({error})") from None
-    network, there = 4 * COPIES * parameters, _memory(device)
+    network, there = 4 * COPIES * parameters, memory_of(device)
     if there is not None and network + batch > there:
         raise InputError(
             f"training takes more memory than there is: {network / 2**30:,.1f} GiB for the {parameters:,} parameters "
@@ -32,13 +32,3 @@ def check_room(make: Callable[[], nn.Module], device: torch.device, batch: int =
             f"{device} has {there / 2**30:,.1f} GiB; lower the sizes under model, lower run.batch or raise "
             "run.accumulate"
         )
-
-
-def _memory(device: torch.device) -> int | None:
-    """Bytes of a device, None where it does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not every system has this question
-        return None

@@ -117,7 +117,7 @@ class RunFolder:
                 )
             return
         version = {"nextscale": nextscale.__version__, "torch": str(torch.__version__), "commit": code_commit()}
-        write_text(file, yaml.safe_dump(wanted | {"source": source, "version": version}, sort_keys=False))
+        write_durably(file, yaml.safe_dump(wanted | {"source": source, "version": version}, sort_keys=False))
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -168,7 +168,7 @@ class RunFolder:
         known = {name: digest for name, digest in read_digests(self.path).sha256.items() if (self.path / name).exists()}
         place = checkpoint.relative_to(self.path).as_posix()
         new = {f"{place}/{name}": digest for name, digest in digests.items()}
-        write_text(self.path / DIGESTS, as_json(known | new))
+        write_durably(self.path / DIGESTS, as_json(known | new))
 
     def _read(self, checkpoint: Path, names: list[str]) -> dict[str, dict[str, Tensor]]:
         """The tensors of a checkpoint by file and name. Raises ``CheckpointError`` for a file that is not what was
@@ -234,7 +234,7 @@ class RunFolder:
         damaged = next((i for i in range(max(kept, default=0)) if places[i] is None), None)
         if damaged is not None:
             raise TrainingError(f"line {damaged + 1} of {file} is damaged; remove that line to resume the run")
-        write_text(file, "".join(lines[i] + "\n" for i in kept))
+        write_durably(file, "".join(lines[i] + "\n" for i in kept))
 
     def write_table(self) -> None:
         """Write the log as a table: a row per line, a column per number that occurs."""
@@ -246,7 +246,7 @@ class RunFolder:
         writer = csv.DictWriter(table, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
-        write_text(self.path / "log.csv", table.getvalue())
+        write_durably(self.path / "log.csv", table.getvalue())
 
 
 def check_run_folder(path: Path) -> None:
@@ -264,7 +264,7 @@ def check_run_folder(path: Path) -> None:
         )
 
 
-def write_text(path: Path, text: str) -> None:
+def write_durably(path: Path, text: str) -> None:
     """Write a file of the run, whole or not at all, and onto the disk."""
     with written_aside(path, overwrite=True) as aside:
         aside.write_text(text, encoding="utf-8")

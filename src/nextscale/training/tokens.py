@@ -28,6 +28,7 @@ from torch import Tensor
 
 from nextscale.data.images import ImageData
 from nextscale.errors import TrainingError
+from nextscale.files import sha256
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training import system
 from nextscale.training.objectives import recolour, shift, to_signed
@@ -231,7 +232,7 @@ class CopyFile:
         """Note the digest, and give the file its name."""
         if system.msvcrt is not None:  # Windows neither writes the bytes that are locked nor renames an open file
             self.release()
-        digest = _digest(self.aside, self.start)
+        digest = sha256(self.aside, self.start)
         with self.aside.open("r+b") as file:
             file.write(self._header(digest))
             os.fsync(file.fileno())
@@ -249,7 +250,7 @@ class CopyFile:
             with self.path.open("rb") as file:
                 header = file.read(self.start)
             right_size = self.path.stat().st_size == self.start + self.bytes
-            return right_size and header == self._header(_digest(self.path, self.start))
+            return right_size and header == self._header(sha256(self.path, self.start))
         except OSError:
             return False
 
@@ -266,12 +267,3 @@ class CopyFile:
         text = json.dumps({"__metadata__": about, "tokens": tensor}).encode()
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text
-
-
-def _digest(path: Path, start: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(start)
-        while block := file.read(2**22):
-            digest.update(block)
-    return digest.hexdigest()
