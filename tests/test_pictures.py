@@ -175,7 +175,8 @@ def test_only_regular_files_are_read(tmp_path: Path, read: Callable[[Any], Any])
     for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
         with pytest.raises(InputError, match=f"{path} cannot be read as a picture .it is no regular file"):
             read(path)
-    for wrong in (0, None, b"x.png", BytesIO(), Image.new("RGB", (1, 1)), {}):
+    others: list[Any] = [0, None, b"x.png", BytesIO(), Image.new("RGB", (1, 1)), {}]
+    for wrong in others:
         with pytest.raises(InputError, match=r"a picture's file is .*; expected its name"):
             read(wrong)
     for name in ("x" * 300, "a\0b"):
