@@ -49,6 +49,10 @@ def test_a_prefix_keeps_the_whole_schedule() -> None:
     [
         ({"temperature": 0}, "temperature is 0; it must be above 0 .*top_k=1"),
         ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": 1e-300}, "temperature is 1e-300; it must be above 0 and finite, at least 1e-06"),
+        ({"temperature": float("inf")}, "temperature is inf; .* finite"),
+        ({"smooth": (1.0, 1e-40)}, "smooth is"),
+        ({"smooth": (1e38, 1.0)}, "smooth is"),
         ({"top_k": -1}, "top_k is -1"),
         ({"top_k": 1.5}, "top_k is 1.5; it must be a whole number"),
         ({"top_p": 1.2}, "top_p is 1.2; it must lie between 0 and 1"),
@@ -64,6 +68,13 @@ def test_a_prefix_keeps_the_whole_schedule() -> None:
 def test_impossible_rows_are_refused_with_the_reason(columns: dict, sentence: str) -> None:
     with pytest.raises(PlanError, match=sentence):
         PLAN.with_column(**columns)
+
+
+def test_a_guidance_scale_beyond_all_use_is_refused_by_its_own_name() -> None:
+    for scale in (1e7, 1e30, float("inf"), float("nan"), -1):
+        with pytest.raises(PlanError, match=r"guidance_scale is .*; it must lie between 0 and 1,000,000"):
+            default_plan(tiny_var(), guidance_scale=scale)
+    assert default_plan(tiny_var(), guidance_scale=1e6).branches == 2
 
 
 def test_branches_cannot_change_on_the_way() -> None:

@@ -20,8 +20,9 @@ from nextscale.sampling import ORDER, smooth_settings
 from nextscale.scales import ScaleSchedule, Size
 from nextscale.values import is_real, is_whole, listed, plain
 
+LEAST_TEMPERATURE = 1e-6
 MOST_GUIDANCE = 1_000_000
-"""Beyond it, what the weights of the branches leave of logits in float32 is rounding."""
+"""What divides and multiplies logits: beyond these they leave the range of float32, and no token would be meant."""
 
 
 def _whole(value: Any) -> int:
@@ -236,16 +237,24 @@ def _check_row(k: int, row: Row, first: Row) -> None:
     def refuse(what: str) -> None:
         raise PlanError(f"row {k} ({row.size[0]}x{row.size[1]}): {what}")
 
-    if not 0 < row.temperature < math.inf:
-        refuse(f"temperature is {row.temperature}; it must be above 0 (for the most likely token use top_k=1)")
+    if not LEAST_TEMPERATURE <= row.temperature < math.inf:
+        refuse(
+            f"temperature is {row.temperature}; it must be above 0 and finite, at least {LEAST_TEMPERATURE:g} (for "
+            "the most likely token use top_k=1)"
+        )
     if row.top_k < 0:
         refuse(f"top_k is {quoted(row.top_k)}; it must be a whole number, 0 for off")
     if not 0 <= row.top_p <= 1:
         refuse(f"top_p is {row.top_p}; it must lie between 0 and 1, 0 for off")
     if sorted(row.order) != sorted(ORDER):
         refuse(f"order is {row.order}; it must name {', '.join(ORDER)} once each")
-    if row.smooth is not None and not (all(map(math.isfinite, row.smooth)) and row.smooth[1] > 0):
-        refuse(f"smooth is {row.smooth}; it must be (sharpen, temperature) with a temperature above 0")
+    if row.smooth is not None and not (
+        abs(row.smooth[0]) <= MOST_GUIDANCE and LEAST_TEMPERATURE <= row.smooth[1] < math.inf
+    ):
+        refuse(
+            f"smooth is {row.smooth}; it must be (sharpen, temperature), of at most {MOST_GUIDANCE:,} and at least "
+            f"{LEAST_TEMPERATURE:g}"
+        )
     if len(row.guidance) != len(first.guidance) or not row.guidance:
         refuse(f"guidance has {len(row.guidance)} branches, row 0 has {len(first.guidance)}; all rows need the same")
     if not abs(sum(row.guidance) - 1) <= 1e-6:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nextscale.errors import InputError, quoted
-from nextscale.files import written_aside
+from nextscale.files import kind_of, written_aside
 from nextscale.pictures import open_picture
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.values import listed
@@ -129,7 +129,8 @@ def save_tokens(
 def load_tokens(path: Path, tokenizer: Tokenizer) -> TokenFile:
     """Read what :func:`save_tokens` wrote. Raises ``InputError`` for another file, or another tokenizer's tokens."""
     if not path.is_file():
-        raise InputError(f"there is no file {path}; expected one that nextscale encode wrote")
+        found = f"{path} is {kind_of(path)}" if path.exists() else f"there is no file {path}"
+        raise InputError(f"{found}; expected one that nextscale encode wrote")
     try:
         with safe_open(path, "pt") as file:
             about, found = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

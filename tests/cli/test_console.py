@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import shlex
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +52,10 @@ def test_json_is_json_in_every_encoding(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(file, encoding=encoding, write_through=True))
         console.answer_json({"class": "猫"})
         assert expected in file.getvalue()
+
+
+def test_a_closed_standard_error_takes_nothing_away(tiny_model: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "nextscale", "generate", "-c", "0", "--seed", "1", "--model", str(tiny_model)]
+    done = subprocess.run(shlex.join(words) + " 2>&-", shell=True, cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "out" / "cat-face-1.png").is_file()

@@ -63,6 +63,8 @@ def test_what_cannot_be_encoded_or_decoded(
         (["encode", pictures[0], "-o", tmp_path], "is a folder; expected the name of a file"),
         (["decode", "none.safetensors"], "there is no file none.safetensors"),
         (["decode", "text.png"], "text.png cannot be read"),
+        (["decode", tmp_path], "is a folder; expected one that nextscale encode wrote"),
+        (["decode", "/dev/null"], "/dev/null is a device; expected one that nextscale encode wrote"),
         (["decode", "text.png", "-o", "text.png"], "text.png exists; choose another name"),
     ):
         done = nextscale(*words, "--model", tiny_model)

@@ -11,6 +11,7 @@ from PIL import Image
 from nextscale import load
 from nextscale.checkpoints.load import bundled_names
 from nextscale.checkpoints.store import save_checkpoint
+from nextscale.cli.console import DEFAULT_MODEL
 from nextscale.cli.evaluate import _judge
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.evaluation.subject import Subject
@@ -116,6 +117,12 @@ def test_what_does_not_fit_the_model_is_refused(
     done = nextscale("evaluate", "nonsense", "--data", pictures)
     assert (done.code, done.out) == (2, "")
     assert "no model 'nonsense'" in done.err
+
+
+def test_help_names_the_model_that_is_taken(nextscale: Command) -> None:
+    told = nextscale("evaluate", "--help").out
+    assert DEFAULT_MODEL in told
+    assert DEFAULT_MODEL == "emoji-m-var"
 
 
 def test_data_must_be_named(nextscale: Command, tiny_model: Path) -> None:

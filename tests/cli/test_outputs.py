@@ -48,6 +48,14 @@ def test_pictures_take_free_names_and_replace_none(nextscale: Command, tiny_mode
     assert all(Path(image["file"]).is_file() for image in told["images"])
 
 
+def test_overwriting_is_not_offered_to_who_asked_for_it(nextscale: Command, tiny_model: Path) -> None:
+    words = ["generate", "-c", 0, "--seed", "1,1", "--model", tiny_model, "--overwrite"]
+    for _ in range(2):  # of two pictures of one name the second is never written over the first
+        done = nextscale(*words)
+        assert "counted on: cat-face-1-" in done.err
+        assert "--overwrite" not in done.err
+
+
 def test_pictures_are_replaced_where_that_is_asked_for(nextscale: Command, tiny_model: Path) -> None:
     words = ["generate", "-c", 0, "-n", 2, "--seed", 1, "--model", tiny_model]
     nextscale(*words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,14 @@ def test_the_time_is_an_estimate_of_more_than_the_products(nextscale: Command, t
     assert told["seconds"] > told["flops"] / told["flops_per_second"]
     assert told["flops_per_second"] > 1e8
     assert "time: about " in nextscale("plan", tiny_model).out
+
+
+def test_many_seconds_are_written_without_a_power_of_ten(nextscale: Command, tiny_model: Path) -> None:
+    time = nextscale("plan", tiny_model, "-n", 1_000_000).out.splitlines()[-1]
+    seconds = re.search(r"time: about (\S+) s on .* products (\S+) s", time)
+    assert seconds is not None, time
+    assert all("e" not in number for number in seconds.groups()), time
+    assert float(seconds[1]) > 100
 
 
 def test_the_peak_is_measured_once_and_again_only_on_request(nextscale: Command, tiny_model: Path) -> None:

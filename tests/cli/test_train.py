@@ -88,7 +88,15 @@ def test_the_data_are_told_before_anything_is_trained(nextscale: Command, tmp_pa
     assert "1 of 6 images are smaller than 16 pixels and left out" in done.err
 
 
-MINE = ("recipe.yaml", "log.jsonl", "price.json", "export/model.safetensors", "checkpoints/tmp-1/a", ".notes.1.tmp")
+MINE = (
+    "recipe.yaml",
+    "log.jsonl",
+    "price.json",
+    "digests.json",
+    "export/model.safetensors",
+    "checkpoints/tmp-1/a",
+    ".notes.1.tmp",
+)
 
 
 @pytest.mark.parametrize("name", MINE)
@@ -104,6 +112,18 @@ def test_a_folder_that_holds_what_a_run_would_replace_is_left_alone(
     assert "is no run's folder" in done.err
     assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == [mine]
     assert mine.read_text() == "kind: of mine"
+
+
+@pytest.mark.parametrize("place", ["images", "images/run", "link/run"])
+def test_a_run_is_not_put_among_the_pictures_it_learns(nextscale: Command, tmp_path: Path, place: str) -> None:
+    data = write_images(tmp_path / "images")
+    (tmp_path / "link").symlink_to(data)
+    before = sorted(tmp_path.rglob("*"))
+    words = ["train", "tokenizer", "--recipe", "tokenizer-emoji", "--data", data, "--device", "cpu"]
+    done = nextscale(*words, "-o", place, "--max-steps", 1, *settings(TINY_TOKENIZER))
+    assert (done.code, done.out) == (2, "")
+    assert f"the run folder {place} lies in the data folder" in done.err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_other_files_beside_a_run_stay(nextscale: Command, tmp_path: Path) -> None:

@@ -310,6 +310,11 @@ def test_a_number_that_is_also_a_name_is_a_name_and_said() -> None:
     assert vocabulary.look_up("10").named  # there is no id 10
 
 
+def test_unconditional_is_no_class_among_words_as_among_labels(vocabulary: ClassVocabulary) -> None:
+    for match in (vocabulary.find(" Unconditional"), vocabulary.look_up("unconditional")):
+        assert (match.class_name, match.class_id, match.named) == ("unconditional", None, True)
+
+
 def test_no_class_is_none_and_its_label_the_one_after_the_last() -> None:
     vocabulary = ClassVocabulary(("a", "b"), styles=("noto", "twemoji"))
     assert vocabulary.ids([None, "unconditional", "b"]) == [None, None, 1]

@@ -94,7 +94,7 @@ def progress(title: str, unit: str, estimate: bool = True) -> Iterator[Callable[
     """A bar on standard error, drawn only where that is a terminal and only after a second; the block calls
     ``step(done, total)``. estimate: tell the rate and the time left, which is wrong where steps are not alike.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # none: it was closed, as by 2>&-
         yield lambda done, total: None
         return
     from rich.console import Console

@@ -42,7 +42,9 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="An emoji set, or a folder of images.")],
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="Bundled models, or checkpoint folders; several are compared. One by default: emoji."),
+        typer.Argument(
+            help=f"Bundled models, or checkpoint folders; several are compared. By default {DEFAULT_MODEL}."
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Images to measure on: heldout, train or all.")] = "heldout",
     classifier: Annotated[

@@ -70,7 +70,8 @@ class Pictures:
         """Say which pictures had to take another name than usual."""
         if self._moved:
             names = [path.name for path in self._moved[:3]] + ["..."] * (len(self._moved) > 3)
-            remark(f"names that were taken are counted on: {', '.join(names)} (--overwrite replaces files instead)")
+            offer = "" if self.overwrite else " (--overwrite replaces files that were there)"
+            remark(f"names that were taken are counted on: {', '.join(names)}{offer}")
 
 
 def check_picture(path: Path, overwrite: bool) -> None:

@@ -137,9 +137,15 @@ def _time(seconds: float, priced: Price, speed: Machine, threads: int) -> str:
     products, peak = priced.flops / speed.flops_per_second, speed.flops_per_second / 1e9
     when = "measured while the machine was busy" if speed.busy else "measured once; --measure does so again"
     return (
-        f"time: about {seconds:.2g} s on {threads} thread{'s' if threads > 1 else ''}, of which matrix products "
-        f"{products:.2g} s, at {peak:.3g} GFLOP/s ({when})"
+        f"time: about {_two_digits(seconds)} s on {threads} thread{'s' if threads > 1 else ''}, of which "
+        f"matrix products {_two_digits(products)} s, at {peak:.3g} GFLOP/s ({when})"
     )
+
+
+def _two_digits(seconds: float) -> str:
+    """Two digits that count, without a power of ten where there are more before the point: 0.047, 580."""
+    rounded = f"{seconds:.2g}"
+    return f"{float(rounded):.0f}" if seconds >= 10 else rounded
 
 
 def _side_by_side(

@@ -283,10 +283,10 @@ class ClassVocabulary:
     def find(self, words: str) -> Match:
         """The class that plain words mean.
 
-        Tried in turn: the name of a class; the name of a thing; the thing (or class name) in whose name and keywords
-        the largest part of the words is found, where a rare word weighs more than a common one, and the noun ("car" in
-        "a fast car", "tree" in "tree with snow") counts twice. Ties go to the thing with more of the words in its
-        name, then to the one that comes first.
+        Tried in turn: the name of a class; the name of a thing; "unconditional", which is no class; the thing (or class
+        name) in whose name and keywords the largest part of the words is found, where a rare word weighs more than a
+        common one, and the noun ("car" in "a fast car", "tree" in "tree with snow") counts twice. Ties go to the thing
+        with more of the words in its name, then to the one that comes first.
 
         Raises:
             InputError: no word is known (with the nearest known word), or there is no word at all.
@@ -306,6 +306,8 @@ class ClassVocabulary:
         if called:  # "house" is rather the house than the houses
             thing = min(called, key=lambda thing: thing.name.lower() != words.strip().lower())
             return self._match(thing.class_id, f"the name {thing.name!r}", ranking)
+        if words.strip().casefold() == UNCONDITIONAL:
+            return Match(UNCONDITIONAL, None, "the picture of no class", named=True)
         if not ranking:
             near = self._near_word(spoken)
             other = f"try another word, or one of the {len(self.names)} class names such as {self.names[0]!r}"

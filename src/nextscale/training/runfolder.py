@@ -48,6 +48,7 @@ WRITTEN = (
     "recipe.yaml",
     "price.json",
     "log.*",
+    DIGESTS,
     "export",
     ".*.[0-9]*.tmp",
     ".export.*",

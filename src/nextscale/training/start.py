@@ -66,6 +66,7 @@ def start(
     resolved = load_recipe(recipe, overrides, kind)
     if resolved.kind != kind:
         raise InputError(f"{recipe} is a recipe for a {resolved.kind}, but a {kind} was asked for")
+    _check_apart(data, output)
     if init is None and isinstance(resolved, TokenizerRecipe) and resolved.decoder_only:
         raise InputError(
             "decoder_only keeps encoder and codebook as they are; name the tokenizer they are in with --init"
@@ -117,6 +118,18 @@ def start(
         origin.give_weights(objective.module, getattr(objective, "vocabulary", None))
     reads = objective.reads if isinstance(objective, GeneratorObjective) else train
     return Trainer(objective, resolved, folder, accelerator, reads, shown, origin is not None)
+
+
+def _check_apart(data: Path, output: Path) -> None:
+    """Raises ``InputError`` where the run would lie in the folder that pictures are looked for in: its samples would be
+    among them.
+    """
+    place, run = data.resolve(), output.resolve()
+    if place in (run, *run.parents) and not holds_emoji(data):
+        raise InputError(
+            f"the run folder {output} lies in the data folder {data}, so its samples would be trained on; expected a "
+            "folder outside"
+        )
 
 
 def _picture(recipe: Recipe) -> int:
