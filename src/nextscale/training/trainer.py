@@ -299,7 +299,7 @@ class Trainer:
         for name, module in (("weights", self.objective.module), ("average", self.average.module)):
             check_state(module, tensors[name], name)
             for key, tensor in tensors[name].items():
-                check_numbers(key, tensor, largest_weight=math.inf)
+                check_numbers(key, tensor)
             module.load_state_dict(tensors[name])
         if not tensors["optimizer"]:
             raise CheckpointError("the optimiser's state is empty")
@@ -315,6 +315,8 @@ class Trainer:
                 raise CheckpointError(f"the objective's state has {seen} {key}; expected shape {tuple(like.shape)}")
         if not lost.numel():
             raise CheckpointError(f"the objective's state has an empty {LOST}")
+        for key, tensor in own.items():
+            check_numbers(key, tensor, largest_weight=math.inf)
         self.best = (float(best[0]), int(best[1]))
         self.watch.load_state(lost)
         try:
