@@ -143,6 +143,8 @@ def test_tensors_of_something_else_stop_a_resume(old: Path, images: Path) -> Non
     changed("objective", steps=torch.zeros(5))
     changed("objective", **{"trainer.best": torch.zeros(5, dtype=torch.float64)})
     changed("objective", **{"trainer.lost": torch.zeros(0)})
+    changed("objective", **{"trainer.lost": None})
+    changed("objective", **{"trainer.best": None})
     resume(old, images)
 
 
