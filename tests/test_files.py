@@ -51,6 +51,17 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_system_without_second_names_for_a_file_keeps_the_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "link")
+    write_text(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "new"
+    with pytest.raises(InputError, match="exists"):
+        write_text(tmp_path / "a", "newer")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device", "nowhere"])
 def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "out"

@@ -100,7 +100,7 @@ def _name(aside: Path, place: Path) -> None:
         os.link(aside, place)
     except FileExistsError:
         raise InputError(f"{place} has appeared meanwhile, and was kept; choose another name") from None
-    except OSError:  # a file system without hard links
+    except (OSError, AttributeError):  # a file system, or a Python, without hard links
         if os.path.lexists(place):
             raise InputError(f"{place} has appeared meanwhile, and was kept; choose another name") from None
         os.replace(aside, place)

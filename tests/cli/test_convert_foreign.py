@@ -85,7 +85,7 @@ def test_wrappers_inside_names_are_taken_out(nextscale: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ema", "model_ema", "ema_state_dict", "state_dict_ema", "EMA", "modelEma", "ema_0.9999"]
+    "name", ["ema", "model_ema", "ema_state_dict", "state_dict_ema", "EMA", "modelEma", "ema_0.9999", "polyak"]
 )
 def test_averaged_weights_go_first_and_it_is_said(nextscale: Command, name: str) -> None:
     plain = official_transformer()
@@ -98,6 +98,22 @@ def test_averaged_weights_go_first_and_it_is_said(nextscale: Command, name: str)
     assert torch.equal(head(), plain["head.bias"] + 1)
     assert nextscale("convert", "both.pth", "-o", "new", "--no-ema").code == 0
     assert torch.equal(head("new"), plain["head.bias"])
+
+
+@pytest.mark.parametrize("place", ["step", "model_ema.decay", "num_batches_tracked"])
+def test_a_number_as_a_tensor_is_passed_over_by_name(nextscale: Command, place: str) -> None:
+    torch.save(official_transformer() | {place: torch.tensor(3)}, "counted.pth")
+    done = nextscale("convert", "counted.pth", "-o", "out")
+    assert done.code == 0, done.err
+    assert f"passed over: {place}" in done.out
+
+
+def test_of_two_state_dicts_a_way_to_choose_is_told(nextscale: Command) -> None:
+    torch.save({"student": official_transformer(), "teacher": shifted(official_transformer())}, "two.pth")
+    done = nextscale("convert", "two.pth", "-o", "out")
+    assert done.code == 2
+    assert "holds two transformers (student and teacher); expected one" in done.err
+    assert "save the one to convert in a file of its own" in " ".join(done.err.split())
 
 
 def test_averaged_weights_are_found_in_a_trainers_file_and_behind_flat_prefixes(nextscale: Command) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import nextscale
+from nextscale.cli.doctor import Findings, _add_broken, _again
 from nextscale.errors import CheckpointError
 from tests.cli.conftest import Command
 
@@ -183,3 +184,20 @@ def test_every_bundled_model_is_tried(monkeypatch: pytest.MonkeyPatch, nextscale
     broken = [problem["what"] for problem in told["problems"] if "bundled model" in problem["what"]]
     assert len(broken) >= 2
     assert "emoji-m-var is damaged" in broken[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "package"),
+    [
+        (ImportError("broken", name="PIL._imaging"), "pillow"),
+        (ImportError("broken", name="some_module"), None),
+        (AttributeError("module 'os' has no attribute 'statvfs'", name="statvfs"), None),
+        (NameError("name 'requests' is not defined", name="requests"), None),
+    ],
+)
+def test_only_packages_that_are_installed_here_are_to_be_installed_again(error: Exception, package: str | None) -> None:
+    found = Findings()
+    _add_broken(found, "folders", error)
+    (problem,) = found.problems
+    expected = _again() if package is None else f"{sys.executable} -m pip install --force-reinstall {package}"
+    assert problem.repair == expected

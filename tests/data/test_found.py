@@ -91,6 +91,24 @@ def test_names_that_all_speak_of_sides_are_no_classes(tmp_path: Path, names: tup
         load_data(tmp_path / "d", 16)
 
 
+@pytest.mark.parametrize(
+    "names", [("trn", "tst"), ("tr", "va"), ("Entrenamiento", "Prueba"), ("fold0", "fold1", "fold2")]
+)
+def test_classes_that_hold_the_same_folders_are_told_to_be_perhaps_a_split(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    put(tmp_path / "d", *many(*(f"{name}/{kind}" for name in names for kind in ("cat", "dog"))))
+    (note,) = both(tmp_path / "d")[0].notes
+    assert all(name in note for name in names)
+    assert "cat, dog" in note
+    assert "if they are a split, rename them" in note
+
+
+def test_a_folder_of_the_same_name_in_every_class_is_no_sign_of_a_split(tmp_path: Path) -> None:
+    put(tmp_path / "d", *many("cat/images", "dog/images"))
+    assert both(tmp_path / "d")[0].notes == ()
+
+
 def test_several_names_for_one_side_are_asked_about(tmp_path: Path) -> None:
     put(tmp_path / "d", *many("train/cat", "Training/cat", "val/cat"))
     with pytest.raises(InputError, match="holds Training, train beside val; expected one folder of images to train on"):
@@ -338,6 +356,14 @@ def test_a_class_folder_without_a_readable_image_is_named(tmp_path: Path, side: 
     data = load_data(tmp_path / "d", 16)
     assert "bird" not in data.classes
     assert data.notes == ("no image is read in bird, so there is no such class",)
+
+
+@pytest.mark.parametrize("other", ["Cat", "cat ", "c\u200bat", "\uff43at"])
+def test_names_that_look_alike_and_are_different_classes_are_told(tmp_path: Path, other: str) -> None:
+    put(tmp_path / "d", *many("cat", other, "dog"))
+    ours, _ = both(tmp_path / "d")
+    assert len(ours.classes) == 3
+    assert [note for note in ours.notes if "'cat'" in note and repr(other) in note and "look alike" in note]
 
 
 def test_classes_that_are_never_trained_on_are_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import getpass
 import os
 import subprocess
 import sys
@@ -19,11 +20,15 @@ from nextscale.training import system
 from tests.training import windows
 from tests.training.tiny import TINY_TOKENIZER, TINY_VAR
 
+NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME", "TORCHINDUCTOR_CACHE_DIR")
+"""Where Python looks for the name of a user, and torch for its compiler's folder."""
+
 
 def command(kind: str, *words: object) -> subprocess.CompletedProcess[str]:
+    nameless = {name: value for name, value in os.environ.items() if name not in NAMES}
     done = subprocess.run(
         [sys.executable, windows.__file__, kind, *map(str, words)],
-        env=os.environ | {"LOGNAME": "somebody"},  # torch asks for it
+        env=nameless,
         capture_output=True,
         text=True,
         timeout=300,
@@ -113,3 +118,20 @@ def test_memory_is_known_without_the_module_resource(monkeypatch: pytest.MonkeyP
     assert usual / 4 < device.peak_memory(cpu) < usual * 4
     monkeypatch.setitem(sys.modules, "psutil", None)
     assert device.peak_memory(cpu) == 0
+
+
+@pytest.mark.parametrize("error", [KeyError("uid not found: 1234"), OSError("no username"), AttributeError("getuid")])
+def test_a_user_without_a_name_trains(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def getuser() -> str:
+        raise error
+
+    for name in NAMES:
+        monkeypatch.setenv(name, "")  # so that what is set below is taken back
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(getpass, "getuser", getuser)
+    system.name_compiler_folder()
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))])
+    assert str(os.getuid()) in os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "chosen")
+    system.name_compiler_folder()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "chosen"

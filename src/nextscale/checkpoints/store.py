@@ -156,7 +156,7 @@ def _link(source: str | Path, target: str | Path) -> None:
     """The same file under a second name, or a copy of it where the file system has no second names."""
     try:
         os.link(source, target, follow_symlinks=False)
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError, AttributeError):
         shutil.copy2(source, target, follow_symlinks=False)
 
 

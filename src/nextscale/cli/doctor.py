@@ -69,8 +69,8 @@ def _add_broken(found: Findings, what: str, error: Exception) -> None:
     """A package that is there and cannot be imported; one that is not there has been named before."""
     if isinstance(error, ImportError) and any("is not installed" in problem.what for problem in found.problems):
         return
-    module = (getattr(error, "name", None) or "nextscale").partition(".")[0]
-    package = metadata.packages_distributions().get(module, [module])[0]
+    module = error.name or "" if isinstance(error, ImportError) else ""  # other errors name an attribute or variable
+    package = metadata.packages_distributions().get(module.partition(".")[0], ["nextscale"])[0]
     command = _again() if package == "nextscale" else f"{sys.executable} -m pip install --force-reinstall {package}"
     found.problems.append(Problem(f"{what} could not be examined ({_first_line(error)})", command))
 

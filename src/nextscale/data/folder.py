@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -179,6 +180,14 @@ def _doubts(found: Found, where: str) -> list[str]:
         others = [name for name in folders if name not in speaking]
         beside = f" beside {some(others)}" if others else ""
         return [f"{some(speaking)} in {where} may name a split, but {_are(speaking)}{beside}; expected train and val"]
+    times = Counter(name for inside in folders.values() for name in inside)
+    shared = sorted(name for name, count in times.items() if count > 1)
+    if len(shared) > 1:  # one alone is rather an "images" in every class
+        alike = [name for name, inside in folders.items() if inside & set(shared)]
+        return [
+            f"{some(alike)} in {where} are read as classes, though {some(shared)} are folders in more than one of "
+            "them; if they are a split, rename them to train and val"
+        ]
     alone = next(iter(folders), "")
     if len(folders) == 1 and len(folders[alone]) > 1 and side_word(alone) not in TRAIN:
         shown = some(sorted(folders[alone]))

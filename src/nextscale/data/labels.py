@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
@@ -99,18 +100,31 @@ def class_names(file: Path) -> list[str]:
 
 
 def doubts(classes: Sequence[str], ids: Sequence[int], sides: Sequence[str]) -> list[str]:
-    """What a person should know of the classes: that no image of one is trained on, or that numbers are not their ids.
+    """What a person should know of the classes: that no image of one is trained on, that some look alike, or that
+    numbers are not their ids.
 
     ids, sides: of each image.
     """
     pairs = set(zip(ids, sides, strict=True))
     unseen = [name for i, name in enumerate(classes) if (i, "heldout") in pairs and (i, "train") not in pairs]
     notes = [f"{len(unseen)} of {len(classes)} classes have no image to train on: {some(unseen)}"] if unseen else []
+    alike = _alike(classes)
+    if alike:
+        notes.append(f"{' and '.join(map(quoted, alike))} are different classes, though their names look alike")
     if all(map(NUMBER.fullmatch, classes)) and any(Decimal(name) != i for i, name in enumerate(classes)):
         notes.append(
             f"the classes are called {some(classes)}, but their ids are 0 to {len(classes) - 1}, in this order"
         )
     return notes
+
+
+def _alike(names: Iterable[str]) -> list[str]:
+    """The first names that differ in capitals, spaces, joined or invisible letters alone."""
+    forms: dict[str, list[str]] = {}
+    for name in names:
+        shown = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+        forms.setdefault(" ".join(shown.casefold().split()), []).append(name)
+    return next((alike for alike in forms.values() if len(alike) > 1), [])
 
 
 def some(names: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 import nextscale
 from nextscale.checkpoints.digests import DIGESTS, as_json, check_digest, read_digests
-from nextscale.checkpoints.weights import read_weights
+from nextscale.checkpoints.weights import check_numbers, read_weights
 from nextscale.documents import parse_json, read_yaml
 from nextscale.errors import CheckpointError, InputError, TrainingError, one_line
 from nextscale.files import check_writable, sha256, written_aside
@@ -290,6 +290,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, tenso
             raise CheckpointError(f"the optimiser's state lacks {missing[0]} of {name}")
         if tensor.shape != (() if moment == "step" else parameter.shape):
             raise CheckpointError(f"the optimiser's {moment} of {name} has the shape {tuple(tensor.shape)}")
+        check_numbers(f"the optimiser's {moment} of {name}", tensor, largest_weight=math.inf)
         like = tensor if moment == "step" else torch.empty_like(parameter).copy_(tensor)
         optimizer.state[parameter][moment] = like
 

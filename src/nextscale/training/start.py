@@ -35,6 +35,7 @@ from nextscale.training.progress import Progress, silent
 from nextscale.training.recipe import KINDS, Recipe, load_recipe
 from nextscale.training.room import check_room
 from nextscale.training.runfolder import RunFolder
+from nextscale.training.system import name_compiler_folder
 from nextscale.training.tokenizer import TokenizerObjective
 from nextscale.training.tokenizer_recipe import TokenizerRecipe
 from nextscale.training.trainer import Trainer
@@ -99,6 +100,7 @@ def start(
         folder.claim(resolved, facts, str(data.resolve()))
     wait_for_all()
     torch.manual_seed(order.key(resolved.run.seed, "weights"))
+    name_compiler_folder()  # before an optimiser is made
     if isinstance(resolved, TokenizerRecipe):
         objective: Objective = TokenizerObjective(resolved, train, heldout, accelerator.device)
     elif isinstance(resolved, ClassifierRecipe):

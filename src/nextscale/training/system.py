@@ -1,4 +1,4 @@
-"""What operating systems do in ways of their own: locks between processes, and files that come to the disk.
+"""What operating systems do in ways of their own: locks between processes, files that come to the disk, users' names.
 
 POSIX locks a folder, or a file, as a whole. Windows locks bytes of a file, which nobody else can then read or write,
 and opens no folder; so there a file of its own in the folder is locked. Either ends with the process that holds it.
@@ -6,7 +6,9 @@ and opens no folder; so there a file of its own in the folder is locked. Either 
 
 from __future__ import annotations
 
+import getpass
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,3 +90,14 @@ def to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def name_compiler_folder() -> None:
+    """Choose a folder for torch's compiler where the user has no name, as in a container with ``--user 1234``: torch's
+    optimisers look for one that is called after the user, and some versions fail where there is none.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, ImportError, AttributeError, OSError):  # by system and version of Python
+        number = os.getuid() if hasattr(os, "getuid") else "nobody"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"torchinductor_{number}"))

@@ -299,13 +299,13 @@ class Trainer:
         for name, module in (("weights", self.objective.module), ("average", self.average.module)):
             check_state(module, tensors[name], name)
             for key, tensor in tensors[name].items():
-                check_numbers(key, tensor, largest_weight=math.inf)
+                check_numbers(key, tensor)
             module.load_state_dict(tensors[name])
         if not tensors["optimizer"]:
             raise CheckpointError("the optimiser's state is empty")
         restore_optimizer(self.optimizer, self.objective.module, tensors["optimizer"])
         own = tensors["objective"]
-        best, lost = own.pop(BEST, torch.tensor(self.best)), own.pop(LOST, torch.zeros(1))
+        best, lost = own.pop(BEST, None), own.pop(LOST, None)
         fresh = {BEST: (best, torch.tensor(self.best))} | {
             k: (own.get(k), t) for k, t in self.objective.state().items()
         }
@@ -313,8 +313,11 @@ class Trainer:
             if found is None or found.shape != like.shape:
                 seen = "no" if found is None else f"shape {tuple(found.shape)} of"
                 raise CheckpointError(f"the objective's state has {seen} {key}; expected shape {tuple(like.shape)}")
-        if not lost.numel():
-            raise CheckpointError(f"the objective's state has an empty {LOST}")
+        if lost is None or not lost.numel():
+            raise CheckpointError(f"the objective's state has {'no' if lost is None else 'an empty'} {LOST}")
+        assert best is not None
+        for key, tensor in own.items():
+            check_numbers(key, tensor, largest_weight=math.inf)
         self.best = (float(best[0]), int(best[1]))
         self.watch.load_state(lost)
         try:

@@ -28,7 +28,7 @@ ANCHORS = ("pos_1LC", "quantize")
 """The first part of a name that every transformer, and every tokenizer, has: what stands before it is a prefix."""
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 """What DataParallel, torch.compile, FSDP, activation checkpointing and Fabric put into names, anywhere in them."""
-AVERAGED = re.compile(r"(^|[^a-z])(ema|avg|averaged?|swa|shadow)([^a-z]|$)")
+AVERAGED = re.compile(r"(^|[^a-z])(ema|avg|averaged?|swa|shadow|polyak)([^a-z]|$)")
 CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -81,7 +81,10 @@ class WeightFile:
         chosen = preferred or having
         if len(chosen) > 1:
             places = " and ".join(found.where or "the file itself" for found in chosen[:2])
-            raise CheckpointError(f"{self.path} holds two {role}s ({places}); expected one")
+            raise CheckpointError(
+                f"{self.path} holds two {role}s ({places}); expected one, or one that is called ema: save the one to "
+                "convert in a file of its own"
+            )
         return chosen[0] if chosen else None
 
     def told(self, taken: Sequence[Found]) -> str:
@@ -152,8 +155,11 @@ def _mappings(tree: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
 
 
 def _known(path: Path, place: tuple[str, ...], mapping: Mapping[Any, Any]) -> Iterator[Found]:
-    """The state dicts among a mapping's own tensors, one per prefix."""
-    names = [name for name, value in mapping.items() if isinstance(name, str) and isinstance(value, Tensor)]
+    """The state dicts among a mapping's own tensors, one per prefix. A tensor without dimensions (a step, a decay) is
+    no weight.
+    """
+    tensors = [(name, value) for name, value in mapping.items() if isinstance(value, Tensor) and value.ndim]
+    names = [name for name, _ in tensors if isinstance(name, str)]
     roles = {prefix: _role(names, prefix) for prefix in {prefix for name in names for prefix in _prefixes(name)}}
     prefixes = sorted(prefix for prefix, role in roles.items() if role is not None)
     for prefix in prefixes:
