@@ -171,6 +171,10 @@ def test_a_log_that_is_no_text_is_named_or_goes_on(run: Path, images: Path) -> N
     for damage in (b'{"step": 1, "kind": "\xff\xfe', b"[" * 200_000, b"\0" * 100, b"5", b'{"step": null, "kind": 1}'):
         log.write_bytes(b"".join([*lines[:2], damage + b"\n", *lines[2:]]))
         assert f"line 3 of {log} is damaged; remove that line" in refused(run, images, TrainingError)
+    for whole in (b"".join(lines).decode().encode("utf-16"), b"\xff" * 500):
+        log.write_bytes(whole)
+        assert f"line 1 of {log} is damaged; remove that line" in refused(run, images, TrainingError)
+        assert log.read_bytes() == whole
     log.write_bytes(b"".join(lines) + b'{"step": 5, "kind": "tr\xff')  # cut short by a kill
     resume(run, images)
     assert all(line.startswith("{") for line in log.read_text("utf-8").splitlines())

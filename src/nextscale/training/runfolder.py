@@ -232,7 +232,8 @@ class RunFolder:
             for i, place in enumerate(places)
             if place and (place[0] < step or place == (step, place[1]) != (step, kind))
         ]
-        damaged = next((i for i in range(max(kept, default=0)) if places[i] is None), None)
+        last = max(kept, default=len(lines) if step > 0 else 0)  # a log of which nothing is kept is no log of this run
+        damaged = next((i for i in range(last) if places[i] is None), None)
         if damaged is not None:
             raise TrainingError(f"line {damaged + 1} of {file} is damaged; remove that line to resume the run")
         write_durably(file, "".join(lines[i] + "\n" for i in kept))
