@@ -129,8 +129,8 @@ def save_tokens(
 def load_tokens(path: Path, tokenizer: Tokenizer) -> TokenFile:
     """Read what :func:`save_tokens` wrote. Raises ``InputError`` for another file, or another tokenizer's tokens."""
     if not path.is_file():
-        found = f"{path} is {kind_of(path)}" if path.exists() else f"there is no file {path}"
-        raise InputError(f"{found}; expected one that nextscale encode wrote")
+        seen = f"{path} is {kind_of(path)}" if path.exists() else f"there is no file {path}"
+        raise InputError(f"{seen}; expected one that nextscale encode wrote")
     try:
         with safe_open(path, "pt") as file:
             about, found = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
