@@ -362,6 +362,10 @@ def test_a_plan_and_a_sampling_argument_contradict_each_other(pipe: Pipeline) ->
 def test_an_unknown_model_names_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no model 'nothing'"):
         load("nothing")
+    (tmp_path / "run" / "export").mkdir(parents=True)
+    (tmp_path / "run" / "export" / "config.json").touch()
+    with pytest.raises(CheckpointError, match=r"it has no config\.json; what this run has trained is .*run/export$"):
+        load(tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"is a folder but no checkpoint: it has no config.json"):
         load(tmp_path)
 

@@ -45,7 +45,9 @@ def checkpoint_folder(name: str | Path) -> Path:
     if os.path.isfile(folder / "config.json"):  # False for a name too long, where pathlib's own raises
         return folder
     if os.path.isdir(folder):
-        raise CheckpointError(f"{folder} is a folder but no checkpoint: it has no config.json")
+        export = folder / "export"
+        hint = f"; what this run has trained is {export}" if (export / "config.json").is_file() else ""
+        raise CheckpointError(f"{folder} is a folder but no checkpoint: it has no config.json{hint}")
     if model := published(str(name)):
         folder = converted_folder(model)
         if (folder / "config.json").is_file():
