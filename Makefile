@@ -19,8 +19,8 @@ PYTHON ?=
 TORCH_INDEX_URL ?=
 PYTEST_ARGS ?=
 
-# Quiet: it speaks up where something fails.
-pip := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+# Errors alone are shown; they say what failed.
+pip := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet --quiet
 
 .PHONY: demo test lint type format wheel clean
 .DELETE_ON_ERROR:
