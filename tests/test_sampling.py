@@ -94,9 +94,10 @@ def test_independent_noise_depends_on_the_image_alone() -> None:
         assert torch.equal(together.gumbel(probs, k)[1:2], alone.gumbel(probs[1:2], k))
 
 
-def test_independent_noise_differs_between_seeds_scales_positions_and_streams() -> None:
+def test_independent_noise_differs_between_seeds_scales_passes_positions_and_streams() -> None:
     noise = IndependentNoise([0, 1, 2**40])
-    streams = [noise._uniform(k, s, 64, 1).reshape(3, 64) for k in range(3) for s in range(2)]
+    keys = itertools.product(range(3), range(2), range(3))  # scale, stream, pass
+    streams = [noise._uniform(*key, 64, 1).reshape(3, 64) for key in keys]
     numbers = [tuple(row) for stream in streams for row in stream]
     assert len(set(numbers)) == len(numbers)
     for a, b in itertools.combinations(numbers, 2):
@@ -105,7 +106,7 @@ def test_independent_noise_differs_between_seeds_scales_positions_and_streams() 
 
 def test_independent_noise_is_uniform_and_gumbel() -> None:
     noise = IndependentNoise(range(50))
-    u = torch.from_numpy(noise._uniform(3, 0, 400, 1)).flatten()
+    u = torch.from_numpy(noise._uniform(3, 0, 0, 400, 1)).flatten()
     assert abs(float(u.mean()) - 0.5) < 0.01
     assert abs(float(u.var()) - 1 / 12) < 0.003
     assert 0 < float(u.min()) < float(u.max()) < 1
@@ -114,10 +115,43 @@ def test_independent_noise_is_uniform_and_gumbel() -> None:
     assert abs(float(g.var()) - torch.pi**2 / 6) < 0.06
 
 
+def test_every_draw_of_a_token_has_noise_of_its_own_and_the_first_that_of_a_token_of_one_draw() -> None:
+    probs = torch.rand(2, 50, 8, 2).softmax(-1)
+    noise = IndependentNoise([3, 4])
+    bits = noise.pick(probs, 1)
+    assert bits.shape == (2, 50, 8)
+    assert torch.equal(bits[..., 0], noise.pick(probs[:, :, 0], 1))
+    alike = noise.pick(probs[:, :, :1].expand_as(probs), 1)
+    assert 0 < int((alike[..., 1:] != alike[..., :1]).sum()) < alike[..., 1:].numel()
+
+
+@pytest.mark.parametrize("p", [0, 1])
+def test_bits_are_drawn_with_their_probabilities_in_every_pass(p: int) -> None:
+    one = torch.tensor([0.1, 0.5, 0.9])
+    probs = torch.stack([1 - one, one], -1).expand(20, 400, 3, 2)
+    seen = IndependentNoise(range(20)).pick(probs, 2, p).double().mean((0, 1))
+    assert (seen - one).abs().max() < 0.02
+
+
+def test_a_later_pass_draws_anew() -> None:
+    probs = torch.rand(2, 40, 16).softmax(-1)
+    noise = IndependentNoise([3, 4])
+    first, second = noise.pick(probs, 1), noise.pick(probs, 1, 1)
+    assert not torch.equal(first, second)
+    assert torch.equal(second, noise.pick(probs, 1, 1))
+
+
+def test_official_noise_draws_bits_as_multinomial_does() -> None:
+    probs = torch.rand(2, 5, 4, 2).softmax(-1)
+    ours = OfficialNoise(torch.Generator().manual_seed(3)).pick(probs, 0)
+    theirs = torch.multinomial(probs.flatten(0, 2), 1, generator=torch.Generator().manual_seed(3)).view(2, 5, 4)
+    assert torch.equal(ours, theirs)
+
+
 def test_a_repeated_image_draws_anew_and_a_kept_one_does_not() -> None:
     noise = IndependentNoise([5, 6])
     chosen = noise.select(torch.tensor([1, 1, 0]))
-    u, v = noise._uniform(2, 0, 30, 1), chosen._uniform(2, 0, 30, 1)  # type: ignore[attr-defined]
+    u, v = noise._uniform(2, 0, 0, 30, 1), chosen._uniform(2, 0, 0, 30, 1)  # type: ignore[attr-defined]
     assert (v[0] == u[1]).all()
     assert (v[2] == u[0]).all()
     assert not (v[1] == v[0]).any()

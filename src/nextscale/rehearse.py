@@ -166,10 +166,10 @@ class _Attend(TorchFunctionMode):
 class _NoNoise(Noise):
     """Stands where noise does: tensors of its sizes, always the same draw."""
 
-    def pick(self, probs: Tensor, k: int) -> Tensor:
+    def pick(self, probs: Tensor, k: int, p: int = 0) -> Tensor:
         return inverse_cdf(probs, probs.new_zeros(probs.shape[:-1], dtype=torch.float64))
 
-    def gumbel(self, like: Tensor, k: int) -> Tensor:
+    def gumbel(self, like: Tensor, k: int, p: int = 0) -> Tensor:
         return torch.zeros_like(like)
 
     def select(self, rows: Tensor) -> Noise:

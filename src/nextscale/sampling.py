@@ -1,8 +1,9 @@
 """From logits to tokens: temperature, top-k, top-p, the draw, and where its noise comes from.
 
-Shape letters: ``B`` images, ``l`` tokens of one scale, ``V`` codes. The semantics of ties and of the order of top-k
-and top-p are the official VAR sampler's. One draw of ``torch.multinomial`` is an exponential race, argmax(p / E) with
-E ~ Exp(1), so a sampler with given noise can be compared with it token by token.
+Shape letters: ``B`` images, ``l`` tokens of one scale, ``d`` draws of a token, ``V`` choices of a draw (codes, or a
+bit's two values). The last axis is always the distribution, all before it are places. The semantics of ties and of
+the order of top-k and top-p are the official VAR sampler's. One draw of ``torch.multinomial`` is an exponential race,
+argmax(p / E) with E ~ Exp(1), so a sampler with given noise can be compared with it token by token.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch import Tensor
 from nextscale.errors import InputError, quoted
 
 ORDER = ("temperature", "top_k", "top_p")
+FURTHER_PASS = 2**63
+"""Added to the number of a pass, so that no position has the same number."""
 
 
 def filter_logits(
@@ -58,12 +61,14 @@ class Noise(ABC):
     """Where the randomness of a generation comes from."""
 
     @abstractmethod
-    def pick(self, probs: Tensor, k: int) -> Tensor:
-        """Draw one token per position of scale k: probabilities (B, l, V) to tokens (B, l) int64."""
+    def pick(self, probs: Tensor, k: int, p: int = 0) -> Tensor:
+        """Draw at every place of scale k in pass p: probabilities (B, l, V) or (B, l, d, V) to int64 without V."""
 
     @abstractmethod
-    def gumbel(self, like: Tensor, k: int) -> Tensor:
-        """Standard Gumbel noise (B, l, V) of scale k; ``like`` gives shape and device. Asked for after ``pick``."""
+    def gumbel(self, like: Tensor, k: int, p: int = 0) -> Tensor:
+        """Standard Gumbel noise (B, l, V) of scale k in pass p, for tokens of one draw, asked for after ``pick``;
+        ``like`` gives shape and device.
+        """
 
     @abstractmethod
     def select(self, rows: Tensor) -> Noise:
@@ -81,10 +86,10 @@ class OfficialNoise(Noise):
         weights = torch.ones((1, classes), device=self.generator.device) / classes
         return torch.multinomial(weights, count, replacement=True, generator=self.generator).flatten()
 
-    def pick(self, probs: Tensor, k: int) -> Tensor:
+    def pick(self, probs: Tensor, k: int, p: int = 0) -> Tensor:
         return race(probs, self._exponential(probs))
 
-    def gumbel(self, like: Tensor, k: int) -> Tensor:
+    def gumbel(self, like: Tensor, k: int, p: int = 0) -> Tensor:
         return -self._exponential(like).log()
 
     def _exponential(self, like: Tensor) -> Tensor:
@@ -96,15 +101,18 @@ class OfficialNoise(Noise):
 
 
 class GivenNoise(Noise):
-    """Stored noise, one (B, l, V) tensor per scale: Exp(1) for the draw, Gumbel for smooth sampling."""
+    """Stored noise, one (B, l, V) or (B, l, d, V) tensor per scale: Exp(1) for the draw, Gumbel for smooth sampling.
+    There is one pass.
+    """
 
     def __init__(self, exponential: Mapping[int, Tensor], gumbel: Mapping[int, Tensor] | None = None) -> None:
         self._exponential, self._gumbel = exponential, gumbel or {}
 
-    def pick(self, probs: Tensor, k: int) -> Tensor:
+    def pick(self, probs: Tensor, k: int, p: int = 0) -> Tensor:
+        assert p == 0, "stored noise is that of one pass"
         return race(probs, self._exponential[k].to(probs.device))
 
-    def gumbel(self, like: Tensor, k: int) -> Tensor:
+    def gumbel(self, like: Tensor, k: int, p: int = 0) -> Tensor:
         return self._gumbel[k].to(like.device)
 
     def select(self, rows: Tensor) -> Noise:
@@ -114,8 +122,8 @@ class GivenNoise(Noise):
 
 
 class IndependentNoise(Noise):
-    """Noise keyed by (image seed, lineage, scale, position, code): an image's noise depends on nothing else, neither
-    on the batch it is drawn in nor on the number of processes. A repeated image gets a new lineage, hence new
+    """Noise keyed by (image seed, lineage, scale, pass, position, draw): an image's noise depends on nothing else,
+    neither on the batch it is drawn in nor on the number of processes. A repeated image gets a new lineage, hence new
     noise.
     """
 
@@ -128,12 +136,13 @@ class IndependentNoise(Noise):
         self.seeds = list(seeds)
         self.lineage = list(lineage) if lineage is not None else [0] * len(seeds)
 
-    def pick(self, probs: Tensor, k: int) -> Tensor:
-        u = self._uniform(k, 0, probs.shape[1], 1)[..., 0]
+    def pick(self, probs: Tensor, k: int, p: int = 0) -> Tensor:
+        draws = probs.shape[2:-1].numel()
+        u = self._uniform(k, 0, p, probs.shape[1], draws).reshape(probs.shape[:-1])
         return inverse_cdf(probs, torch.from_numpy(u).to(probs.device))
 
-    def gumbel(self, like: Tensor, k: int) -> Tensor:
-        u = self._uniform(k, 1, like.shape[1], like.shape[2])
+    def gumbel(self, like: Tensor, k: int, p: int = 0) -> Tensor:
+        u = self._uniform(k, 1, p, like.shape[1], like.shape[2])
         return torch.from_numpy(-np.log(-np.log(u))).to(like)
 
     def select(self, rows: Tensor) -> Noise:
@@ -143,13 +152,15 @@ class IndependentNoise(Noise):
             lineage.append(self.lineage[row] if nth == 0 else int(_hash(self.lineage[row], nth)))
         return IndependentNoise([self.seeds[row] for row in chosen], lineage)
 
-    def _uniform(self, k: int, stream: int, positions: int, codes: int) -> np.ndarray:
-        """(B, positions, codes) float64, strictly between 0 and 1."""
+    def _uniform(self, k: int, stream: int, p: int, positions: int, numbers: int) -> np.ndarray:
+        """(B, positions, numbers) float64, strictly between 0 and 1. stream: 0 for draws, 1 for Gumbel noise."""
         key = _hash(
             _hash(np.array(self.seeds, np.uint64), np.array(self.lineage, np.uint64)), np.uint64(2 * k + stream)
         )
+        if p > 0:  # the first pass has the noise of models that have no other
+            key = _hash(key, np.uint64(FURTHER_PASS + p))
         at = _hash(key[:, None], np.arange(positions, dtype=np.uint64)[None])
-        bits = _hash(at[..., None], np.arange(codes, dtype=np.uint64)[None, None])
+        bits = _hash(at[..., None], np.arange(numbers, dtype=np.uint64)[None, None])
         return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
@@ -159,7 +170,7 @@ def race(probs: Tensor, exponential: Tensor) -> Tensor:
 
 
 def inverse_cdf(probs: Tensor, u: Tensor) -> Tensor:
-    """The token (B, l) at which the cumulative probability of (B, l, V) passes u (B, l) in (0, 1); never one of
+    """The token (...) at which the cumulative probability of (..., V) passes u (...) in (0, 1), never one of
     probability 0.
     """
     cumulative = probs.double().cumsum(-1)
