@@ -1,7 +1,7 @@
 """The object users meet: tokenizer, model and class vocabulary together, loaded by name or from a folder.
 
 >>> import nextscale
->>> pipe = nextscale.load("emoji")
+>>> pipe = nextscale.load("emoji-m-var")
 >>> result = pipe(class_labels=["animal-mammal"], num_images=4, seed=1)
 >>> result.images[0].size
 (64, 64)
