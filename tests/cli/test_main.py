@@ -152,6 +152,7 @@ def test_an_interrupted_command_leaves_nothing_behind(tiny_model: Path, tmp_path
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     )
     assert process.stderr is not None
     assert "tiny on cpu" in process.stderr.readline()  # loaded: from here on it draws
