@@ -28,9 +28,9 @@ pip := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet --quiet
 # Forty pictures, eight classes in five styles, with the seeds 1 to 40; then the first of them scale by scale. None is picked.
 # In float32 on the CPU, so that every machine draws those of the README, up to rounding.
 demo: $(VENV)/run.stamp
-	$(VENV)/bin/nextscale generate --model emoji-m-var --style all --seed 1 --dtype float32 --device cpu --out $(DEMO) \
+	$(VENV)/bin/nextscale generate --model emoji-m-var --style all --seed 1 --dtype float32 --device cpu --overwrite --out $(DEMO) \
 	  -c face-smiling -c cat-face -c heart -c person-role -c animal-mammal -c food-fruit -c transport-ground -c sky-weather
-	$(VENV)/bin/nextscale generate -c face-smiling --model emoji-m-var --style noto --seed 1 --dtype float32 --device cpu --no-grid --strip --out $(DEMO)
+	$(VENV)/bin/nextscale generate -c face-smiling --model emoji-m-var --style noto --seed 1 --dtype float32 --device cpu --overwrite --no-grid --strip --out $(DEMO)
 	@echo
 	@echo "a grid of new pictures:            $(DEMO)/grid.png"
 	@echo "one picture, growing by scales:    $(DEMO)/strip.png"
