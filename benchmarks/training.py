@@ -48,7 +48,7 @@ def attention(batch: int, repeats: int) -> str:
 def step(name: str, batch: int, repeats: int) -> str:
     """One step's loss and gradients."""
     pipe = load(MODELS[name], device=CPU, dtype=torch.float32)
-    model, schedule, codes = pipe.model, pipe.model.schedule, pipe.tokenizer.code_count
+    model, schedule, codes = pipe.model, pipe.model.schedule, pipe.tokenizer.choices
     assert isinstance(model, ClassTransformer)
     model.train().requires_grad_()
     inputs = [torch.randn(batch, pipe.tokenizer.code_dim, *size) for size in schedule.sizes[1:]]

@@ -15,7 +15,7 @@ from nextscale.generate import GivenTokens, ScaleEvent, State, generate
 from nextscale.models.base import NextScaleModel
 from nextscale.plan import Plan, default_plan
 from nextscale.sampling import IndependentNoise, OfficialNoise
-from nextscale.tokenizers.base import Canvas, draw
+from nextscale.tokenizers.base import Canvas
 from tests.makers import CLASSES, MODELS, tiny_tokenizer, tiny_var
 
 TOKENIZER = tiny_tokenizer()
@@ -102,7 +102,7 @@ def test_another_model_takes_over_with_the_first_ones_tokens() -> None:
 
 def given_tokens(keep: bool) -> GivenTokens:
     torch.manual_seed(4)
-    tokens = TOKENIZER.encode(TOKENIZER.latent(torch.rand(3, 3, 16, 16)))
+    tokens = TOKENIZER.encode(TOKENIZER.latent(torch.rand(3, 3, 16, 16))).tokens
     return GivenTokens(tokens, [torch.full(size, keep) for size in TOKENIZER.schedule])
 
 
@@ -110,7 +110,9 @@ def test_keeping_every_token_is_reconstruction(model: NextScaleModel) -> None:
     given = given_tokens(True)
     events = run(default_plan(model, smooth=True).with_column(keep="source"), model, source=given)
     assert all(torch.equal(e.tokens, t) for e, t in zip(events, given.tokens, strict=True))
-    torch.testing.assert_close(events[-1].canvas.latent, draw(TOKENIZER, given.tokens).latent, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        events[-1].canvas.latent, TOKENIZER.follow(given.tokens).canvas.latent, atol=1e-6, rtol=1e-6
+    )
 
 
 def test_keeping_no_token_is_plain_generation(model: NextScaleModel) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from nextscale.pictures import fit
 from nextscale.results import OutputType, as_output, checked_output_type, decode
 from nextscale.tokenfile import Picture, pictures_of, token_maps
-from nextscale.tokenizers.base import Tokenizer, draw
+from nextscale.tokenizers.base import Tokenizer
 
 
 class Coder:
@@ -30,7 +30,7 @@ class Coder:
         """
         with torch.inference_mode():
             latents = [self.tokenizer.latent(self._pixels(one).to(self._place)) for one in pictures_of(image)]
-            found = [self.tokenizer.encode(latent) for latent in latents]
+            found = [self.tokenizer.encode(latent).tokens for latent in latents]
         return [torch.cat(maps) for maps in zip(*found, strict=True)]
 
     def decode(self, tokens: Sequence[Any], output_type: OutputType = "pil") -> Any:
@@ -43,7 +43,7 @@ class Coder:
         maps = [one.to(self._place) for one in token_maps(tokens, self.tokenizer)]
         kind = checked_output_type(output_type)
         with torch.inference_mode():
-            canvases = [draw(self.tokenizer, [one[i : i + 1] for one in maps]) for i in range(len(maps[0]))]
+            canvases = [self.tokenizer.follow([one[i : i + 1] for one in maps]).canvas for i in range(len(maps[0]))]
             canvas = replace(canvases[0], latent=torch.cat([one.latent for one in canvases]))
             return as_output(canvas.latent if kind == "latent" else decode(self.tokenizer, canvas), kind)
 

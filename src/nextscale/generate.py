@@ -225,12 +225,12 @@ def check_parts(plan: Plan, parts: Mapping[str, Any], images: int) -> None:
     tokenizer = parts["tokenizer"]
     if not isinstance(tokenizer, Tokenizer):
         raise PlanError(f"the part 'tokenizer' is {quoted(tokenizer)}; expected a tokenizer")
-    plan.check_top_k(tokenizer.code_count)
+    plan.check_top_k(tokenizer.choices)
     for k, row in enumerate(plan.rows):
         if row.keep is not None:
             if not isinstance(parts[row.keep], GivenTokens):
                 raise PlanError(f"the plan keeps tokens of the part {row.keep!r}, which holds none")
-            _check_given(k, row, parts[row.keep], images, tokenizer.code_count)
+            _check_given(k, row, parts[row.keep], images, tokenizer.choices)
 
 
 def _check_given(k: int, row: Row, given: GivenTokens, images: int, codes: int) -> None:

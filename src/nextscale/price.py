@@ -53,7 +53,7 @@ def price(plan: Plan, parts: Mapping[str, Any], images: int = 1, element: int = 
     ``top_k`` above the number of codes.
     """
     tokenizer: Tokenizer = parts["tokenizer"]
-    plan.check_top_k(tokenizer.code_count)
+    plan.check_top_k(tokenizer.choices)
     schedule, rows = plan.schedule, plan.branches * images
     first: NextScaleModel = parts[plan.rows[0].model]
     lines = [RowPrice("condition", first.condition_flops(rows), 0)]
@@ -63,7 +63,7 @@ def price(plan: Plan, parts: Mapping[str, Any], images: int = 1, element: int = 
         flops += model.step_flops(schedule, k, images, rows, row.blocks) + model.head_flops(schedule.lengths[k], rows)
         flops += images * tokenizer.accumulate_flops(schedule, k)
         if row.smooth is not None:
-            flops += 2 * images * schedule.lengths[k] * tokenizer.code_count * tokenizer.code_dim
+            flops += 2 * images * schedule.lengths[k] * tokenizer.choices * tokenizer.code_dim
         memory = memory_bytes(row.memory, model.slots, schedule, k, rows, element)
         lines.append(RowPrice(f"{row.size[0]}x{row.size[1]}", flops, memory))
     if plan.decode:

@@ -78,7 +78,7 @@ def token_maps(tokens: Any, tokenizer: Tokenizer) -> list[Tensor]:
     if not given or len(given) > len(sizes):
         count = f"{len(given)} maps" if given else quoted(tokens)
         raise InputError(f"tokens are {count}, and there are {len(sizes)} scales; {EXPECTED}")
-    maps = [_map(k, one, size, tokenizer.code_count) for k, (one, size) in enumerate(zip(given, sizes))]
+    maps = [_map(k, one, size, tokenizer.choices) for k, (one, size) in enumerate(zip(given, sizes))]
     counts = {len(one) for one in maps}
     if len(counts) > 1:
         raise InputError(f"the maps hold {', '.join(map(str, sorted(counts)))} pictures; expected as many in every one")
@@ -108,7 +108,7 @@ def _map(k: int, given: Any, size: tuple[int, int], codes: int) -> Tensor:
 
 def digest(tokenizer: Tokenizer) -> str:
     """What tells a tokenizer from another: 64 hex digits of its sizes and weights, the same in float32 and bfloat16."""
-    sizes = (tokenizer.schedule.sizes, tokenizer.code_count, tokenizer.code_dim, tokenizer.stride)
+    sizes = (tokenizer.schedule.sizes, tokenizer.choices, tokenizer.code_dim, tokenizer.stride)
     found = hashlib.sha256(repr(sizes).encode())
     for name, weight in sorted(tokenizer.state_dict().items()):
         rounded = weight.detach().to("cpu", torch.bfloat16).contiguous()

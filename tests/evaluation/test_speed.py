@@ -6,13 +6,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nextscale.evaluation.speed import forward_flops, matmul_peak
-from nextscale.tokenizers.base import inputs
 from tests.makers import SIZES, tiny_tokenizer, tiny_var
 
 
 def test_flops_are_those_of_the_products_and_of_attention() -> None:
     model, tokenizer = tiny_var(), tiny_tokenizer()
-    seen = inputs(tokenizer, [torch.zeros(1, h, w, dtype=torch.int64) for h, w in SIZES])
+    seen = tokenizer.follow([torch.zeros(1, h, w, dtype=torch.int64) for h, w in SIZES]).inputs
     with FlopCounterMode(display=False) as counter:
         model(seen, model.condition(torch.tensor([1])))
     counted = counter.get_flop_counts()["Global"]

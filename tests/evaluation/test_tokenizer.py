@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nextscale.evaluation.tokenizer import BATCH, Spread, code_use, encode_all, psnr, reconstruction_psnr
-from nextscale.tokenizers.base import draw
 from tests.makers import CODES, SIZES, tiny_tokenizer
 
 
@@ -73,7 +72,7 @@ def test_one_code_has_a_perplexity_of_one() -> None:
 
 def test_images_are_encoded_as_the_tokenizer_does_whatever_the_batch() -> None:
     tokenizer, images = tiny_tokenizer(), some_images(BATCH + 3)
-    expected = tokenizer.encode(tokenizer.latent(images / 127.5 - 1))
+    expected = tokenizer.encode(tokenizer.latent(images / 127.5 - 1)).tokens
     found = encode_all(tokenizer, images)
     assert [tuple(maps.shape) for maps in found] == [(BATCH + 3, *size) for size in SIZES]
     agree = sum(int((f == e).sum()) for f, e in zip(found, expected, strict=True))
@@ -86,7 +85,7 @@ def test_psnr_is_that_of_the_picture_drawn_from_the_first_scales() -> None:
     measured = reconstruction_psnr(tokenizer, images, tokens, range(len(tokens)))
     assert list(measured) == [0, 1, 2, 3]
     for k, found in measured.items():
-        pixels = (tokenizer.decode(draw(tokenizer, tokens[: k + 1])) + 1) / 2
+        pixels = (tokenizer.decode(tokenizer.follow(tokens[: k + 1]).canvas) + 1) / 2
         assert found.tolist() == pytest.approx(psnr(pixels, images / 255).tolist(), abs=1e-4)
     assert not torch.allclose(measured[0], measured[3])
 
@@ -106,7 +105,7 @@ def test_quantising_stays_in_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = encode_all(tokenizer, images)
         latent = tokenizer.latent((images / 127.5 - 1).to(memory_format=torch.channels_last))
-    expected = tokenizer.encode(latent)
+    expected = tokenizer.encode(latent).tokens
     assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
 
 

@@ -9,7 +9,6 @@ import pytest
 from nextscale.data.folder import load_data
 from nextscale.evaluation.report import evaluate
 from nextscale.evaluation.subject import Judge, Subject
-from nextscale.tokenizers.base import draw
 
 
 def test_styles_are_measured_apart_and_add_up(styled: Subject, emoji: Path) -> None:
@@ -23,7 +22,7 @@ def test_styles_are_measured_apart_and_add_up(styled: Subject, emoji: Path) -> N
 def test_the_distance_is_relative_to_that_of_two_images(styled: Subject, judge: Judge, emoji: Path) -> None:
     t = evaluate(styled, emoji, judge=judge).tokenizer
     images = load_data(emoji, 16, "heldout").images / 127.5 - 1
-    kept = styled.tokenizer.decode(draw(styled.tokenizer, styled.tokenizer.encode(styled.tokenizer.latent(images))))
+    kept = styled.tokenizer.decode(styled.tokenizer.encode(styled.tokenizer.latent(images)).canvas)
     features, other = judge.network.features(images), judge.network.features(kept)
     unit = (features[:, None] - features).square().sum(-1).mean().sqrt()
     assert t.distance is not None

@@ -7,7 +7,7 @@ import torch
 
 from nextscale.errors import InputError
 from nextscale.scales import ScaleSchedule
-from nextscale.tokenizers.base import Tokenizer, draw, inputs
+from nextscale.tokenizers.base import Tokenizer
 from tests.makers import tiny_tokenizer
 
 TOKENIZERS = {
@@ -29,9 +29,9 @@ def images_for(tokenizer: Tokenizer, batch: int = 2) -> torch.Tensor:
 
 
 def test_token_maps_have_the_sizes_of_the_schedule(tokenizer: Tokenizer) -> None:
-    tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer)))
+    tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer))).tokens
     assert [tuple(t.shape) for t in tokens] == [(2, h, w) for h, w in tokenizer.schedule]
-    assert all(int(t.min()) >= 0 and int(t.max()) < tokenizer.code_count for t in tokens)
+    assert all(int(t.min()) >= 0 and int(t.max()) < tokenizer.choices for t in tokens)
 
 
 def test_each_scale_brings_the_canvas_to_what_the_next_scale_was_encoded_against(tokenizer: Tokenizer) -> None:
@@ -42,32 +42,32 @@ def test_each_scale_brings_the_canvas_to_what_the_next_scale_was_encoded_against
         seen.append(codes)
         return codes
 
-    tokens = tokenizer.encode(latent, hook=hook)
+    tokens = tokenizer.encode(latent, hook=hook).tokens
     for codes, tokens_k in zip(seen, tokens, strict=True):
         torch.testing.assert_close(tokenizer.codes(tokens_k), codes, atol=0, rtol=0)
 
 
 def test_autocast_changes_no_token(tokenizer: Tokenizer) -> None:
     latent = tokenizer.latent(images_for(tokenizer))
-    plain = tokenizer.encode(latent)
+    plain = tokenizer.encode(latent).tokens
     with torch.autocast("cpu", torch.bfloat16):
-        cast = tokenizer.encode(latent)
-        canvas = draw(tokenizer, cast)
+        cast = tokenizer.encode(latent).tokens
+        canvas = tokenizer.follow(cast).canvas
     assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
-    torch.testing.assert_close(canvas.latent, draw(tokenizer, plain).latent, atol=0, rtol=0)
+    torch.testing.assert_close(canvas.latent, tokenizer.follow(plain).canvas.latent, atol=0, rtol=0)
 
 
 def test_a_hook_changes_what_later_scales_see(tokenizer: Tokenizer) -> None:
     latent = tokenizer.latent(images_for(tokenizer))
-    plain = tokenizer.encode(latent)
-    hooked = tokenizer.encode(latent, hook=lambda k, tokens, codes: codes * -3 if k == 0 else codes)
+    plain = tokenizer.encode(latent).tokens
+    hooked = tokenizer.encode(latent, hook=lambda k, tokens, codes: codes * -3 if k == 0 else codes).tokens
     assert torch.equal(plain[0], hooked[0])
     assert any(not torch.equal(a, b) for a, b in zip(plain[1:], hooked[1:], strict=True))
 
 
 def test_accumulate_leaves_its_argument_alone(tokenizer: Tokenizer) -> None:
-    tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer)))
-    canvas = draw(tokenizer, tokens[:1])
+    tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer))).tokens
+    canvas = tokenizer.follow(tokens[:1]).canvas
     before = canvas.latent.clone()
     after = tokenizer.accumulate(canvas, tokenizer.codes(tokens[1]), 1)
     assert torch.equal(canvas.latent, before)
@@ -77,28 +77,28 @@ def test_accumulate_leaves_its_argument_alone(tokenizer: Tokenizer) -> None:
 
 
 def test_weights_on_one_code_are_that_code(tokenizer: Tokenizer) -> None:
-    tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer)))[1]
-    one_hot = torch.nn.functional.one_hot(tokens, tokenizer.code_count).float()
+    tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer))).tokens[1]
+    one_hot = torch.nn.functional.one_hot(tokens, tokenizer.choices).float()
     torch.testing.assert_close(tokenizer.codes(one_hot), tokenizer.codes(tokens), atol=1e-6, rtol=1e-6)
 
 
 def test_teacher_forcing_inputs_are_what_generation_sees(tokenizer: Tokenizer) -> None:
-    tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer)))
-    for k, found in enumerate(inputs(tokenizer, tokens), start=1):
-        wanted = tokenizer.next_input(draw(tokenizer, tokens[:k]), k)
+    tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer))).tokens
+    for k, found in enumerate(tokenizer.follow(tokens).inputs, start=1):
+        wanted = tokenizer.next_input(tokenizer.follow(tokens[:k]).canvas, k)
         torch.testing.assert_close(found, wanted, atol=0, rtol=0)
         assert tuple(found.shape[-2:]) == tokenizer.schedule[k]
 
 
 def test_decoding_gives_images_of_the_right_size_in_range(tokenizer: Tokenizer) -> None:
     images = images_for(tokenizer)
-    decoded = tokenizer.decode(draw(tokenizer, tokenizer.encode(tokenizer.latent(images))))
+    decoded = tokenizer.decode(tokenizer.encode(tokenizer.latent(images)).canvas)
     assert decoded.shape == images.shape
     assert decoded.abs().max() <= 1
 
 
 def test_rows_of_a_canvas_can_be_selected(tokenizer: Tokenizer) -> None:
-    canvas = draw(tokenizer, tokenizer.encode(tokenizer.latent(images_for(tokenizer))))
+    canvas = tokenizer.encode(tokenizer.latent(images_for(tokenizer))).canvas
     assert torch.equal(canvas.select(torch.tensor([1, 1, 0])).latent, canvas.latent[[1, 1, 0]])
 
 

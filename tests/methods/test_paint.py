@@ -12,7 +12,6 @@ from nextscale.methods.paint import Box, edit_mask, given_tokens, keep_masks, pa
 from nextscale.plan import default_plan
 from nextscale.sampling import IndependentNoise
 from nextscale.scales import ScaleSchedule
-from nextscale.tokenizers.base import draw
 from tests.makers import tiny_tokenizer, tiny_var
 
 
@@ -62,7 +61,7 @@ def painted(mask: Tensor) -> tuple[list[Tensor], Tensor, GivenTokens]:
 def test_all_kept_is_the_reconstruction() -> None:
     tokens, latent, given = painted(torch.ones(4, 4))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(tokens, given.tokens, strict=True))
-    torch.testing.assert_close(latent, draw(tiny_tokenizer(), given.tokens).latent, atol=0, rtol=0)
+    torch.testing.assert_close(latent, tiny_tokenizer().follow(given.tokens).canvas.latent, atol=0, rtol=0)
 
 
 def test_nothing_kept_keeps_only_the_coarsest_token() -> None:

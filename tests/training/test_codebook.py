@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from nextscale.scales import ScaleSchedule
-from nextscale.tokenizers.residual import ResidualConfig, ResidualQuantizer, codebook_use
+from nextscale.tokenizers.autoencoder import AutoencoderConfig
+from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer, codebook_use
 from nextscale.training.codebook import AT_ONCE, MEMORY, CodeUse, CollapseWatch, draw, draw_codebook, pick, residuals
 from nextscale.training.tokenizer_recipe import CodebookSection
 from tests.makers import CODE_DIM, CODES, SIZES, tiny_tokenizer
@@ -16,8 +17,8 @@ SCHEDULE = ScaleSchedule(SIZES)
 CPU = torch.device("cpu")
 
 
-def quantizer() -> ResidualQuantizer:
-    return tiny_tokenizer().quantizer
+def tokenizer() -> ResidualTokenizer:
+    return tiny_tokenizer()
 
 
 def latent(scale: float = 1.0, images: int = 16) -> Tensor:
@@ -28,48 +29,49 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def use(q: ResidualQuantizer, z: Tensor) -> tuple[float, float]:
-    return codebook_use(q.encode(z, q.schedule)[0], len(q.codebook.weight))
+def use(t: ResidualTokenizer, z: Tensor) -> tuple[float, float]:
+    return codebook_use(t.encode(z).tokens, t.choices)
 
 
-def error(q: ResidualQuantizer, z: Tensor) -> float:
-    return float((q.encode(z, q.schedule)[1][-1] - z).square().mean())
+def error(t: ResidualTokenizer, z: Tensor) -> float:
+    return float((t.encode(z).canvas.latent - z).square().mean())
 
 
 def test_residuals_are_what_encoding_looks_up() -> None:
-    q, z = quantizer(), latent(images=AT_ONCE + 3)
-    vectors, tokens = residuals(q, z)
+    t, z = tokenizer(), latent(images=AT_ONCE + 3)
+    vectors, tokens = residuals(t, z)
     assert vectors.shape == (AT_ONCE + 3, SCHEDULE.tokens, CODE_DIM)
-    maps, _ = q.encode(z, q.schedule)
+    maps = t.encode(z).tokens
     assert torch.equal(tokens, torch.cat([t.flatten(1) for t in maps], 1))
-    assert torch.equal(q.nearest(vectors.mT[..., None])[..., 0], tokens)
+    assert torch.equal(t.quantizer.nearest(vectors.mT[..., None])[..., 0], tokens)
 
 
 def test_a_codebook_drawn_from_data_is_used_where_a_random_one_is_not() -> None:
-    q, z = quantizer(), latent(scale=0.02)  # latents far smaller than the random codes
-    before = use(q, z)[0]
-    draw_codebook(q, z, generator())
+    t, z = tokenizer(), latent(scale=0.02)  # latents far smaller than the random codes
+    before = use(t, z)[0]
+    draw_codebook(t, z, generator())
     assert before < 0.3
-    assert use(q, z)[0] > 0.8
+    assert use(t, z)[0] > 0.8
 
 
 def test_k_means_brings_the_codes_nearer_to_the_data_and_is_the_same_every_time() -> None:
     z, codebooks, errors = latent(), [], []
     for rounds in (0, 8, 8):
-        q = quantizer()
-        draw_codebook(q, z, generator(), kmeans=rounds)
-        codebooks.append(q.codebook.weight)
-        errors.append(error(q, z))
-        assert use(q, z)[0] > 0.9
+        t = tokenizer()
+        draw_codebook(t, z, generator(), kmeans=rounds)
+        codebooks.append(t.quantizer.codebook.weight)
+        errors.append(error(t, z))
+        assert use(t, z)[0] > 0.9
     assert torch.equal(codebooks[1], codebooks[2])
     assert errors[1] < 0.9 * errors[0]
 
 
 def test_more_codes_than_vectors() -> None:
     for rounds in (0, 2):
-        q = ResidualQuantizer(ResidualConfig(codes=500, sizes=((1, 1),)))
-        draw_codebook(q, torch.randn(3, 32, 1, 1), generator(), kmeans=rounds)
-        assert len(q.codebook.weight.unique(dim=0)) == 3
+        small = AutoencoderConfig(ch=8, mult=(1,), groups=4)
+        t = ResidualTokenizer(ResidualConfig(codes=500, sizes=((1, 1),), autoencoder=small))
+        draw_codebook(t, torch.randn(3, 32, 1, 1), generator(), kmeans=rounds)
+        assert len(t.quantizer.codebook.weight.unique(dim=0)) == 3
 
 
 def test_draws_do_not_repeat_before_they_must() -> None:
@@ -131,17 +133,17 @@ def test_the_measure_is_fair_from_the_first_step_on_and_moved_codes_do_not_flatt
 
 
 def test_moving_rare_codes_evens_out_their_use() -> None:
-    q, z = quantizer(), latent(scale=0.3)  # smaller than the codes: most of them lie outside
-    codes, before = CodeUse(CODES, SCHEDULE, CPU), use(q, z)[1]
+    t, z = tokenizer(), latent(scale=0.3)  # smaller than the codes: most of them lie outside
+    codes, before = CodeUse(CODES, SCHEDULE, CPU), use(t, z)[1]
     for _ in range(3):
         for _ in range(3 * MEMORY):
-            codes.count(q.encode(z, q.schedule)[0])
+            codes.count(t.encode(z).tokens)
             codes.end_step()
         rare = codes.to_move(0.25, 0)
-        vectors = residuals(q, z)[0].flatten(0, 1)
-        q.codebook.weight[rare] = vectors[draw(len(vectors), len(rare), generator())]
+        vectors = residuals(t, z)[0].flatten(0, 1)
+        t.quantizer.codebook.weight[rare] = vectors[draw(len(vectors), len(rare), generator())]
         codes.moved(rare)
-    assert use(q, z)[1] > 1.5 * before
+    assert use(t, z)[1] > 1.5 * before
 
 
 def watch(codes: int = 1000, **settings: float) -> CollapseWatch:

@@ -21,7 +21,8 @@ from nextscale.checkpoints.store import save_checkpoint
 from nextscale.data.folder import load_data
 from nextscale.errors import InputError, NextscaleError
 from nextscale.features.perceptual import Perceptual, PerceptualConfig
-from nextscale.tokenizers.residual import ResidualConfig, ResidualQuantizer
+from nextscale.tokenizers.autoencoder import AutoencoderConfig
+from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 from nextscale.training.codebook import residuals
 from nextscale.training.order import SampleNoise, generator, rows
 from nextscale.training.recipe import load_recipe
@@ -32,6 +33,7 @@ from tests.training.tiny import SIDE, TINY_TOKENIZER
 
 BATCH = 4
 ALL = slice(None)
+SMALL = AutoencoderConfig(ch=8, mult=(1,), groups=4)
 
 
 def all_losses(eyes: Path, network: str = "patch") -> list[str]:
@@ -201,11 +203,11 @@ def test_a_collapsed_scale_is_given_codes_of_its_own(images: Path) -> None:
         chosen._seen.append((range(BATCH), latent))
         chosen.watch.low[1] = mending * chosen.watch.after
         optimizer = torch.optim.AdamW(chosen.module.parameters())
-        before = residuals(quantizer, latent)[1][:, 0].unique()
+        before = residuals(chosen.module, latent)[1][:, 0].unique()
         moved = chosen._restart(optimizer, copy.deepcopy(chosen.module), noise)
         assert moved == (BATCH if mending else 0)  # a sixteenth of the codes
         assert schedule.offsets[1] == 1
-        found[mending] = (len(before), len(residuals(quantizer, latent)[1][:, 0].unique()))
+        found[mending] = (len(before), len(residuals(chosen.module, latent)[1][:, 0].unique()))
     assert found[False] == (1, 1)
     assert found[True] == (1, BATCH)
 
@@ -221,27 +223,30 @@ def test_use_and_perplexity_of_every_scale_are_logged(images: Path) -> None:
 
 def test_the_gradient_goes_straight_through_the_quantiser() -> None:
     """To the latent: that of the canvas, unchanged, plus the commitment's. To the codes: of the VQ loss alone."""
-    quantizer = ResidualQuantizer(ResidualConfig(codes=16, code_dim=32, sizes=((1, 1), (2, 2)), beta=0.25))
+    tokenizer = ResidualTokenizer(ResidualConfig(codes=16, sizes=((1, 1), (2, 2)), beta=0.25, autoencoder=SMALL))
     latent = torch.randn(3, 32, 2, 2, requires_grad=True)
     pull = torch.randn(3, 32, 2, 2)
-    canvas, vq, _ = quantizer(latent)
+    canvas, vq, _ = tokenizer.straight_through(latent)
     torch.testing.assert_close(torch.autograd.grad((canvas * pull).sum(), latent, retain_graph=True)[0], pull)
     assert (
-        torch.autograd.grad((canvas * pull).sum(), quantizer.codebook.weight, allow_unused=True, retain_graph=True)[0]
+        torch.autograd.grad(
+            (canvas * pull).sum(), tokenizer.quantizer.codebook.weight, allow_unused=True, retain_graph=True
+        )[0]
         is None
     )
-    canvases = quantizer.encode(latent.detach(), quantizer.schedule)[1]
+    maps = tokenizer.encode(latent.detach()).tokens
+    canvases = [tokenizer.follow(maps[: k + 1]).canvas.latent for k in range(len(maps))]
     commitment = torch.stack([2 * 0.25 * (latent - f_k) / latent.numel() for f_k in canvases]).mean(0)
     torch.testing.assert_close(torch.autograd.grad(vq, latent, retain_graph=True)[0], commitment.detach())
-    assert torch.autograd.grad(vq, quantizer.codebook.weight)[0].abs().sum() > 0
+    assert torch.autograd.grad(vq, tokenizer.quantizer.codebook.weight)[0].abs().sum() > 0
 
 
 def test_quantising_for_training_ignores_autocast() -> None:
-    quantizer = ResidualQuantizer(ResidualConfig(codes=64, code_dim=32, sizes=((1, 1), (3, 3))))
+    tokenizer = ResidualTokenizer(ResidualConfig(codes=64, sizes=((1, 1), (3, 3)), autoencoder=SMALL))
     latent = torch.randn(3, 32, 3, 3)
-    exact = quantizer(latent)
+    exact = tokenizer.straight_through(latent)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = quantizer(latent)
+        mixed = tokenizer.straight_through(latent)
     flat: list[tuple[Tensor, Tensor]] = [*zip(exact[:2], mixed[:2], strict=True), *zip(exact[2], mixed[2], strict=True)]
     assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in flat)
     assert mixed[1].dtype == torch.float32

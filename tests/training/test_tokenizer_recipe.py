@@ -19,7 +19,7 @@ def test_vars_tokenizer_has_its_published_size_and_training() -> None:
         tokenizer = ResidualTokenizer(recipe.model)
     assert sum(p.numel() for p in tokenizer.parameters()) == pytest.approx(108.95e6, rel=1e-4)
     assert tokenizer.schedule == ScaleSchedule.preset("256")
-    assert (tokenizer.code_count, tokenizer.code_dim, tokenizer.stride) == (4096, 32, 16)
+    assert (tokenizer.choices, tokenizer.code_dim, tokenizer.stride) == (4096, 32, 16)
     loss, optim, run = recipe.loss, recipe.optim, recipe.run
     assert (loss.l2, loss.l1, loss.vq, loss.perceptual.weight, recipe.model.beta) == (1.0, 0.2, 1.0, 1.0, 0.25)
     assert (loss.adversarial.weight, loss.adversarial.start, loss.adversarial.warmup) == (0.4, 0.2, 0.02)

@@ -18,7 +18,7 @@ from nextscale.errors import InputError
 from nextscale.evaluation.tokenizer import BATCH, Step, silent
 from nextscale.models.base import NextScaleModel
 from nextscale.scales import ScaleSchedule
-from nextscale.tokenizers.base import Tokenizer, inputs
+from nextscale.tokenizers.base import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def score_generator(
     hits = torch.zeros_like(loss)
     for start in range(0, len(labels), BATCH):
         maps = [t[start : start + BATCH].to(device) for t in tokens]
-        given = inputs(tokenizer, maps, schedule)
+        given = tokenizer.follow(maps, schedule).inputs
         logits = model(given, model.condition(labels[start : start + BATCH].to(device)))
         batch_loss, batch_hits = token_scores(logits, torch.cat([t.flatten(1) for t in maps], 1))
         loss += batch_loss.cpu().double().sum(0)

@@ -188,7 +188,7 @@ def _generator_report(subject: Subject, split: Encoded, training: Encoded, progr
         scores=scores,
         train_source=train_source,
         train=train_scores,
-        uniform_loss=math.log(subject.tokenizer.code_count),
+        uniform_loss=math.log(subject.tokenizer.choices),
         images_per_second=speed,
         tokens_per_second=speed * model.schedule.tokens,
         peak_share=speed * forward_flops(model) / matmul_peak(weight.device, weight.dtype),

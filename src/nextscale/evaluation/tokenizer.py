@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nextscale.data.images import ImageData
-from nextscale.tokenizers.base import Canvas, Tokenizer, draw
+from nextscale.tokenizers.base import Canvas, Tokenizer
 from nextscale.tokenizers.residual import codebook_use
 
 BATCH = 64
@@ -85,7 +85,7 @@ def encode_all(tokenizer: Tokenizer, images: Images, step: Step = silent) -> lis
     weight, maps = next(tokenizer.parameters()), []
     for signed in signed_batches(images, weight.device, step):
         latent = tokenizer.latent(signed.to(weight.dtype))
-        maps.append([tokens.cpu() for tokens in tokenizer.encode(latent)])
+        maps.append([tokens.cpu() for tokens in tokenizer.encode(latent).tokens])
     return [torch.cat(scale) for scale in zip(*maps, strict=True)]
 
 
@@ -116,7 +116,7 @@ def reconstructed(tokenizer: Tokenizer, tokens: Sequence[Tensor], step: Step = s
     """
     device, count = next(tokenizer.parameters()).device, len(tokens[0])
     for start in range(0, count, BATCH):
-        canvas = draw(tokenizer, [maps[start : start + BATCH].to(device) for maps in tokens])
+        canvas = tokenizer.follow([maps[start : start + BATCH].to(device) for maps in tokens]).canvas
         yield tokenizer.decode(canvas).float()
         step(start + len(canvas.latent), count)
 

@@ -85,7 +85,7 @@ def tokenizer_report(
         with progress("encoding the training split", "images") as step:
             train_tokens = encode_all(tokenizer, train, step)
     distances, right = (None, None) if judge is None else _judged(subject, data, tokens, judge, progress)
-    use, use_by_scale = code_use(train_tokens, tokenizer.code_count)
+    use, use_by_scale = code_use(train_tokens, tokenizer.choices)
     by_scale = tuple(Spread.of(measured[k]) for k in range(len(tokens)))
     report = TokenizerReport(
         name=subject.name,
@@ -99,7 +99,7 @@ def tokenizer_report(
         styles=_by_style(data, measured[len(tokens) - 1], distances, right),
         images_per_second=len(data) / seconds,
         codes_source=Source.of(train),
-        codes=tokenizer.code_count,
+        codes=tokenizer.choices,
         use=use,
         use_by_scale=use_by_scale,
     )

@@ -34,7 +34,7 @@ def given_tokens(
     """
     schedule = schedule or tokenizer.schedule
     with torch.no_grad():
-        tokens = tokenizer.encode(tokenizer.latent(images), schedule)
+        tokens = tokenizer.encode(tokenizer.latent(images), schedule).tokens
     return GivenTokens(tokens, keep_masks(mask, schedule))
 
 

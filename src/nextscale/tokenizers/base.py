@@ -1,12 +1,15 @@
 """What every tokenizer can say, and the canvas it draws on.
 
-Shape letters: ``B`` batch, ``c`` code width, ``V`` codes, ``h w`` one token map, ``H W`` the latent grid.
+A token is ``d`` draws among ``V`` choices: one among the codes of a codebook, or several bits among two.
+
+Shape letters: ``B`` batch, ``c`` code width, ``V`` choices, ``d`` draws, ``h w`` one token map, ``H W`` latent grid.
+A token map is (B, h, w), or (B, h, w, d) where a token has several draws.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -19,9 +22,10 @@ EncodeHook = Callable[[int, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Canvas:
-    """The accumulated latent (f-hat) and the schedule it is drawn on. Never changed in place.
+    """What has been drawn so far, and the schedule it is drawn on. Never changed in place.
 
-    latent: (B, c, H, W) float32; schedule: the scales; done: how many scales have been accumulated.
+    latent: (B, ...) float32, in whatever shape the tokenizer keeps: an accumulated grid (f-hat), or the last map;
+    schedule: the scales; done: how many scales have been accumulated.
     """
 
     latent: Tensor
@@ -33,15 +37,31 @@ class Canvas:
         return replace(self, latent=self.latent.index_select(0, rows))
 
 
-class Tokenizer(nn.Module, ABC):
-    """Images to token maps and back. Residual, bitwise and direct tokenizers differ only in the methods below.
+@dataclass(frozen=True)
+class Encoded:
+    """Images as a walk over the scales leaves them.
 
-    ``encode`` runs through ``accumulate``, so that what the encoder sees is what a generator draws.
+    tokens: one map per scale; inputs: what the transformer sees at the scales after the first, (B, c, h_k, w_k) each;
+    canvas: after the last of these scales.
+    """
+
+    tokens: list[Tensor]
+    inputs: list[Tensor]
+    canvas: Canvas
+
+
+class Tokenizer(nn.Module, ABC):
+    """Images to token maps and back. Residual, bitwise and direct tokenizers differ only in the abstract methods.
+
+    Encoder and generator go through the same ``accumulate``, so that what the encoder sees is what a generator draws.
     """
 
     schedule: ScaleSchedule
     code_dim: int
-    code_count: int
+    draws: int = 1
+    """Draws of one token."""
+    choices: int
+    """What one draw chooses from: the codes of a codebook, or the two values of a bit."""
     stride: int
     """Pixels per latent position."""
 
@@ -50,10 +70,8 @@ class Tokenizer(nn.Module, ABC):
         """Images (B, 3, H * stride, W * stride) in [-1, 1] to continuous latents (B, c, H, W), float32."""
 
     @abstractmethod
-    def encode(
-        self, latent: Tensor, schedule: ScaleSchedule | None = None, hook: EncodeHook | None = None
-    ) -> list[Tensor]:
-        """Latents (B, c, H, W) to one token map (B, h, w) int64 per scale."""
+    def quantize(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:
+        """The token map of scale k of latents (B, c, H, W), given the canvas before it."""
 
     @abstractmethod
     def start(self, batch: int, schedule: ScaleSchedule | None = None) -> Canvas:
@@ -61,7 +79,7 @@ class Tokenizer(nn.Module, ABC):
 
     @abstractmethod
     def codes(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, h, w) int64, or weights over the codes (B, h, w, V), to vectors (B, c, h, w)."""
+        """A token map, or probabilities (B, h, w, V) or (B, h, w, d, V) in its place, to vectors (B, c, h, w)."""
 
     @abstractmethod
     def accumulate(self, canvas: Canvas, codes: Tensor, k: int) -> Canvas:
@@ -73,7 +91,7 @@ class Tokenizer(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, canvas: Canvas) -> Tensor:
-        """Canvas to images (B, 3, H * stride, W * stride), clamped to [-1, 1]."""
+        """Canvas to images (B, 3, ., .), clamped to [-1, 1]; an unfinished canvas may give smaller ones."""
 
     @abstractmethod
     def accumulate_flops(self, schedule: ScaleSchedule, k: int) -> int:
@@ -83,19 +101,37 @@ class Tokenizer(nn.Module, ABC):
     def decode_flops(self, schedule: ScaleSchedule) -> int:
         """FLOPs for one image of ``decode``."""
 
+    def encode(self, latent: Tensor, schedule: ScaleSchedule | None = None, hook: EncodeHook | None = None) -> Encoded:
+        """Find the tokens of latents (B, c, H, W)."""
+        canvas = self.start(len(latent), schedule)
+        return self._encoded(canvas, self.walk(canvas, lambda before, k: self.quantize(latent, before, k), hook))
 
-def inputs(tokenizer: Tokenizer, tokens: list[Tensor], schedule: ScaleSchedule | None = None) -> list[Tensor]:
-    """Teacher-forcing inputs (B, c, h_k, w_k) of the scales 1 to K-1, from the token maps of one batch."""
-    canvas, found = tokenizer.start(tokens[0].shape[0], schedule), []
-    for k, tokens_k in enumerate(tokens[:-1]):
-        canvas = tokenizer.accumulate(canvas, tokenizer.codes(tokens_k), k)
-        found.append(tokenizer.next_input(canvas, k + 1))
-    return found
+    def follow(
+        self, tokens: Sequence[Tensor], schedule: ScaleSchedule | None = None, hook: EncodeHook | None = None
+    ) -> Encoded:
+        """The same walk with tokens that are given; they may stop before the last scale."""
+        canvas = self.start(len(tokens[0]), schedule)
+        return self._encoded(canvas, self.walk(canvas, lambda before, k: tokens[k], hook, len(tokens)))
 
+    def walk(
+        self,
+        canvas: Canvas,
+        find: Callable[[Canvas, int], Tensor],
+        hook: EncodeHook | None = None,
+        scales: int | None = None,
+    ) -> Iterator[tuple[Tensor, Canvas]]:
+        """Tokens and canvas after each of the first ``scales`` scales, where ``find(canvas, k)`` gives the tokens."""
+        for k in range(len(canvas.schedule) if scales is None else scales):
+            tokens = find(canvas, k)
+            codes = self.codes(tokens)
+            canvas = self.accumulate(canvas, codes if hook is None else hook(k, tokens, codes), k)
+            yield tokens, canvas
 
-def draw(tokenizer: Tokenizer, tokens: list[Tensor], schedule: ScaleSchedule | None = None) -> Canvas:
-    """The canvas after all of ``tokens`` (which may stop before the last scale) were accumulated."""
-    canvas = tokenizer.start(tokens[0].shape[0], schedule)
-    for k, tokens_k in enumerate(tokens):
-        canvas = tokenizer.accumulate(canvas, tokenizer.codes(tokens_k), k)
-    return canvas
+    def _encoded(self, canvas: Canvas, steps: Iterator[tuple[Tensor, Canvas]]) -> Encoded:
+        tokens, inputs = [], []
+        for k, (found, after) in enumerate(steps):
+            if k:
+                inputs.append(self.next_input(canvas, k))
+            tokens.append(found)
+            canvas = after
+        return Encoded(tokens, inputs, canvas)

@@ -20,7 +20,7 @@ from nextscale.layers.precision import no_autocast
 from nextscale.scales import ScaleSchedule, Size
 from nextscale.settings import check_bounds
 from nextscale.tokenizers.autoencoder import AutoencoderConfig, Decoder, Encoder, decoder_flops, interpolate
-from nextscale.tokenizers.base import Canvas, EncodeHook, Tokenizer
+from nextscale.tokenizers.base import Canvas, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class ResidualTokenizer(Tokenizer):
         kernel, c = config.quant_kernel, config.code_dim
         self.config = config
         self.schedule = ScaleSchedule(config.sizes)
-        self.code_dim, self.code_count, self.stride = c, config.codes, config.autoencoder.stride
+        self.code_dim, self.choices, self.stride = c, config.codes, config.autoencoder.stride
         self.encoder = Encoder(config.autoencoder)
         self.quant_conv = nn.Conv2d(c, c, kernel, padding=kernel // 2)
         self.quantizer = ResidualQuantizer(config)
@@ -77,8 +77,26 @@ class ResidualTokenizer(Tokenizer):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """One training pass: reconstruction (B, 3, H, W), not clamped; VQ loss (); token maps."""
-        canvas, loss, tokens = self.quantizer(self.quant_conv(self.encoder(images)))
-        return self.decoder(self.post_quant_conv(canvas)), loss, tokens
+        latent, loss, tokens = self.straight_through(self.quant_conv(self.encoder(images)))
+        return self.decoder(self.post_quant_conv(latent)), loss, tokens
+
+    def straight_through(self, latent: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Quantise (B, c, H, W) for training: the final canvas, through which gradients reach ``latent``; VQ loss ();
+        token maps.
+
+        The loss is the mean over scales of beta * MSE(sg F_k, f) + MSE(F_k, sg f) with F_k the canvas after scale k.
+        """
+        with no_autocast(latent):
+            latent = latent.float()
+            target = latent.detach()
+            start = self.start(len(latent))
+            tokens, canvases = zip(*self.walk(start, lambda before, k: self.quantize(latent, before, k)), strict=True)
+            losses = [
+                self.config.beta * F.mse_loss(f.latent.detach(), latent) + F.mse_loss(f.latent, target)
+                for f in canvases
+            ]
+            drawn = canvases[-1].latent.detach() - target + latent
+            return drawn, torch.stack(losses).mean(), list(tokens)
 
     def latent(self, images: Tensor) -> Tensor:
         stride, (height, width) = self.stride, images.shape[-2:]
@@ -88,10 +106,15 @@ class ResidualTokenizer(Tokenizer):
             )
         return self.quant_conv(self.encoder(images)).float()
 
-    def encode(
-        self, latent: Tensor, schedule: ScaleSchedule | None = None, hook: EncodeHook | None = None
-    ) -> list[Tensor]:
-        return self.quantizer.encode(latent, schedule or self.schedule, hook)[0]
+    def quantize(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:
+        grid = canvas.schedule.grid
+        if tuple(latent.shape[-2:]) != grid:
+            raise InputError(f"the latent is {tuple(latent.shape[-2:])} but the schedule ends at {grid}")
+        return self.quantizer.nearest(self.residual(latent, canvas, k))
+
+    def residual(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:
+        """What the canvas lacks of the latents, (B, c, h_k, w_k): the vectors that scale k looks up."""
+        return interpolate(latent.detach() - canvas.latent.detach(), canvas.schedule[k], "area")
 
     def start(self, batch: int, schedule: ScaleSchedule | None = None) -> Canvas:
         schedule = schedule or self.schedule
@@ -102,7 +125,9 @@ class ResidualTokenizer(Tokenizer):
         return self.quantizer.codes(tokens)
 
     def accumulate(self, canvas: Canvas, codes: Tensor, k: int) -> Canvas:
-        return self.quantizer.accumulate(canvas, codes, k)
+        with no_autocast(codes):
+            h = interpolate(codes, canvas.schedule.grid, "bicubic")
+            return replace(canvas, latent=canvas.latent + self.quantizer.smooth(h, canvas.schedule, k), done=k + 1)
 
     def next_input(self, canvas: Canvas, k: int) -> Tensor:
         return interpolate(canvas.latent, canvas.schedule[k], "area")
@@ -125,44 +150,10 @@ class ResidualQuantizer(nn.Module):
 
     def __init__(self, config: ResidualConfig) -> None:
         super().__init__()
-        self.cosine, self.beta = config.cosine, config.beta
-        self.schedule = ScaleSchedule(config.sizes)
+        self.cosine = config.cosine
         self.codebook = nn.Embedding(config.codes, config.code_dim)
         count = (config.phi or len(config.sizes)) if config.phi_ratio else 0
         self.phi = nn.ModuleList(Phi(config.code_dim, config.phi_ratio) for _ in range(count))
-
-    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Quantise (B, c, H, W) for training: straight-through canvas, VQ loss, token maps.
-
-        The loss is the mean over scales of beta * MSE(sg F_k, f) + MSE(F_k, sg f) with F_k the canvas after scale k.
-        """
-        with no_autocast(latent):
-            latent = latent.float()
-            target = latent.detach()
-            tokens, canvases = self.encode(latent, self._fit(latent))
-            losses = [self.beta * F.mse_loss(f_k.detach(), latent) + F.mse_loss(f_k, target) for f_k in canvases]
-            return canvases[-1].detach() - target + latent, torch.stack(losses).mean(), tokens
-
-    def _fit(self, latent: Tensor) -> ScaleSchedule:
-        if tuple(latent.shape[-2:]) != self.schedule.grid:
-            raise InputError(f"the latent is {tuple(latent.shape[-2:])} but the schedule ends at {self.schedule.grid}")
-        return self.schedule
-
-    def encode(
-        self, latent: Tensor, schedule: ScaleSchedule, hook: EncodeHook | None = None
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Token maps (B, h_k, w_k) and canvases (B, c, H, W) of all scales."""
-        if tuple(latent.shape[-2:]) != schedule.grid:
-            raise InputError(f"the latent is {tuple(latent.shape[-2:])} but the schedule ends at {schedule.grid}")
-        canvas, tokens, canvases = Canvas(torch.zeros_like(latent), schedule), [], []
-        for k, size in enumerate(schedule):
-            residual = latent.detach() - canvas.latent.detach()
-            tokens_k = self.nearest(interpolate(residual, size, "area"))
-            codes = self.codes(tokens_k)
-            canvas = self.accumulate(canvas, codes if hook is None else hook(k, tokens_k, codes), k)
-            tokens.append(tokens_k)
-            canvases.append(canvas.latent)
-        return tokens, canvases
 
     def nearest(self, z: Tensor) -> Tensor:
         """Index (B, h, w) of the code nearest to each vector of (B, c, h, w); the lowest index wins a tie."""
@@ -181,13 +172,9 @@ class ResidualQuantizer(nn.Module):
             vectors = tokens.float() @ codebook if tokens.is_floating_point() else F.embedding(tokens, codebook)
             return vectors.permute(0, 3, 1, 2)
 
-    def accumulate(self, canvas: Canvas, codes: Tensor, k: int) -> Canvas:
-        """See :meth:`Tokenizer.accumulate`."""
-        with no_autocast(codes):
-            h = interpolate(codes, canvas.schedule.grid, "bicubic")
-            if len(self.phi):
-                h = self.phi[phi_index(len(self.phi), canvas.schedule.progress(k))](h)
-            return replace(canvas, latent=canvas.latent + h, done=k + 1)
+    def smooth(self, h: Tensor, schedule: ScaleSchedule, k: int) -> Tensor:
+        """What scale k adds to the canvas, from its enlarged vectors (B, c, H, W)."""
+        return self.phi[phi_index(len(self.phi), schedule.progress(k))](h) if len(self.phi) else h
 
 
 class Phi(nn.Module):

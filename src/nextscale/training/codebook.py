@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from nextscale.scales import ScaleSchedule
-from nextscale.tokenizers.autoencoder import interpolate
 from nextscale.tokenizers.base import Canvas
-from nextscale.tokenizers.residual import ResidualQuantizer
+from nextscale.tokenizers.residual import ResidualTokenizer
 from nextscale.training.parallel import sum_over
 from nextscale.training.tokenizer_recipe import CodebookSection
 
@@ -31,40 +30,40 @@ AT_ONCE = 64
 
 
 @torch.no_grad()
-def residuals(quantizer: ResidualQuantizer, latent: Tensor) -> tuple[Tensor, Tensor]:
-    """What the quantiser looks up to encode ``latent`` (B, c, H, W): vectors (B, L, c) float32, and tokens (B, L)."""
-    found = [_residuals(quantizer, part) for part in latent.float().split(AT_ONCE)]
+def residuals(tokenizer: ResidualTokenizer, latent: Tensor) -> tuple[Tensor, Tensor]:
+    """What the tokenizer looks up to encode ``latent`` (B, c, H, W): vectors (B, L, c) float32, and tokens (B, L)."""
+    found = [_residuals(tokenizer, part) for part in latent.float().split(AT_ONCE)]
     vectors, tokens = zip(*found, strict=True)
     return torch.cat(vectors), torch.cat(tokens)
 
 
-def _residuals(quantizer: ResidualQuantizer, latent: Tensor) -> tuple[Tensor, Tensor]:
-    schedule = quantizer.schedule
-    canvas, vectors, tokens = Canvas(torch.zeros_like(latent), schedule), [], []
-    for k, size in enumerate(schedule):
-        residual = interpolate(latent - canvas.latent, size, "area")
-        nearest = quantizer.nearest(residual)
+def _residuals(tokenizer: ResidualTokenizer, latent: Tensor) -> tuple[Tensor, Tensor]:
+    vectors = []
+
+    def nearest(canvas: Canvas, k: int) -> Tensor:
+        residual = tokenizer.residual(latent, canvas, k)
         vectors.append(residual.flatten(2).mT)
-        tokens.append(nearest.flatten(1))
-        canvas = quantizer.accumulate(canvas, quantizer.codes(nearest), k)
+        return tokenizer.quantizer.nearest(residual)
+
+    tokens = [found.flatten(1) for found, _ in tokenizer.walk(tokenizer.start(len(latent)), nearest)]
     return torch.cat(vectors, 1), torch.cat(tokens, 1)
 
 
 @torch.no_grad()
 def draw_codebook(
-    quantizer: ResidualQuantizer, latent: Tensor, generator: torch.Generator, rounds: int = 4, kmeans: int = 0
+    tokenizer: ResidualTokenizer, latent: Tensor, generator: torch.Generator, rounds: int = 4, kmeans: int = 0
 ) -> None:
     """Replace the whole codebook by residuals of ``latent`` (B, c, H, W), refined by rounds of k-means.
 
     The residuals of fine scales depend on the codebook that served the coarse ones; hence a few rounds of drawing, from
     zeros on, and residuals computed anew in every round of k-means.
     """
-    codebook = quantizer.codebook.weight.zero_()
+    codebook = tokenizer.quantizer.codebook.weight.zero_()
     for _ in range(rounds):
-        vectors = residuals(quantizer, latent)[0].flatten(0, 1)
+        vectors = residuals(tokenizer, latent)[0].flatten(0, 1)
         codebook.copy_(vectors[draw(len(vectors), len(codebook), generator)])
     for _ in range(kmeans):
-        vectors, tokens = (x.flatten(0, 1) for x in residuals(quantizer, latent))
+        vectors, tokens = (x.flatten(0, 1) for x in residuals(tokenizer, latent))
         codebook.copy_(_means(vectors, tokens, len(codebook), generator))
 
 

@@ -24,7 +24,7 @@ from nextscale.models.class_transformer import ClassTransformer
 from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.models.var import VAR, VARConfig
 from nextscale.pipeline import Pipeline
-from nextscale.tokenizers.base import Tokenizer, inputs
+from nextscale.tokenizers.base import Tokenizer
 from nextscale.training.generator_recipe import MVARRecipe, VARRecipe
 from nextscale.training.objectives import Metrics, picture
 from nextscale.training.order import SampleNoise
@@ -55,14 +55,14 @@ class GeneratorObjective:
     ) -> None:
         self.name, self.recipe, self.train, self.vocabulary, self.device = name, recipe, train, vocabulary, device
         self.tokenizer, self.images = tokenizer.to(device), len(train)
-        if recipe.sampling.top_k > tokenizer.code_count:
+        if recipe.sampling.top_k > tokenizer.choices:
             raise InputError(
-                f"sampling.top_k is {recipe.sampling.top_k}, but the tokenizer has {tokenizer.code_count} codes; "
+                f"sampling.top_k is {recipe.sampling.top_k}, but the tokenizer has {tokenizer.choices} codes; "
                 "expected at most as many, 0 for off"
             )
         self.module = new_model(recipe, tokenizer, len(vocabulary)).to(device)
         self.weights = token_weights(recipe, tokenizer).to(device)
-        self.ignorance = {"loss": math.log(tokenizer.code_count)}
+        self.ignorance = {"loss": math.log(tokenizer.choices)}
         self.stages = [0]
         self.labels = vocabulary.labels(train.labels, train.style_labels).to(device)
         self.heldout_labels = vocabulary.labels(heldout.labels, heldout.style_labels).to(device)
@@ -91,7 +91,7 @@ class GeneratorObjective:
         labels = self.labels[rows.to(self.device)].masked_fill(dropped, self.module.null_class)
         condition = self.module.drop_paths(self.module.condition(labels), paths)
         with torch.no_grad():
-            seen = inputs(self.tokenizer, self._maps(targets))
+            seen = self.tokenizer.follow(self._maps(targets)).inputs
         logits = model(seen, condition, self.recipe.run.checkpointing).float()
         smoothing = self.recipe.loss.label_smoothing
         losses = F.cross_entropy(
@@ -193,7 +193,7 @@ def new_model(recipe: VARRecipe | MVARRecipe, tokenizer: Tokenizer, classes: int
         "heads": model.heads or model.depth,
         "mlp_ratio": model.mlp_ratio,
         "classes": classes,
-        "codes": tokenizer.code_count,
+        "codes": tokenizer.choices,
         "code_dim": tokenizer.code_dim,
         "sizes": tokenizer.schedule.sizes,
         "l2_norm": model.l2_norm,

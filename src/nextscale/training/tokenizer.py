@@ -68,7 +68,7 @@ class TokenizerObjective:
         picked = torch.randperm(self.images, generator=generator)[:count]
         with torch.no_grad():
             latents = [self.module.latent(self._images(part)) for part in picked.split(self.recipe.run.batch)]
-        draw_codebook(self.module.quantizer, torch.cat(latents), generator, kmeans=settings.kmeans)
+        draw_codebook(self.module, torch.cat(latents), generator, kmeans=settings.kmeans)
 
     def loss(self, model: nn.Module, rows: Tensor, noise: SampleNoise) -> tuple[Tensor, dict[str, Tensor]]:
         data, weights, step = self.recipe.data, self.recipe.loss, noise.step
@@ -127,7 +127,7 @@ class TokenizerObjective:
             mended = f"codes are no longer moved after {settings.restart_until:.0%} of the run (codebook.restart_until)"
         else:
             mended = "rarely used codes are moved onto the data to mend it"
-        return f"{what}: it lives on about {perplexity:.1f} of {self.module.code_count} codes; {mended}"
+        return f"{what}: it lives on about {perplexity:.1f} of {self.module.choices} codes; {mended}"
 
     @torch.no_grad()
     def _restart(self, optimizer: torch.optim.Optimizer, average: nn.Module, generator: torch.Generator) -> int:
@@ -140,7 +140,7 @@ class TokenizerObjective:
         scale_of = torch.arange(len(schedule)).repeat_interleave(torch.tensor(schedule.lengths))
         collapsed = torch.tensor([row - 1 for row in self.watch.to_mend() if row], dtype=torch.int64)
         everywhere, theirs = (places.nonzero()[:, 0] for places in (scale_of >= 0, torch.isin(scale_of, collapsed)))
-        rescued = min(self.module.code_count // RESCUED, images * len(theirs))
+        rescued = min(self.module.choices // RESCUED, images * len(theirs))
         codes = self.codes.to_move(self.recipe.codebook.restart_below, rescued)
         if not len(codes):
             return 0
@@ -158,7 +158,7 @@ class TokenizerObjective:
         """Residuals (n, c) at ``places`` (n,) among the L of ``images`` (n,), which count through the global batch."""
         found = torch.zeros(len(images), self.module.code_dim, device=self.device)
         for part, pixels in self._seen:
-            vectors, _ = residuals(self.module.quantizer, self.module.latent(pixels))
+            vectors, _ = residuals(self.module, self.module.latent(pixels))
             mine = (images >= part.start) & (images < part.stop)
             found[mine] = vectors[images[mine] - part.start, places[mine]]
         return sum_over(found)
@@ -176,11 +176,11 @@ class TokenizerObjective:
                 distances.append(self.perceptual.distance(reconstruction, images))
             maps.append([t.flatten() for t in tokens])
         scales = [torch.cat(scale) for scale in zip(*maps, strict=True)]
-        use, perplexity = codebook_use(scales, module.code_count)
+        use, perplexity = codebook_use(scales, module.choices)
         metrics = {"psnr": float(torch.cat(decibels).mean()), "codes_used": use, "perplexity": perplexity}
         if distances:
             metrics["perceptual"] = float(torch.cat(distances).mean())
-        return metrics | {f"perplexity_{k}": codebook_use([t], module.code_count)[1] for k, t in enumerate(scales)}
+        return metrics | {f"perplexity_{k}": codebook_use([t], module.choices)[1] for k, t in enumerate(scales)}
 
     def merit(self, held_out: Metrics) -> float:
         return held_out["psnr"]

@@ -73,7 +73,7 @@ PLAIN = Augmentation()
 def encode(tokenizer: Tokenizer, images: Tensor) -> Tensor:
     """Tokens (B, L) int64 of images (B, 3, H, W) in [-1, 1], in float32 whatever the precision of training."""
     with torch.autocast(images.device.type, enabled=False):
-        maps = tokenizer.encode(tokenizer.latent(images))
+        maps = tokenizer.encode(tokenizer.latent(images)).tokens
     return torch.cat([tokens.flatten(1) for tokens in maps], 1)
 
 
@@ -122,7 +122,7 @@ def cached_tokens(
     Raises:
         TrainingError: the folder cannot be written.
     """
-    kind = {"images": len(data), "tokens": tokenizer.schedule.tokens, "codes": tokenizer.code_count}
+    kind = {"images": len(data), "tokens": tokenizer.schedule.tokens, "codes": tokenizer.choices}
     found, damaged, wanting = [], [], []
     for copy in range(copies):
         changes = {} if copy == 0 else asdict(augmentation) | {"copy": copy, "mirrored": augmentation.mirrored(copy)}

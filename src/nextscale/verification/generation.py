@@ -21,7 +21,7 @@ from nextscale.models.base import Condition, NextScaleModel
 from nextscale.pipeline import decode
 from nextscale.plan import Plan, default_plan
 from nextscale.sampling import GivenNoise, IndependentNoise, Noise, OfficialNoise, filter_logits
-from nextscale.tokenizers.base import Canvas, draw
+from nextscale.tokenizers.base import Canvas
 from nextscale.tokenizers.residual import ResidualTokenizer
 from nextscale.verification.report import Checks
 from nextscale.verification.residual import check_encode, check_inputs
@@ -42,7 +42,7 @@ def check_teacher_forcing(
         f = checks.check("tf/f", tokenizer.latent(file.input("image")))
         maps = check_encode(checks, "tf/", tokenizer, f)
         inputs = check_inputs(checks, "tf/", tokenizer, maps)
-        checks.check("tf/reconstruction", tokenizer.decode(draw(tokenizer, maps)))
+        checks.check("tf/reconstruction", tokenizer.decode(tokenizer.follow(maps).canvas))
         checks.check("tf/logits", model(inputs, model.condition(file.input("label_B"))))
     return maps, inputs
 
@@ -100,7 +100,7 @@ def check_run(
     _follow(checks, name, plan, parts, labels, stored or IndependentNoise([0] * images), watch)
     if generator is None or run.get("noise") != "official":
         return
-    if not _same_stream(file, name, plan, _copy(generator), images, tokenizer.code_count):
+    if not _same_stream(file, name, plan, _copy(generator), images, tokenizer.choices):
         checks.notes.append(
             f"run {name}: this PyTorch's generator yields other noise than the stored one; only that was checked"
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nextscale.scales import ScaleSchedule
-from nextscale.tokenizers.base import Canvas, inputs
+from nextscale.tokenizers.base import Canvas
 from nextscale.tokenizers.residual import ResidualTokenizer, phi_index
 from nextscale.verification.report import Checks
 from nextscale.verification.vectors import VectorFile
@@ -27,16 +27,15 @@ def check_encode(
     checks: Checks, prefix: str, tokenizer: ResidualTokenizer, f: Tensor, schedule: ScaleSchedule | None = None
 ) -> list[Tensor]:
     """``idx_k`` and ``f_hat_k`` of encoding f (B, c, H, W); returns the token maps (B, h, w) to go on with."""
-    maps: list[Tensor] = []
 
-    def keep_to_the_file(k: int, tokens: Tensor, codes: Tensor) -> Tensor:
-        go_on = checks.check(f"{prefix}idx_{k}", tokens.flatten(1)).view_as(tokens)
-        maps.append(go_on)
-        return codes if bool((go_on == tokens).all()) else tokenizer.codes(go_on)
+    def keep_to_the_file(canvas: Canvas, k: int) -> Tensor:
+        tokens = tokenizer.quantize(f, canvas, k)
+        return checks.check(f"{prefix}idx_{k}", tokens.flatten(1)).view_as(tokens)
 
-    _, canvases = tokenizer.quantizer.encode(f, schedule or tokenizer.schedule, keep_to_the_file)
-    for k, canvas in enumerate(canvases):
-        checks.check(f"{prefix}f_hat_{k}", canvas, optional=prefix == "tf/")
+    maps = []
+    for k, (tokens, canvas) in enumerate(tokenizer.walk(tokenizer.start(len(f), schedule), keep_to_the_file)):
+        maps.append(tokens)
+        checks.check(f"{prefix}f_hat_{k}", canvas.latent, optional=prefix == "tf/")
     return maps
 
 
@@ -60,7 +59,7 @@ def check_inputs(
     """``var_input``, the teacher-forcing inputs of all scales but the first; returns those to go on with, one per
     scale."""
     schedule = schedule or tokenizer.schedule
-    ours = inputs(tokenizer, maps, schedule)
+    ours = tokenizer.follow(maps, schedule).inputs
     empty = maps[0].new_zeros((maps[0].shape[0], 0, tokenizer.code_dim), dtype=torch.float32)
     flat = torch.cat([empty, *(x.flatten(2).transpose(1, 2) for x in ours)], 1)
     stored = checks.check(f"{prefix}var_input", flat)
@@ -82,7 +81,7 @@ def check_training(
     leaf = f.detach().clone().requires_grad_()
     for p in parameters.values():
         p.requires_grad_()
-    canvas, loss, _ = tokenizer.quantizer(leaf)
+    canvas, loss, _ = tokenizer.straight_through(leaf)
     checks.check("train/vq_loss", loss)
     checks.check("train/f_hat_straight_through", canvas)
     gradients = torch.autograd.grad(

@@ -172,7 +172,7 @@ def _on_a_picture(pipe: Pipeline, like: Published | None) -> list[Check]:
     psnr = [float(measured[k]) for k in range(len(tokens))]
     label = IMAGENET_CLASS if pipe.model.null_class == 1000 else 0
     scores = score_generator(pipe.model, pipe.tokenizer, tokens, torch.tensor([label])).total
-    codes, judged = pipe.tokenizer.code_count, like is not None
+    codes, judged = pipe.tokenizer.choices, like is not None
     return [
         Check(
             "reconstruction of the test picture",
