@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from timing import best
 from torch.utils.flop_counter import FlopCounterMode
 
+from nextscale.conditions.classes import class_features
 from nextscale.evaluation.speed import matmul_peak
 from nextscale.layers.attention import attend
 from nextscale.models.class_transformer import ClassTransformer
@@ -52,11 +53,14 @@ def step(name: str, batch: int, repeats: int) -> str:
     assert isinstance(model, ClassTransformer)
     model.train().requires_grad_()
     inputs = [torch.randn(batch, pipe.tokenizer.code_dim, *size) for size in schedule.sizes[1:]]
-    labels, targets = torch.randint(0, model.null_class, (batch,)), torch.randint(0, codes, (batch, schedule.tokens))
+    labels, targets = (
+        torch.randint(0, model.config.classes, (batch,)),
+        torch.randint(0, codes, (batch, schedule.tokens)),
+    )
 
     def run() -> None:
         with torch.autocast("cpu", BF16):
-            logits = model(inputs, model.condition(labels))
+            logits = model(inputs, model.condition(class_features(labels)))
         F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()).backward()
         model.zero_grad()
 

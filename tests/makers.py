@@ -14,12 +14,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from nextscale.conditions.base import Branches
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.layers.mamba2 import Mamba2
+from nextscale.memory.base import Memory
+from nextscale.memory.make import look_ahead, make_memory
 from nextscale.models.base import NextScaleModel
 from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.models.var import VAR, VARConfig
 from nextscale.pipeline import Pipeline
+from nextscale.plan import Plan, default_plan
 from nextscale.tokenizers.autoencoder import AutoencoderConfig
 from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 
@@ -117,6 +121,19 @@ def tiny_pipeline_of_styles(**defaults: object) -> Pipeline:
     """Three classes in three styles: nine labels."""
     vocabulary = ClassVocabulary(("animal", "face", "flag"), styles=STYLES)
     return Pipeline(tiny_tokenizer(), tiny_var(classes=9), vocabulary, name="tiny", defaults=defaults)
+
+
+NULL: tuple[str, ...] = ()
+BOTH: Branches = (("class",), NULL)
+"""The branches of a guided generation of a class model."""
+
+
+def new_memory(model: NextScaleModel, rows: int, plan: Plan | None = None) -> Memory:
+    """The memory of a generation by ``plan``, empty."""
+    plan = plan or default_plan(model)
+    planned = plan.memories["model"]
+    outlook = look_ahead(planned, plan.course(0, model))
+    return make_memory(planned, outlook, rows, torch.float32, torch.device("cpu"))
 
 
 def some_inputs(model: NextScaleModel, images: int = 2, seed: int = 1) -> list[Tensor]:

@@ -10,13 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from nextscale.conditions.classes import class_features
 from nextscale.errors import InputError, PlanError
-from nextscale.generate import GivenTokens, ScaleEvent, State, generate
+from nextscale.generate import generate
+from nextscale.given import GivenTokens
+from nextscale.memory.base import MemoryPlan
 from nextscale.models.base import NextScaleModel
-from nextscale.plan import Plan, default_plan
+from nextscale.plan import Plan, Row, default_plan
 from nextscale.sampling import IndependentNoise, OfficialNoise
+from nextscale.state import Keep, ScaleEvent
 from nextscale.tokenizers.base import Canvas
-from tests.makers import CLASSES, MODELS, tiny_tokenizer, tiny_var
+from tests.makers import BOTH, CLASSES, MODELS, tiny_tokenizer, tiny_var
 
 TOKENIZER = tiny_tokenizer()
 LABELS = torch.tensor([0, 3, 2])
@@ -33,7 +37,7 @@ def run(
     noise = more.pop("noise", None) or IndependentNoise(seeds or [int(x) + 10 for x in range(len(labels))])
     callback = more.pop("callback", None)
     parts = {"tokenizer": TOKENIZER, "model": model} | more
-    return list(generate(plan, parts, labels, len(labels), noise, callback))
+    return list(generate(plan, parts, class_features(labels), noise, callback))
 
 
 def same_tokens(a: list[ScaleEvent], b: list[ScaleEvent], rows: slice = slice(None)) -> bool:
@@ -65,7 +69,7 @@ def test_guidance_does_not_touch_the_first_scale_and_is_irrelevant_for_the_null_
 
 def test_one_branch_equals_two_with_guidance_off(model: NextScaleModel) -> None:
     one = default_plan(model)
-    assert same_tokens(run(one, model), run(one.with_column(guidance=(1.0, 0.0)), model))
+    assert same_tokens(run(one, model), run(guided(one), model))
 
 
 def test_smooth_sampling_with_one_token_left_is_hard_sampling(model: NextScaleModel) -> None:
@@ -82,22 +86,33 @@ def test_official_noise_is_one_stream_for_the_batch(model: NextScaleModel) -> No
     assert same_tokens(first, again)
 
 
+def handed(plan: Plan, rows: tuple[Row, ...], model: NextScaleModel) -> Plan:
+    """Rows of two models, which remember alike."""
+    return replace(plan, rows=rows, memories={"model": MemoryPlan(model.memory), "refiner": MemoryPlan(model.memory)})
+
+
 def test_a_model_that_takes_over_from_itself_changes_nothing(model: NextScaleModel) -> None:
     plan = default_plan(model, guidance_scale=2.0)
     for k in range(1, 4):
         rows = tuple(replace(row, model="refiner") if j >= k else row for j, row in enumerate(plan.rows))
-        handed_over = run(replace(plan, rows=rows), model, refiner=model)
+        handed_over = run(handed(plan, rows, model), model, refiner=model)
         assert same_tokens(run(plan, model), handed_over)
 
 
 def test_another_model_takes_over_with_the_first_ones_tokens() -> None:
     plan, first, second = default_plan(tiny_var()), tiny_var(), tiny_var(seed=9)
     rows = tuple(replace(row, model="refiner") if j >= 2 else row for j, row in enumerate(plan.rows))
-    mixed = run(replace(plan, rows=rows), first, refiner=second)
+    mixed = run(handed(plan, rows, first), first, refiner=second)
     only_first, only_second = run(plan, first), run(plan, second)
     assert same_tokens(mixed[:2], only_first[:2])
     assert not same_tokens(mixed[2:], only_first[2:])
     assert not same_tokens(mixed[2:], only_second[2:])
+
+
+def guided(plan: Plan) -> Plan:
+    """Two branches, of which the second weighs nothing."""
+    rows = tuple(replace(row, guidance=(1.0, 0.0)) for row in plan.rows)
+    return replace(plan, rows=rows, branches=BOTH)
 
 
 def given_tokens(keep: bool) -> GivenTokens:
@@ -126,7 +141,7 @@ def test_kept_tokens_consume_their_noise(model: NextScaleModel) -> None:
     plain = run(plan, model, noise=OfficialNoise(torch.Generator().manual_seed(5)))
     given = GivenTokens([plain[0].tokens], [torch.ones(1, 1, dtype=torch.bool)])
     rows = (replace(plan.rows[0], keep="source"), *plan.rows[1:])
-    kept = run(Plan(rows), model, source=given, noise=OfficialNoise(torch.Generator().manual_seed(5)))
+    kept = run(replace(plan, rows=rows), model, source=given, noise=OfficialNoise(torch.Generator().manual_seed(5)))
     assert same_tokens(plain, kept)
 
 
@@ -176,38 +191,37 @@ def test_a_callback_may_change_the_canvas(model: NextScaleModel) -> None:
     assert not torch.equal(plain[-1].canvas.latent, changed[-1].canvas.latent)
 
 
-def test_a_state_can_be_selected_between_scales(model: NextScaleModel) -> None:
-    """Dropping, repeating and reordering images mid-way gives what drawing those images alone would give."""
-    from nextscale.generate import _begin, _draw
-
-    plan, rows = default_plan(model, guidance_scale=2.0, top_k=1), torch.tensor([2, 0, 0])
-    noise = IndependentNoise([1, 2, 3])
-    state = State(TOKENIZER.start(3, plan.schedule), *_begin(plan, plan.rows[0], model, LABELS, 3), noise, [])
-    for k, row in enumerate(plan.rows):
-        if k == 2:
-            state.select(rows, plan.branches)
-        inputs = None if k == 0 else TOKENIZER.next_input(state.canvas, k)
-        state.memory.begin_scale(k)
-        logits = model.head(model.step(inputs, k, state.condition, state.memory), state.condition)
-        state.memory.end_scale(k)
-        _draw(k, row, TOKENIZER, state, logits, {})
+def test_images_can_be_dropped_repeated_and_reordered_between_scales(model: NextScaleModel) -> None:
+    """What goes on mid-way gives what drawing those images alone would give."""
+    plan, rows = default_plan(model, guidance_scale=2.0, top_k=1), [2, 0, 0]
+    kept = run(plan, model, seeds=[1, 2, 3], callback=lambda event: Keep(rows) if event.k == 1 else None)
     direct = run(plan, model, LABELS[rows], [3, 1, 1])
-    assert all(torch.equal(a, e.tokens) for a, e in zip(state.tokens, direct, strict=True))
+    assert same_tokens(kept[1:], direct[1:])
+    assert all(torch.equal(a, b) for a, b in zip(kept[-1].history, direct[-1].history, strict=True))
+    torch.testing.assert_close(kept[-1].canvas.latent, direct[-1].canvas.latent, atol=1e-4, rtol=1e-4)
+    assert kept[-1].lineage.ids == (2, 0, 3)
+    assert kept[-1].lineage.parents == (None, None, 0)
+
+
+@pytest.mark.parametrize("rows", [[], [3], [-1], ["0"], None, [0.5]])
+def test_images_that_are_not_there_cannot_be_kept(rows: Any) -> None:
+    with pytest.raises(InputError, match=r"Keep\(.*\); expected numbers of images from 0 to 2"):
+        run(default_plan(tiny_var()), tiny_var(), callback=lambda event: Keep(rows))
 
 
 def test_what_cannot_be_done_is_refused_before_it_starts() -> None:
     model = tiny_var()
     plan = default_plan(model)
     with pytest.raises(InputError, match="0 images were asked for"):
-        list(generate(plan, {"tokenizer": TOKENIZER, "model": model}, LABELS[:0], 0, IndependentNoise([])))
+        list(generate(plan, {"tokenizer": TOKENIZER, "model": model}, class_features(LABELS[:0]), IndependentNoise([])))
     with pytest.raises(PlanError, match="a part named 'refiner', but the parts are model, tokenizer"):
         run(plan.with_column(model="refiner"), model)
     with pytest.raises(PlanError, match="runs block 7, but 'model' has blocks 0 to 2"):
         run(plan.with_column(blocks=(0, 7)), model)
     with pytest.raises(PlanError, match=r"shape \(3, 1, 1\); expected \(2, 1, 1\)"):
         run(plan.with_column(keep="source"), model, LABELS[:2], source=given_tokens(True))
-    with pytest.raises(PlanError, match=r"1 branch .class. or 2 .class, null., not 3"):
-        run(plan.with_column(guidance=(2.0, -0.5, -0.5)), model)
+    with pytest.raises(PlanError, match="sees 'text', but the sources of this call are: class"):
+        run(replace(plan, branches=(("text",),)), model)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

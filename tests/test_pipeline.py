@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import nextscale
-from nextscale.conditions.classes import ClassVocabulary
+from nextscale.conditions.classes import ClassVocabulary, class_features
 from nextscale.errors import CheckpointError, InputError, PlanError
 from nextscale.generate import generate
 from nextscale.pipeline import Pipeline, fit, load
@@ -145,7 +145,7 @@ def test_a_style_draws_the_label_of_class_and_style(styled: Pipeline) -> None:
     for i, style in enumerate(STYLES):
         result = styled("flag", style=style, seed=1)
         parts = {"tokenizer": styled.tokenizer, "model": styled.model}
-        events = generate(styled.plan(), parts, torch.tensor([3 * i + 2]), 1, IndependentNoise([1]))
+        events = generate(styled.plan(), parts, class_features(torch.tensor([3 * i + 2])), IndependentNoise([1]))
         assert all(torch.equal(a, event.tokens) for a, event in zip(result.tokens, events, strict=True))
         assert result.recipe["styles"] == [style]
         drawn.append(torch.cat([maps.flatten() for maps in result.tokens]))
@@ -400,7 +400,7 @@ def test_what_a_callback_changed_is_not_said_to_be_repeatable(pipe: Pipeline) ->
 def test_a_picture_of_no_class_is_that_of_the_null_class(pipe: Pipeline) -> None:
     result = pipe([None, "face"], seed=[3, 3], guidance_scale=3.0)
     parts = {"tokenizer": pipe.tokenizer, "model": pipe.model}
-    events = generate(pipe.plan(), parts, torch.tensor([5]), 1, IndependentNoise([3]))
+    events = generate(pipe.plan(), parts, class_features(torch.tensor([5])), IndependentNoise([3]))
     assert all(torch.equal(a[:1], event.tokens) for a, event in zip(result.tokens, events, strict=True))
     assert result.recipe["class_labels"] == [None, "face"]
     assert not torch.equal(result.tokens[-1][0], result.tokens[-1][1])

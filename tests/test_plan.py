@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nextscale.errors import PlanError
-from nextscale.plan import COLUMNS, Plan, Row, default_plan
+from nextscale.plan import COLUMNS, PLAN_WIDE, Plan, Row, default_plan
 from nextscale.scales import ScaleSchedule
 from tests.makers import tiny_var
 
@@ -25,15 +25,17 @@ def test_a_plan_survives_json() -> None:
     assert Plan.from_dict(json.loads(json.dumps(short.to_dict()))) == short
 
 
-def test_defaults_are_left_out_of_the_recipe() -> None:
+def test_every_column_is_written_with_the_format() -> None:
+    """A later change of a default changes no plan that is stored."""
     plain = default_plan(tiny_var()).to_dict()
-    assert plain["rows"][0] == {"size": (1, 1)}
-    assert set(plain) == {"rows"}
+    assert all(set(row) == set(COLUMNS) for row in plain["rows"])
+    assert plain["format"] == 2
+    assert set(plain) == {"format", "rows", *PLAN_WIDE}
 
 
 def test_guidance_one_means_one_branch() -> None:
-    assert default_plan(tiny_var()).branches == 1
-    assert PLAN.branches == 2
+    assert default_plan(tiny_var()).branches == (("class",),)
+    assert PLAN.branches == (("class",), ())
     assert PLAN.rows[0].guidance == (1.0, 0.0)
     assert PLAN.rows[-1].guidance == (3.0, -2.0)
 
@@ -59,10 +61,18 @@ def test_a_prefix_keeps_the_whole_schedule() -> None:
         ({"order": ("top_k",)}, "order is"),
         ({"smooth": (1.0, 0.0)}, "smooth is"),
         ({"guidance": (0.5, 0.4)}, "sum to 0.9; they must sum to 1"),
-        ({"guidance": ()}, "guidance has 0 branches"),
+        ({"guidance": ()}, "guidance has 0 weights; expected one for each of the plan's 2 branches"),
         ({"blocks": (1, 0)}, "ascending order"),
         ({"blocks": (-1,)}, "ascending order"),
-        ({"memory": "perfect"}, "no memory 'perfect'"),
+        ({"guidance": (1.0,)}, "guidance has 1 weights; expected one for each of the plan's 2 branches"),
+        ({"condition": ("class", "text")}, "condition names 'text', which no branch sees"),
+        ({"guidance_block": -1}, "guidance_block is -1, which does not run here"),
+        ({"blocks": (0, 2), "guidance_block": 1}, "guidance_block is 1, which does not run here"),
+        ({"passes": (3,)}, "passes is .3,.; the tokens that stay after each must be at least 1 and together 1"),
+        ({"passes": ()}, "passes is "),
+        ({"again_guidance": (1.0, 0.0)}, "again_guidance weighs later passes, and there is one pass"),
+        ({"population": 3}, "population 3 and the cull None; expected both or neither"),
+        ({"population": 0, "cull": "best"}, "population of 0; expected at least 1"),
     ],
 )
 def test_impossible_rows_are_refused_with_the_reason(columns: dict, sentence: str) -> None:
@@ -74,13 +84,13 @@ def test_a_guidance_scale_beyond_all_use_is_refused_by_its_own_name() -> None:
     for scale in (1e7, 1e30, float("inf"), float("nan"), -1):
         with pytest.raises(PlanError, match=r"guidance_scale is .*; it must lie between 0 and 1,000,000"):
             default_plan(tiny_var(), guidance_scale=scale)
-    assert default_plan(tiny_var(), guidance_scale=1e6).branches == 2
+    assert default_plan(tiny_var(), guidance_scale=1e6).branches == (("class",), ())
 
 
 def test_branches_cannot_change_on_the_way() -> None:
     rows = (PLAN.rows[0], replace(PLAN.rows[1], guidance=(1.0,)))
-    with pytest.raises(PlanError, match=r"row 1 .*1 branches, row 0 has 2"):
-        Plan(rows)
+    with pytest.raises(PlanError, match=r"row 1 .*guidance has 1 weights; expected one for each of .* 2 branches"):
+        replace(PLAN, rows=rows)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +123,7 @@ def test_a_foreign_schedule_and_a_negative_guidance_are_refused() -> None:
 
 def test_rows_are_plain_data() -> None:
     assert Row(size=(1, 1)) == Row(size=(1, 1))
-    assert hash(PLAN) == hash(Plan(PLAN.rows))
+    assert hash(PLAN) == hash(Plan(PLAN.rows, PLAN.branches))
 
 
 OTHER_TYPES: dict[str, list[object]] = {
@@ -126,7 +136,12 @@ OTHER_TYPES: dict[str, list[object]] = {
     "top_p": ["0.5", None, True, [0.5], {}],
     "order": ["top_k", 3, None, [1, 2, 3], {}],
     "smooth": ["x", 3, True, [1.0], [1.0, None], [1.0, "2"], [1, 2, 3], {}],
-    "memory": [3, None, ["full"], True],
+    "condition": ["class", 3, [3], {}],
+    "guidance_block": ["1", 1.5, True, [1]],
+    "passes": ["1", 1, [0.5], [None], {}],
+    "again_guidance": ["x", 3, [None], ["1"], {}],
+    "population": ["2", 1.5, True, [2]],
+    "cull": [3, ["best"], True, {}],
     "keep": [3, ["x"], True, {}],
 }
 
@@ -207,4 +222,4 @@ def test_rows_are_rows_and_a_prefix_has_a_whole_number() -> None:
         Plan(3)  # type: ignore[arg-type]
     with pytest.raises(PlanError, match="the number of scales is 'x'; it must be a whole number"):
         PLAN.prefix("x")  # type: ignore[arg-type]
-    assert Plan(list(PLAN.rows)) == PLAN  # type: ignore[arg-type]
+    assert replace(PLAN, rows=list(PLAN.rows)) == PLAN  # type: ignore[arg-type]

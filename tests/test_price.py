@@ -28,10 +28,10 @@ def cpu_attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any =
 def counted(plan: Plan, model: NextScaleModel, images: int) -> tuple[int, list[int]]:
     """FLOPs of a real generation with decoding, and the live bytes of the memory after each scale."""
     mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: cpu_attention}
-    labels, noise = torch.zeros(images, dtype=torch.long), IndependentNoise(range(images))
+    features, noise = model.blank(images, torch.device("cpu")), IndependentNoise(range(images))
     live = []
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
-        for event in generate(plan, {"tokenizer": TOKENIZER, "model": model}, labels, images, noise):
+        for event in generate(plan, {"tokenizer": TOKENIZER, "model": model}, features, noise):
             live.append(event.memory.live_bytes)
         TOKENIZER.decode(event.canvas)
     return counter.get_total_flops(), live
@@ -56,7 +56,7 @@ def test_smooth_sampling_and_taking_over_are_priced() -> None:
         parts = {"tokenizer": TOKENIZER, "model": model, "refiner": model}
         mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: cpu_attention}
         with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
-            events = list(generate(plan, parts, torch.zeros(2, dtype=torch.long), 2, IndependentNoise([0, 1])))
+            events = list(generate(plan, parts, model.blank(2, torch.device("cpu")), IndependentNoise([0, 1])))
             TOKENIZER.decode(events[-1].canvas)
         assert price(plan, parts, 2).flops == pytest.approx(counter.get_total_flops(), rel=0.02)
 

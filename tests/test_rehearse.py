@@ -33,9 +33,9 @@ def on_meta(tokenizer: Tokenizer, model: NextScaleModel) -> dict[str, Any]:
 
 def allocations(plan: Plan, tokenizer: Tokenizer, model: NextScaleModel, images: int) -> Iterator[tuple[str, int]]:
     """What PyTorch's profiler saw of a real generation, in order: bytes taken, given back, and the end of drawing."""
-    labels, noise = torch.zeros(images, dtype=torch.long), IndependentNoise(range(images))
+    features, noise = model.blank(images, CPU), IndependentNoise(range(images))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        for event in generate(plan, {"tokenizer": tokenizer, "model": model}, labels, images, noise):
+        for event in generate(plan, {"tokenizer": tokenizer, "model": model}, features, noise):
             canvas = event.canvas
         del event
         with record_function("drawn"):

@@ -9,11 +9,11 @@ from typing import Any
 
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.errors import InputError, PlanError, quoted
-from nextscale.generate import Callback, ScaleEvent
 from nextscale.habits import BAR, CALL, translated
 from nextscale.plan import Plan
 from nextscale.request import SAMPLING, Request, resolve, sampling_numbers
 from nextscale.results import OutputType, checked_output_type
+from nextscale.state import Callback, Keep, ScaleEvent
 from nextscale.tokenizers.base import Canvas
 from nextscale.values import plain
 
@@ -119,10 +119,10 @@ class Watch:
     def __init__(self, callback: Callback) -> None:
         self.callback, self.done = callback, ""
 
-    def __call__(self, event: ScaleEvent) -> Canvas | bool | None:
+    def __call__(self, event: ScaleEvent) -> Canvas | Keep | bool | None:
         answer = plain(self.callback(event))
         if answer is False:
             self.done = "a callback stopped it"
-        elif isinstance(answer, Canvas):
+        elif isinstance(answer, Canvas | Keep):
             self.done = "a callback changed it"
         return answer

@@ -29,7 +29,7 @@ from nextscale.coder import Coder
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.device import choose_device, choose_dtype, place
 from nextscale.errors import CheckpointError, InputError, quoted
-from nextscale.generate import Callback, generate
+from nextscale.generate import generate
 from nextscale.habits import CALL, LOAD, TO, missing_attribute, translated
 from nextscale.models.base import NextScaleModel
 from nextscale.pictures import fit
@@ -38,6 +38,7 @@ from nextscale.price import Price, price
 from nextscale.recipe import Recipe
 from nextscale.request import SAMPLING, Labels, checked_count
 from nextscale.results import GenerationResult, OutputType, StreamEvent, decode, result_of, to_pil
+from nextscale.state import Callback
 from nextscale.tokenizers.base import Canvas, Tokenizer
 
 __all__ = [
@@ -86,8 +87,8 @@ class Pipeline(Coder):
             raise CheckpointError(
                 f"the tokenizer draws the scales {tokenizer.schedule} and the model {model.schedule}; they must agree"
             )
-        if len(vocabulary) != model.null_class:
-            raise CheckpointError(f"{len(vocabulary)} labels were named for a model of {model.null_class}")
+        if len(vocabulary) != model.reads["class"]:
+            raise CheckpointError(f"{len(vocabulary)} labels were named for a model of {model.reads['class']}")
 
     @property
     def device(self) -> torch.device:
@@ -204,8 +205,8 @@ class Pipeline(Coder):
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "sampling")}
         call = understood(given, sampling, self.vocabulary, self.plan, **self._facts())
-        labels, plan = call.request.labels.to(self.device), call.request.plan
-        events = generate(plan, self._parts(call.parts), labels, len(labels), call.request.noise)
+        features, plan = call.request.features().to(self.device), call.request.plan
+        events = generate(plan, self._parts(call.parts), features, call.request.noise)
         return (StreamEvent(event.k, len(plan.rows), event, self.tokenizer) for event in events)
 
     @property
@@ -311,15 +312,13 @@ class Pipeline(Coder):
     ) -> tuple[list[Tensor], Canvas]:
         """Draw some of a call's images: their token maps and the final canvas."""
         request = call.request
-        labels, noise = request.labels[part].to(self.device), request.noise_of(part)
-        tokens: list[Tensor] = []
-        canvas = None
-        for event in generate(request.plan, self._parts(call.parts), labels, len(labels), noise, callback):
-            tokens.append(event.tokens)
-            canvas = event.canvas
+        features, noise = request.features(part).to(self.device), request.noise_of(part)
+        events = []
+        for event in generate(request.plan, self._parts(call.parts), features, noise, callback):
+            events = [event]
             step()
-        assert canvas is not None
-        return tokens, canvas
+        (last,) = events
+        return last.history, last.canvas
 
     def _recipe(self, call: Call, changed: str) -> dict[str, Any]:
         """How to draw the same again; changed: what a callback did to it, if anything."""
@@ -381,7 +380,7 @@ def _assembled(folder: Path, name: str | Path, device: torch.device, dtype: torc
     return Pipeline(
         tokenizer.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         model,
-        load_vocabulary(folder, model.null_class),
+        load_vocabulary(folder, model.reads["class"]),
         name=config.get("name", folder.name) if folder == Path(name) else str(name),
         defaults=config.get("defaults", {}),
         card=read_card(folder),

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from nextscale.memory.make import memory_bytes
+from nextscale.memory.base import Outlook
+from nextscale.memory.make import look_ahead
 from nextscale.models.base import NextScaleModel
 from nextscale.plan import Plan, Row
 from nextscale.tokenizers.base import Tokenizer
@@ -53,21 +54,25 @@ def price(plan: Plan, parts: Mapping[str, Any], images: int = 1, element: int = 
     ``top_k`` above the number of codes.
     """
     tokenizer: Tokenizer = parts["tokenizer"]
-    plan.check_top_k(tokenizer.choices)
-    schedule, rows = plan.schedule, plan.branches * images
+    plan.check_choices(tokenizer.draws, tokenizer.choices)
+    schedule, alive = plan.schedule, [images * candidates for candidates in plan.alive]
     first: NextScaleModel = parts[plan.rows[0].model]
-    lines = [RowPrice("condition", first.condition_flops(rows), 0)]
+    lines = [RowPrice("condition", _conditions(plan, 0) * first.condition_flops(len(plan.branches) * alive[0]), 0)]
     for k, row in enumerate(plan.rows):
         model: NextScaleModel = parts[row.model]
-        flops = _takeover_flops(plan, k, model, images)
-        flops += model.step_flops(schedule, k, images, rows, row.blocks) + model.head_flops(schedule.lengths[k], rows)
-        flops += images * tokenizer.accumulate_flops(schedule, k)
+        if k == 0 or row.model != plan.rows[k - 1].model:
+            outlook = look_ahead(plan.memories[row.model], plan.course(k, model))
+            flops = _takeover_flops(plan, k, model, outlook, alive[k]) if k else 0
+        else:
+            flops = 0
+        flops += _drawing_flops(plan, k, model, outlook, alive[k])
+        flops += alive[k] * tokenizer.accumulate_flops(schedule, k)
         if row.smooth is not None:
-            flops += 2 * images * schedule.lengths[k] * tokenizer.choices * tokenizer.code_dim
-        memory = memory_bytes(row.memory, model.slots, schedule, k, rows, element)
+            flops += 2 * alive[k] * schedule.lengths[k] * tokenizer.choices * tokenizer.code_dim
+        memory = outlook.bytes(k, len(plan.branches) * alive[k + 1], element)
         lines.append(RowPrice(f"{row.size[0]}x{row.size[1]}", flops, memory))
     if plan.decode:
-        lines.append(RowPrice("decode", images * tokenizer.decode_flops(schedule), 0))
+        lines.append(RowPrice("decode", alive[-1] * tokenizer.decode_flops(schedule), 0))
     return Price(tuple(lines), weight_bytes(parts, element))
 
 
@@ -76,40 +81,68 @@ def weight_bytes(parts: Mapping[str, Any], element: int) -> int:
     return element * sum(p.numel() for part in parts.values() if isinstance(part, nn.Module) for p in part.parameters())
 
 
-def _takeover_flops(plan: Plan, k: int, model: NextScaleModel, images: int) -> int:
-    """A model that takes over at row k makes its condition and catches up on every earlier scale."""
-    if k == 0 or plan.rows[k].model == plan.rows[k - 1].model:
-        return 0
-    rows, blocks = plan.branches * images, plan.rows[k].blocks
-    steps = (model.step_flops(plan.schedule, j, images, rows, blocks) for j in range(k))
-    return model.condition_flops(rows) + sum(steps)
+def _takeover_flops(plan: Plan, k: int, model: NextScaleModel, outlook: Outlook, images: int) -> int:
+    """A model that takes over at row k makes its condition and catches up on what it is to see of earlier scales."""
+    rows = len(plan.branches) * images
+    steps = (model.step_flops(outlook, j, images, rows) for j in range(outlook.course.first, k))
+    return _conditions(plan, k) * model.condition_flops(rows) + sum(steps)
+
+
+def _conditions(plan: Plan, k: int) -> int:
+    """How often the model of row k makes a condition: once for everything that its rows show the branches."""
+    end = next((j for j in range(k, len(plan.rows)) if plan.rows[j].model != plan.rows[k].model), len(plan.rows))
+    return len({plan.sees(j) for j in range(k, end)})
+
+
+def _drawing_flops(plan: Plan, k: int, model: NextScaleModel, outlook: Outlook, images: int) -> int:
+    """All passes over one scale, and the heads."""
+    row, tokens, flops = plan.rows[k], plan.schedule.lengths[k], 0
+    for number in range(len(row.passes or (tokens,))):
+        weights = row.again_guidance or row.guidance if number else row.guidance
+        idle = weights.count(0) if number and plan.memories[row.model].policy == "none" else 0
+        rows = images * (len(weights) - idle)
+        flops += model.step_flops(outlook, k, images, rows)
+        flops += model.head_flops(tokens, rows if row.guidance_block is None else images)
+    return flops
 
 
 def table(plan: Plan, priced: Price) -> str:
     """The plan as a table for people: one line per row, with its predicted FLOPs, memory and share of the whole."""
-    head = ("", "size", "model", "blocks", "guidance", "sampling", "memory", "keep", "GFLOPs", "memory MiB", "share")
+    rows = [_columns(plan, row) for row in plan.rows]
+    head = ("", "size", *rows[0], "GFLOPs", "memory MiB", "share")
+    nothing = ("",) * len(rows[0])
     body = []
     for i, line in enumerate(priced.lines):
         k = i - 1
-        columns = _columns(plan.rows[k]) if 0 <= k < len(plan.rows) else ("",) * 6
-        name = str(k) if 0 <= k < len(plan.rows) else line.name
-        size = line.name if 0 <= k < len(plan.rows) else ""
+        drawn = 0 <= k < len(rows)
+        columns = rows[k].values() if drawn else nothing
+        name, size = (str(k), line.name) if drawn else (line.name, "")
         cost = (f"{line.flops / 1e9:.3f}", f"{line.memory / 2**20:.2f}", f"{100 * line.flops / priced.flops:.1f} %")
         body.append((name, size, *columns, *cost))
-    body.append(
-        ("total", "", "", "", "", "", "", "", f"{priced.flops / 1e9:.3f}", f"{priced.memory / 2**20:.2f}", "100.0 %")
-    )
-    used = [i for i in range(len(head)) if i >= 8 or any(line[i] for line in body)]
+    whole = (f"{priced.flops / 1e9:.3f}", f"{priced.memory / 2**20:.2f}", "100.0 %")
+    body.append(("total", "", *nothing, *whole))
+    used = [i for i in range(len(head)) if i >= len(head) - 3 or any(line[i] for line in body)]
     widths = [max(len(line[i]) for line in (head, *body)) for i in used]
-    rows = ["  ".join(line[i].rjust(w) for i, w in zip(used, widths, strict=True)).rstrip() for line in (head, *body)]
-    return "\n".join(rows)
+    lines = ["  ".join(line[i].rjust(w) for i, w in zip(used, widths, strict=True)).rstrip() for line in (head, *body)]
+    return "\n".join(lines)
 
 
-def _columns(row: Row) -> tuple[str, ...]:
+def _columns(plan: Plan, row: Row) -> dict[str, str]:
+    """What a row says, by the heads of the table; what is as usual stays empty."""
     sampling = [f"T {row.temperature:g}"] if row.temperature != 1 else []
     sampling += [f"top-k {row.top_k}"] if row.top_k else []
     sampling += [f"top-p {row.top_p:g}"] if row.top_p else []
     sampling += [f"smooth {row.smooth[1]:.3g}"] if row.smooth else []
-    blocks = "" if row.blocks is None else f"{len(row.blocks)} blocks"
-    guidance = " ".join(f"{w:+.2f}" for w in row.guidance) if len(row.guidance) > 1 else ""
-    return row.model, blocks, guidance, ", ".join(sampling) or "plain", row.memory, row.keep or ""
+    weights = " ".join(f"{w:+.2f}" for w in row.guidance) if len(row.guidance) > 1 else ""
+    inside = "" if row.guidance_block is None else f" after block {row.guidance_block}"
+    return {
+        "model": row.model,
+        "blocks": "" if row.blocks is None else f"{len(row.blocks)} blocks",
+        "condition": "" if row.condition is None else " ".join(row.condition) or "nothing",
+        "guidance": weights + inside,
+        "sampling": ", ".join(sampling) or "plain",
+        "passes": "" if row.passes is None else str(len(row.passes)),
+        "population": "" if row.population is None else f"{row.population} by {row.cull}",
+        "memory": plan.memories[row.model].policy,
+        "keep": row.keep or "",
+    }

@@ -22,7 +22,7 @@ from nextscale.generate import generate
 from nextscale.models.base import NextScaleModel
 from nextscale.plan import Plan
 from nextscale.results import decode, decodes_alone
-from nextscale.sampling import Noise, inverse_cdf
+from nextscale.sampling import Noise, Uniform, inverse_cdf
 from nextscale.tokenizers.base import Canvas
 
 ALL_BLOCKS = 8
@@ -55,9 +55,10 @@ def rehearse(plan: Plan, parts: Mapping[str, Any], images: int, device: torch.de
     parts: as :func:`~nextscale.generate.generate` takes them, on the meta device and in the number type to compute in.
     Parts elsewhere are watched while they really compute.
     """
-    model: NextScaleModel = parts[plan.rows[0].model]
-    blocks = plan.rows[0].blocks or tuple(range(len(model.blocks)))
-    if len(blocks) <= ALL_BLOCKS or any(row.model != plan.rows[0].model for row in plan.rows):
+    first, model = plan.rows[0], parts[plan.rows[0].model]
+    blocks = first.blocks or tuple(range(len(model.blocks)))
+    alike = all((row.model, row.blocks, row.guidance_block) == (first.model, first.blocks, None) for row in plan.rows)
+    if len(blocks) <= ALL_BLOCKS or not alike:
         watch, canvas = _drawn(plan, parts, images)
         drawing, moved, calls = watch.peak, watch.moved, watch.calls
     else:
@@ -73,17 +74,19 @@ def rehearse(plan: Plan, parts: Mapping[str, Any], images: int, device: torch.de
     few = Canvas(canvas.latent[:1], canvas.schedule, canvas.done) if alone else canvas
     watch = _Watch(parts)
     with _Attend(watch), watch:
-        decode(parts["tokenizer"], few)
-    turns, more = (images, _picture(parts, canvas)) if alone else (1, watch.peak // images)
+        pixels = decode(parts["tokenizer"], few)
+    images = len(canvas.latent)
+    turns, more = (images, pixels.nbytes) if alone else (1, watch.peak // images)
     decoding = watch.peak + (turns - 1) * more
     return Rehearsal(drawing, decoding, more, moved + turns * watch.moved, calls + turns * watch.calls)
 
 
 def _drawn(plan: Plan, parts: Mapping[str, Any], images: int) -> tuple[_Watch, Canvas]:
     """Carry the rows of a plan out under watch."""
-    labels, watch, canvas = torch.zeros(images, dtype=torch.long, device=_weight(parts).device), _Watch(parts), None
+    model: NextScaleModel = parts[plan.rows[0].model]
+    features, watch, canvas = model.blank(images, _weight(parts).device), _Watch(parts), None
     with _Attend(watch), watch:
-        for event in generate(plan, parts, labels, images, _NoNoise()):
+        for event in generate(plan, parts, features, _NoNoise()):
             canvas = event.canvas
     assert canvas is not None
     return watch, canvas
@@ -91,12 +94,6 @@ def _drawn(plan: Plan, parts: Mapping[str, Any], images: int) -> tuple[_Watch, C
 
 def _weight(parts: Mapping[str, Any]) -> Tensor:
     return next(parts["tokenizer"].parameters())
-
-
-def _picture(parts: Mapping[str, Any], canvas: Canvas) -> int:
-    """Bytes of one picture's pixels, which are kept where pictures are decoded one by one."""
-    h, w = canvas.schedule.grid
-    return 4 * 3 * h * w * int(parts["tokenizer"].stride ** 2)
 
 
 class _Watch(TorchDispatchMode):
@@ -171,6 +168,9 @@ class _NoNoise(Noise):
 
     def gumbel(self, like: Tensor, k: int, p: int = 0) -> Tensor:
         return torch.zeros_like(like)
+
+    def for_cull(self, k: int, row: int) -> Uniform:
+        return lambda count: torch.full((count,), 0.5, dtype=torch.float64)
 
     def select(self, rows: Tensor) -> Noise:
         return self

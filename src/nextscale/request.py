@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextscale.conditions.classes import ClassVocabulary
+from nextscale.conditions.base import Features
+from nextscale.conditions.classes import ClassVocabulary, class_features
 from nextscale.errors import InputError, quoted
 from nextscale.plan import Plan
 from nextscale.sampling import IndependentNoise, Noise, OfficialNoise
@@ -39,6 +40,11 @@ class Request:
     seeds: list[int] | None
     noise: Noise
     plan: Plan
+
+    def features(self, part: slice = slice(None)) -> Features:
+        """What the model is to draw of some of the images."""
+        labels = self.labels[part]
+        return class_features(labels, dropped=torch.tensor([name is None for name in self.classes[part]]))
 
     def noise_of(self, part: slice) -> Noise:
         """The noise of some of the images; official noise is one stream, whoever takes from it."""

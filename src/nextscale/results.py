@@ -19,10 +19,10 @@ from nextscale.conditions.classes import UNCONDITIONAL
 from nextscale.drawn import DrawnImage
 from nextscale.errors import InputError, quoted
 from nextscale.files import check_writable
-from nextscale.generate import ScaleEvent
 from nextscale.pictures import grid as lay_out
 from nextscale.pictures import page_scale, save_beside, save_png
 from nextscale.plan import Plan
+from nextscale.state import ScaleEvent
 from nextscale.tokenizers.base import Canvas, Tokenizer
 
 OutputType = Literal["pil", "pt", "np", "latent"]

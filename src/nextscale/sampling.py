@@ -9,7 +9,7 @@ argmax(p / E) with E ~ Exp(1), so a sampler with given noise can be compared wit
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from nextscale.errors import InputError, quoted
 ORDER = ("temperature", "top_k", "top_p")
 FURTHER_PASS = 2**63
 """Added to the number of a pass, so that no position has the same number."""
+CULL = 2**62
+"""The stream that culls draw from, hashed into the key of their scale."""
 
 
 def filter_logits(
@@ -57,6 +59,10 @@ def smooth_settings(progress: float) -> tuple[float, float]:
     return 1 + progress, max(0.27 * (1 - 0.95 * progress), 0.005)
 
 
+Uniform = Callable[[int], Tensor]
+"""``uniform(count)`` gives (count,) float64 numbers, strictly between 0 and 1; a smaller count gives the first ones."""
+
+
 class Noise(ABC):
     """Where the randomness of a generation comes from."""
 
@@ -69,6 +75,10 @@ class Noise(ABC):
         """Standard Gumbel noise (B, l, V) of scale k in pass p, for tokens of one draw, asked for after ``pick``;
         ``like`` gives shape and device.
         """
+
+    @abstractmethod
+    def for_cull(self, k: int, row: int) -> Uniform:
+        """Noise to choose with among the candidates of one prompt after scale k; row: the first of them."""
 
     @abstractmethod
     def select(self, rows: Tensor) -> Noise:
@@ -96,17 +106,26 @@ class OfficialNoise(Noise):
         drawn = torch.empty(like.shape, dtype=torch.float32, device=self.generator.device)
         return drawn.exponential_(generator=self.generator).to(like.device)
 
+    def for_cull(self, k: int, row: int) -> Uniform:
+        device = self.generator.device
+        return lambda count: torch.rand(count, generator=self.generator, dtype=torch.float64, device=device)
+
     def select(self, rows: Tensor) -> Noise:
         return self
 
 
 class GivenNoise(Noise):
     """Stored noise, one (B, l, V) or (B, l, d, V) tensor per scale: Exp(1) for the draw, Gumbel for smooth sampling.
-    There is one pass.
+    There is one pass. culls: uniform numbers (B, count) per scale, of which a prompt takes its first image's.
     """
 
-    def __init__(self, exponential: Mapping[int, Tensor], gumbel: Mapping[int, Tensor] | None = None) -> None:
-        self._exponential, self._gumbel = exponential, gumbel or {}
+    def __init__(
+        self,
+        exponential: Mapping[int, Tensor],
+        gumbel: Mapping[int, Tensor] | None = None,
+        culls: Mapping[int, Tensor] | None = None,
+    ) -> None:
+        self._exponential, self._gumbel, self._culls = exponential, gumbel or {}, culls or {}
 
     def pick(self, probs: Tensor, k: int, p: int = 0) -> Tensor:
         assert p == 0, "stored noise is that of one pass"
@@ -115,10 +134,12 @@ class GivenNoise(Noise):
     def gumbel(self, like: Tensor, k: int, p: int = 0) -> Tensor:
         return self._gumbel[k].to(like.device)
 
+    def for_cull(self, k: int, row: int) -> Uniform:
+        return lambda count: self._culls[k][row, :count]
+
     def select(self, rows: Tensor) -> Noise:
-        return GivenNoise(
-            {k: e[rows] for k, e in self._exponential.items()}, {k: g[rows] for k, g in self._gumbel.items()}
-        )
+        stored = (self._exponential, self._gumbel, self._culls)
+        return GivenNoise(*({k: one[rows.to(one.device)] for k, one in some.items()} for some in stored))
 
 
 class IndependentNoise(Noise):
@@ -145,6 +166,15 @@ class IndependentNoise(Noise):
         u = self._uniform(k, 1, p, like.shape[1], like.shape[2])
         return torch.from_numpy(-np.log(-np.log(u))).to(like)
 
+    def for_cull(self, k: int, row: int) -> Uniform:
+        key = _hash(_hash(_hash(self.seeds[row], 0), np.uint64(2 * k)), np.uint64(CULL))
+
+        def uniform(count: int) -> Tensor:
+            bits = _hash(key, np.arange(count, dtype=np.uint64))
+            return torch.from_numpy(_between_0_and_1(bits))
+
+        return uniform
+
     def select(self, rows: Tensor) -> Noise:
         chosen, copies, lineage = rows.tolist(), dict[int, int](), []
         for row in chosen:
@@ -161,7 +191,7 @@ class IndependentNoise(Noise):
             key = _hash(key, np.uint64(FURTHER_PASS + p))
         at = _hash(key[:, None], np.arange(positions, dtype=np.uint64)[None])
         bits = _hash(at[..., None], np.arange(numbers, dtype=np.uint64)[None, None])
-        return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        return _between_0_and_1(bits)
 
 
 def race(probs: Tensor, exponential: Tensor) -> Tensor:
@@ -185,6 +215,10 @@ def _hash(key: np.ndarray | int, value: np.ndarray | np.uint64 | int) -> np.ndar
     with np.errstate(over="ignore"):
         z = np.asarray(key, np.uint64) * np.uint64(0x9E3779B97F4A7C15) + _finalise(np.asarray(value, np.uint64))
         return _finalise(z)
+
+
+def _between_0_and_1(bits: np.ndarray) -> np.ndarray:
+    return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
 def _finalise(z: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nextscale.conditions.classes import class_features
 from nextscale.errors import InputError
 from nextscale.evaluation.generator import Scores, class_ids, sample_rows, score_generator, token_scores
 from nextscale.evaluation.tokenizer import BATCH
@@ -55,7 +56,7 @@ def test_scales_weighted_by_their_tokens_average_to_the_total(loss: list[float],
 def test_scores_are_those_of_one_forward_pass_over_all_images() -> None:
     """More images than a batch holds, and a number that is no multiple of it: the mean is still over all tokens."""
     model, tokenizer, (maps, labels) = tiny_var(), tiny_tokenizer(), some_tokens(BATCH + 5)
-    logits = model(tokenizer.follow(maps).inputs, model.condition(labels))
+    logits = model(tokenizer.follow(maps).inputs, model.condition(class_features(labels)))
     targets = torch.cat([t.flatten(1) for t in maps], 1)
     scores = score_generator(model, tokenizer, maps, labels)
     assert scores.total.loss == pytest.approx(float(F.cross_entropy(logits.flatten(0, 1), targets.flatten())), rel=1e-4)
@@ -97,7 +98,7 @@ def test_scoring_leaves_training_possible() -> None:
     model, tokenizer, (maps, labels) = tiny_var(), tiny_tokenizer(), some_tokens(2)
     score_generator(model, tokenizer, maps, labels)
     model.train().requires_grad_(True)
-    model(tokenizer.follow(maps).inputs, model.condition(labels)).sum().backward()
+    model(tokenizer.follow(maps).inputs, model.condition(class_features(labels))).sum().backward()
     assert model.head_lin.weight.grad is not None
 
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from nextscale.memory.base import Memory
-from nextscale.memory.make import memory_bytes
+from nextscale.memory.make import look_ahead
 from nextscale.models.base import Condition, NextScaleModel
-from tests.laws.test_models import LABELS, new_memory
-from tests.makers import MODELS, some_inputs
+from nextscale.plan import default_plan
+from tests.laws.test_models import FEATURES
+from tests.makers import BOTH, MODELS, new_memory, some_inputs
 
 
 @pytest.fixture(params=MODELS)
@@ -26,17 +27,18 @@ def run_scale(model: NextScaleModel, k: int, inputs: list[Tensor], condition: Co
 
 
 def test_live_bytes_are_what_the_plan_predicts_and_what_is_there(model: NextScaleModel) -> None:
-    inputs, condition = some_inputs(model), model.condition(LABELS, 2)
-    memory, name = new_memory(model, 4), getattr(model, "memory", "full")
+    inputs, condition = some_inputs(model), model.condition(FEATURES, BOTH)
+    memory, plan = new_memory(model, 4), default_plan(model)
+    outlook = look_ahead(plan.memories["model"], plan.course(0, model))
     allocated = memory.allocated_bytes
     for k in range(len(model.schedule)):
         run_scale(model, k, inputs, condition, memory)
-        assert memory.live_bytes == memory_bytes(name, model.slots, model.schedule, k, 4, 4)
+        assert memory.live_bytes == outlook.bytes(k, 4, 4)
         assert memory.live_bytes <= memory.allocated_bytes == allocated
 
 
 def test_a_second_pass_overwrites_the_first(model: NextScaleModel) -> None:
-    inputs, condition = some_inputs(model), model.condition(LABELS)
+    inputs, condition = some_inputs(model), model.condition(FEATURES)
     once, twice = new_memory(model, 2), new_memory(model, 2)
     for k in range(3):
         run_scale(model, k, inputs, condition, once)
@@ -48,7 +50,7 @@ def test_a_second_pass_overwrites_the_first(model: NextScaleModel) -> None:
 
 
 def test_restore_goes_back_bit_for_bit_as_often_as_wanted(model: NextScaleModel) -> None:
-    inputs, condition = some_inputs(model), model.condition(LABELS)
+    inputs, condition = some_inputs(model), model.condition(FEATURES)
     memory = new_memory(model, 2)
     for k in range(2):
         run_scale(model, k, inputs, condition, memory)
@@ -68,13 +70,13 @@ def test_restore_goes_back_bit_for_bit_as_often_as_wanted(model: NextScaleModel)
 @pytest.mark.parametrize("rows", [[1, 0], [1], [0, 1, 1], [1, 1, 0, 0, 1]])
 def test_select_follows_the_rows(model: NextScaleModel, rows: list[int]) -> None:
     inputs, chosen = some_inputs(model), torch.tensor(rows)
-    memory, condition = new_memory(model, 2), model.condition(LABELS)
+    memory, condition = new_memory(model, 2), model.condition(FEATURES)
     for k in range(2):
         run_scale(model, k, inputs, condition, memory)
     memory.select(chosen)
     moved = [x[chosen] for x in inputs]
     found = [run_scale(model, k, moved, condition.select(chosen), memory) for k in (2, 3)]
-    direct, fresh = model.condition(LABELS[chosen]), new_memory(model, len(rows))
+    direct, fresh = model.condition(FEATURES.select(chosen)), new_memory(model, len(rows))
     wanted = [run_scale(model, k, moved, direct, fresh) for k in range(4)][2:]
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)

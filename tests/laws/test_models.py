@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from nextscale.memory.base import Memory
-from nextscale.memory.make import make_memory
+from nextscale.conditions.base import Branches
+from nextscale.conditions.classes import class_features
 from nextscale.models.base import NextScaleModel
 from nextscale.scales import ScaleSchedule
-from tests.makers import CLASSES, MODELS, some_inputs
+from tests.makers import BOTH, CLASSES, MODELS, new_memory, some_inputs
 
 LABELS = torch.tensor([1, 3])
+FEATURES = class_features(LABELS)
+ONE: Branches = BOTH[:1]
 
 
 @pytest.fixture(params=MODELS)
@@ -22,18 +24,13 @@ def model(request: pytest.FixtureRequest) -> NextScaleModel:
     return MODELS[request.param]()
 
 
-def new_memory(model: NextScaleModel, rows: int) -> Memory:
-    name = getattr(model, "memory", "full")
-    return make_memory(name, model.slots, model.schedule, rows, torch.float32, torch.device("cpu"))
-
-
 def stepwise(
-    model: NextScaleModel, inputs: Sequence[Tensor], branches: int, remembered: Sequence[Tensor] | None = None
+    model: NextScaleModel, inputs: Sequence[Tensor], branches: Branches, remembered: Sequence[Tensor] | None = None
 ) -> Tensor:
     """Logits (R, L, V) of all scales one after the other; the memory may be fed ``remembered`` instead of
     ``inputs``.
     """
-    condition = model.condition(LABELS, branches)
+    condition = model.condition(FEATURES, branches)
     memory, logits = new_memory(model, condition.rows), []
     for k, inputs_k in enumerate([None, *inputs]):
         before = memory.snapshot()
@@ -47,12 +44,12 @@ def stepwise(
     return torch.cat(logits, 1)
 
 
-def teacher_forced(model: NextScaleModel, inputs: Sequence[Tensor], branches: int = 1) -> Tensor:
-    return model([x.repeat(branches, 1, 1, 1) for x in inputs], model.condition(LABELS, branches))
+def teacher_forced(model: NextScaleModel, inputs: Sequence[Tensor], branches: Branches = ONE) -> Tensor:
+    return model([x.repeat(len(branches), 1, 1, 1) for x in inputs], model.condition(FEATURES, branches))
 
 
-@pytest.mark.parametrize("branches", [1, 2])
-def test_stepping_equals_teacher_forcing(model: NextScaleModel, branches: int) -> None:
+@pytest.mark.parametrize("branches", [ONE, BOTH, (*BOTH, ("class",))])
+def test_stepping_equals_teacher_forcing(model: NextScaleModel, branches: Branches) -> None:
     inputs = some_inputs(model)
     torch.testing.assert_close(
         stepwise(model, inputs, branches), teacher_forced(model, inputs, branches), atol=1e-4, rtol=1e-4
@@ -62,7 +59,7 @@ def test_stepping_equals_teacher_forcing(model: NextScaleModel, branches: int) -
 def test_a_memory_of_something_else_shows(model: NextScaleModel) -> None:
     inputs = some_inputs(model)
     remembered = [x * 0 for x in inputs]
-    whole, confused = teacher_forced(model, inputs), stepwise(model, inputs, 1, remembered)
+    whole, confused = teacher_forced(model, inputs), stepwise(model, inputs, ONE, remembered)
     second = model.schedule.offsets[2]
     torch.testing.assert_close(confused[:, :second], whole[:, :second], atol=1e-4, rtol=1e-4)
     assert (confused[:, second:] - whole[:, second:]).abs().max() > 1e-2
@@ -89,8 +86,8 @@ def test_a_token_sees_all_of_its_own_scale(model: NextScaleModel) -> None:
 
 def test_branches_are_independent_rows(model: NextScaleModel) -> None:
     inputs = some_inputs(model)
-    both = teacher_forced(model, inputs, 2)
-    null = model(inputs, model.condition(torch.full_like(LABELS, CLASSES)))
+    both = teacher_forced(model, inputs, BOTH)
+    null = model(inputs, model.condition(class_features(torch.full_like(LABELS, CLASSES))))
     torch.testing.assert_close(both[:2], teacher_forced(model, inputs), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(both[2:], null, atol=1e-5, rtol=1e-5)
     assert (both[:2] - both[2:]).abs().max() > 1e-2
@@ -98,7 +95,7 @@ def test_branches_are_independent_rows(model: NextScaleModel) -> None:
 
 def test_batch_equals_single(model: NextScaleModel) -> None:
     inputs = some_inputs(model)
-    single = model([x[1:] for x in inputs], model.condition(LABELS[1:]))
+    single = model([x[1:] for x in inputs], model.condition(class_features(LABELS[1:])))
     torch.testing.assert_close(teacher_forced(model, inputs)[1:], single, atol=1e-5, rtol=1e-5)
 
 
@@ -110,7 +107,7 @@ def test_training_mode_changes_nothing_without_drop_path(model: NextScaleModel) 
 
 def test_gradients_reach_every_parameter(model: NextScaleModel) -> None:
     model.requires_grad_(True)
-    teacher_forced(model, some_inputs(model), 2).square().mean().backward()
+    teacher_forced(model, some_inputs(model), BOTH).square().mean().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from nextscale.conditions.classes import class_features
 from nextscale.errors import InputError
-from nextscale.generate import GivenTokens, generate
+from nextscale.generate import generate
+from nextscale.given import GivenTokens
 from nextscale.methods.paint import Box, edit_mask, given_tokens, keep_masks, paint
 from nextscale.plan import default_plan
 from nextscale.sampling import IndependentNoise
@@ -54,7 +56,7 @@ def painted(mask: Tensor) -> tuple[list[Tensor], Tensor, GivenTokens]:
     given = given_tokens(tokenizer, torch.rand(2, 3, 16, 16) * 2 - 1, mask)
     plan = paint(default_plan(model, guidance_scale=2.0), "image")
     parts = {"tokenizer": tokenizer, "model": model, "image": given}
-    events = list(generate(plan, parts, torch.tensor([1, 2]), 2, IndependentNoise([3, 4])))
+    events = list(generate(plan, parts, class_features(torch.tensor([1, 2])), IndependentNoise([3, 4])))
     return [event.tokens for event in events], events[-1].canvas.latent, given
 
 

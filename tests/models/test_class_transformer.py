@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nextscale.conditions.classes import class_features
 from nextscale.memory.segments import TeacherForcing
 from nextscale.models.class_transformer import ClassTransformer
 from tests.makers import CLASSES, MODELS, some_inputs
@@ -24,15 +25,15 @@ def model(request: pytest.FixtureRequest) -> ClassTransformer:
 
 
 def logits(model: ClassTransformer, chance: Tensor) -> Tensor:
-    return model(some_inputs(model), model.drop_paths(model.condition(LABELS), chance))
+    return model(some_inputs(model), model.drop_paths(model.condition(class_features(LABELS)), chance))
 
 
 def test_a_dropped_branch_adds_nothing_and_the_others_grow(model: ClassTransformer) -> None:
     depth = model.config.depth
     chance = torch.full((2, depth, model.gates), 0.9)  # nothing is dropped
     chance[1, -1] = 0.1  # the last block of the second row
-    dropped = model.drop_paths(model.condition(LABELS), chance).modulation
-    plain = model.condition(LABELS).modulation
+    dropped = model.drop_paths(model.condition(class_features(LABELS)), chance).modulation
+    plain = model.condition(class_features(LABELS)).modulation
     for i in range(depth):
         rate = 0.5 * i / (depth - 1)
         torch.testing.assert_close(dropped[i][0, :, : model.gates], plain[i][0, :, : model.gates] / (1 - rate))
@@ -56,14 +57,14 @@ def test_dropping_touches_its_own_sample_only(model: ClassTransformer) -> None:
 
 def test_without_a_rate_nothing_is_dropped(model: ClassTransformer) -> None:
     model.config = replace(model.config, drop_path=0.0)
-    condition = model.condition(LABELS)
+    condition = model.condition(class_features(LABELS))
     assert model.drop_paths(condition, torch.zeros(2, model.config.depth, model.gates)) is condition
 
 
 def test_recomputed_activations_give_the_same_gradients(model: ClassTransformer) -> None:
     def gradients(recompute: bool) -> dict[str, Tensor]:
         model.zero_grad()
-        out = model(some_inputs(model), model.condition(LABELS), recompute)
+        out = model(some_inputs(model), model.condition(class_features(LABELS)), recompute=recompute)
         out.logsumexp(-1).mean().backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nextscale.conditions.classes import class_features
 from nextscale.errors import InputError
 from nextscale.layers.mamba2 import Mamba2
 from nextscale.models.m_var import MVAR, Block, MVARConfig
@@ -17,7 +18,7 @@ LABELS = torch.tensor([1, 3])
 
 
 def logits(model: MVAR, inputs: list[Tensor]) -> Tensor:
-    return model(inputs, model.condition(LABELS))
+    return model(inputs, model.condition(class_features(LABELS)))
 
 
 def change(model: MVAR, scale: int, position: tuple[int, int] = (-1, -1)) -> Tensor:

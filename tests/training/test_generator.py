@@ -47,8 +47,8 @@ def test_labels_are_dropped_in_training(
 ) -> None:
     goal = objective(images, tokenizer, tmp_path, f"loss.label_drop={share}")
     given, true = seen(goal, goal.module)
-    assert int((given == goal.module.null_class).sum()) == dropped
-    assert torch.equal(given[given != goal.module.null_class], true[given != goal.module.null_class])
+    assert int((given == goal.module.config.classes).sum()) == dropped
+    assert torch.equal(given[given != goal.module.config.classes], true[given != goal.module.config.classes])
 
 
 def test_validation_drops_no_label(images: Path, tokenizer: Path, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_class_and_style_are_the_label(images: Path, tokenizer: Path, tmp_path: 
     frozen = plain.tokenizer, "revision"
     goal = GeneratorObjective(plain.recipe, train, heldout, *frozen, vocabulary, CPU, tmp_path / "tokens")
     assert goal.labels.tolist() == [int(s) * 2 + int(c) for s, c in zip(drawn_in, train.labels, strict=True)]
-    assert goal.module.null_class == 6
+    assert goal.module.config.classes == 6
     loss, _ = goal.loss(goal.module, torch.arange(13), SampleNoise(0, 0, 13, slice(None)))
     assert loss.isfinite()
     assert goal.sample(goal.module.eval()).size == (6 * plain.train.resolution, plain.train.resolution)

@@ -102,7 +102,7 @@ def _text(folder: Path, described: Mapping[str, Any]) -> str:
     if isinstance(model, NextScaleModel) and isinstance(tokenizer, Tokenizer):
         system, paper = SYSTEMS[described["components"]["model"]["type"]]
         height, width = (side * tokenizer.stride for side in tokenizer.schedule.grid)
-        vocabulary = load_vocabulary(folder, model.null_class)
+        vocabulary = load_vocabulary(folder, model.reads["class"])
         styles = f" in the styles {', '.join(vocabulary.styles)}" if vocabulary.styles else ""
         lines += [
             f"A class-conditional {system} ([arXiv {paper}](https://arxiv.org/abs/{paper})) that draws pictures of "

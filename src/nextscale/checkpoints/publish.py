@@ -91,7 +91,7 @@ def _files(folder: Path) -> dict[str, str | bytes]:
         module, _ = checked_component(folder, name)
         files[f"{name}.safetensors"] = str(file)
         if isinstance(module, NextScaleModel) and (folder / "classes.json").is_file():
-            load_vocabulary(folder, module.null_class)
+            load_vocabulary(folder, module.reads["class"])
             files["classes.json"] = str(folder / "classes.json")
     digests = {name: _sha256(files[name]) for name in files if name != "classes.json"}
     own = files["config.json"] == str(folder / "config.json")

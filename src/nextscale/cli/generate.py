@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from nextscale.generate import ScaleEvent
     from nextscale.pipeline import GenerationResult, Pipeline
     from nextscale.recipe import Recipe
+    from nextscale.state import ScaleEvent
 
 LISTS = ("class_labels", "style", "seed")
 """Arguments of a call that have one entry per picture."""

@@ -74,7 +74,7 @@ def _labels(folder: Path, described: dict[str, Any]) -> dict[str, list[str]]:
 
     model = build_component(described, f"{folder / 'config.json'}, model")
     assert isinstance(model, NextScaleModel)
-    vocabulary = load_vocabulary(folder, model.null_class)
+    vocabulary = load_vocabulary(folder, model.reads["class"])
     return {"classes": list(vocabulary.names), "styles": list(vocabulary.styles)}
 
 

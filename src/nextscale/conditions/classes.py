@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextscale.conditions.base import Features, Source
 from nextscale.conditions.words import noun, slips, telling, words_of
 from nextscale.errors import CheckpointError, InputError, quoted
 from nextscale.settings import typed
@@ -361,6 +362,12 @@ class ClassVocabulary:
                 if near:
                     return min(near, key=lambda other: (far[other], sorted(word) != sorted(other), other))
         return None
+
+
+def class_features(ids: Tensor, weights: Tensor | None = None, dropped: Tensor | None = None) -> Features:
+    """Features of labels (B,) int64, or of several (B, n) mixed by ``weights`` (B, n); see ``Source`` for dropped."""
+    tensors = {"ids": ids} if weights is None else {"ids": ids, "weights": weights}
+    return Features(len(ids), {"class": Source("class", tensors, dropped)})
 
 
 def numbered(names: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nextscale import __version__
+from nextscale.conditions.classes import class_features
 from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.errors import InputError
@@ -177,8 +178,8 @@ def _generator(subject: Subject) -> NextScaleModel:
 
 
 def _contestant(subject: Subject, model: NextScaleModel) -> Contestant:
-    labels = torch.arange(IMAGES, device=next(model.parameters()).device) % model.null_class
-    return Contestant(subject.tokenizer, model, default_plan(model, guidance_scale=GUIDANCE), labels)
+    labels = torch.arange(IMAGES, device=next(model.parameters()).device) % model.reads["class"]
+    return Contestant(subject.tokenizer, model, default_plan(model, guidance_scale=GUIDANCE), class_features(labels))
 
 
 def _settings(model: NextScaleModel, folder: Path | str, data: ImageData) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextscale.conditions.classes import class_features
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
 from nextscale.evaluation.distances import farther, features_of, frechet_distance, named_by, usual_distance
@@ -118,7 +119,7 @@ def draw_images(subject: Subject, plan: Plan, labels: Tensor, step: Step = silen
     for start in range(0, len(labels), BATCH):
         batch = labels[start : start + BATCH].to(device)
         seeds = list(range(start, start + len(batch)))
-        *_, last = generate(plan, parts, batch, len(batch), IndependentNoise(seeds))
+        *_, last = generate(plan, parts, class_features(batch), IndependentNoise(seeds))
         drawn.append((decode(subject.tokenizer, last.canvas) * 255).round().clamp(0, 255).byte().cpu())
         step(start + len(batch), len(labels))
     return torch.cat(drawn)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextscale.conditions.classes import numbered
+from nextscale.conditions.classes import class_features, numbered
 from nextscale.data.found import composed
 from nextscale.errors import InputError
 from nextscale.evaluation.tokenizer import BATCH, Step, silent
@@ -72,7 +72,7 @@ def score_generator(
     for start in range(0, len(labels), BATCH):
         maps = [t[start : start + BATCH].to(device) for t in tokens]
         given = tokenizer.follow(maps, schedule).inputs
-        logits = model(given, model.condition(labels[start : start + BATCH].to(device)))
+        logits = model(given, model.condition(class_features(labels[start : start + BATCH].to(device))))
         batch_loss, batch_hits = token_scores(logits, torch.cat([t.flatten(1) for t in maps], 1))
         loss += batch_loss.cpu().double().sum(0)
         hits += batch_hits.cpu().double().sum(0)

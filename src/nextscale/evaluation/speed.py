@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from nextscale.conditions.base import Features
 from nextscale.evaluation.machine import machine
 from nextscale.generate import generate
+from nextscale.memory.base import Outlook
+from nextscale.memory.make import look_ahead
 from nextscale.models.base import NextScaleModel
-from nextscale.plan import Plan
+from nextscale.plan import Plan, default_plan
 from nextscale.price import price
 from nextscale.sampling import IndependentNoise
 from nextscale.tokenizers.base import Tokenizer
@@ -28,9 +31,15 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 def forward_flops(model: NextScaleModel) -> int:
     """FLOPs of predicting all tokens of one image, one branch, as the model prices itself."""
-    schedule = model.schedule
-    steps = sum(model.step_flops(schedule, k, 1, 1, None) for k in range(len(schedule)))
-    return model.condition_flops(1) + steps + model.head_flops(schedule.tokens, 1)
+    outlook = _outlook(model)
+    steps = sum(model.step_flops(outlook, k, 1, 1) for k in range(len(model.schedule)))
+    return model.condition_flops(1) + steps + model.head_flops(model.schedule.tokens, 1)
+
+
+def _outlook(model: NextScaleModel) -> Outlook:
+    """What the memory that is exact for a model keeps of a plain generation."""
+    plan = default_plan(model)
+    return look_ahead(plan.memories["model"], plan.course(0, model))
 
 
 @dataclass(frozen=True)
@@ -49,10 +58,10 @@ class BlockFlops:
 
 def block_flops(model: NextScaleModel) -> BlockFlops:
     """Split what the model's own prices say of its blocks by what the FLOPs are spent on."""
-    schedule, total, attention, scan = model.schedule, 0, 0, 0
+    schedule, outlook, total, attention, scan = model.schedule, _outlook(model), 0, 0, 0
     mixers: list[Any] = [module for module in model.blocks.modules() if hasattr(module, "spec")]
     for k, n in enumerate(schedule.lengths):
-        total += model.step_flops(schedule, k, 1, 1, None) - model.step_flops(schedule, k, 1, 1, ())
+        total += model.step_flops(outlook, k, 1, 1) - model.embed_flops(n, k, 1)
         for mixer in mixers:
             seen = n if mixer.spec.reads == "own" else schedule.offsets[k + 1]
             products = sum(2 * n * part.weight.numel() for part in mixer.children() if isinstance(part, nn.Linear))
@@ -66,12 +75,12 @@ def block_flops(model: NextScaleModel) -> BlockFlops:
 
 @dataclass(frozen=True)
 class Contestant:
-    """What :func:`generation_speeds` races: networks, a plan of theirs, and the class ids (B,) of a batch."""
+    """What :func:`generation_speeds` races: networks, a plan of theirs, and the features of a batch."""
 
     tokenizer: Tokenizer
     model: NextScaleModel
     plan: Plan
-    labels: torch.Tensor
+    features: Features
 
 
 @dataclass(frozen=True)
@@ -98,10 +107,10 @@ def generation_speeds(contestants: Sequence[Contestant], rounds: int) -> list[Sp
 
 def _one_generation(c: Contestant) -> tuple[float, float]:
     """Seconds until the tokens of a batch are drawn, and until its pixels are."""
-    parts, images = {"tokenizer": c.tokenizer, "model": c.model}, len(c.labels)
+    parts, noise = {"tokenizer": c.tokenizer, "model": c.model}, IndependentNoise(list(range(c.features.images)))
     start = time.perf_counter()
-    *_, last = generate(c.plan, parts, c.labels, images, IndependentNoise(list(range(images))))
-    last.canvas.latent[0, 0, 0, 0].item()  # reading one number waits for the device
+    *_, last = generate(c.plan, parts, c.features, noise)
+    last.canvas.latent.flatten()[0].item()  # reading one number waits for the device
     drawn = time.perf_counter()
     with torch.inference_mode():
         c.tokenizer.decode(last.canvas)[0, 0, 0, 0].item()
@@ -110,7 +119,7 @@ def _one_generation(c: Contestant) -> tuple[float, float]:
 
 def _speed(c: Contestant, seconds: torch.Tensor) -> Speed:
     """From the seconds (rounds, 2) of :func:`_one_generation`."""
-    weight, images = next(c.model.parameters()), len(c.labels)
+    weight, images = next(c.model.parameters()), c.features.images
     undecoded, whole = (images / seconds.median(0).values).tolist()
     flops = price(c.plan, {"tokenizer": c.tokenizer, "model": c.model}, 1).flops
     peak = matmul_peak(weight.device, weight.dtype)

@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from math import prod
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
+
+from nextscale.scales import ScaleSchedule
 
 
 class AttentionSlot(Protocol):
@@ -30,15 +33,36 @@ class StateSlot(Protocol):
     state: tuple[Tensor, ...] | None
 
 
+class SlotWrapper(Protocol):
+    """A slot around a slot: what an adapter adds to one mixer of a frozen model."""
+
+    def wrap(self, slot: Any, k: int | None, schedule: ScaleSchedule) -> Any:
+        """The slot that the mixer gets. k: the scale at hand; None: all of ``schedule``, one after the other; -1: the
+        prefix.
+        """
+        ...
+
+    def select(self, rows: Tensor) -> SlotWrapper:
+        """Keep, repeat or reorder rows (R',) int64 of its tensors."""
+        ...
+
+
 @dataclass(frozen=True)
 class SlotSpec:
     """What one mixer reads: its own scale only, the past as well, or a recurrent state.
 
     heads, width: heads and their width (for a memory to size its buffers); state: shapes per row of the tensors of a
-    recurrent state, which are float32 whatever the precision of the weights.
+    recurrent state, which are float32 whatever the precision of the weights; block: the block it belongs to.
     """
 
     reads: Literal["own", "past", "state"]
     heads: int
     width: int
     state: tuple[tuple[int, ...], ...] = ()
+    block: int = 0
+
+    def bytes(self, kept: int, element: int) -> int:
+        """Bytes of one row: keys and values of ``kept`` tokens, or ``kept`` states, of at least 4 bytes a number."""
+        if self.reads == "state":
+            return kept * sum(prod(shape) for shape in self.state) * max(4, element)
+        return 2 * self.heads * self.width * kept * element

@@ -1,8 +1,9 @@
 """The full memory: every key and value of every earlier scale (the KV cache).
 
-One arena per layer holds keys and values of all scales but the last, whose keys and values no later scale reads: that
-alone is 256 of 680 tokens at 256 px and 46 % at 512 px. The last scale attends to past and self through one workspace
-that all layers share. Buffers are allocated once and never grow. Layers that read their own scale only have no arena.
+One arena per layer holds keys and values of all scales but the layer's last, whose keys and values no later scale
+reads: that alone is 256 of 680 tokens at 256 px and 46 % at 512 px. The last scale attends to past and self through one
+workspace that all layers share. Buffers are allocated once for as long as the number of rows stays, and never grow.
+Layers that read their own scale only have no arena.
 """
 
 from __future__ import annotations
@@ -14,111 +15,108 @@ import torch
 from torch import Tensor
 
 from nextscale.layers.attention import attend
-from nextscale.layers.slots import SlotSpec
-from nextscale.memory.base import Memory
+from nextscale.memory import none
+from nextscale.memory.base import Course, Memory, Outlook
 from nextscale.memory.segments import OwnScale
-from nextscale.scales import ScaleSchedule
 
 
 class FullMemory(Memory):
-    """Keys and values of all earlier scales for ``rows`` rows, in the compute precision ``dtype``.
+    """Keys and values of all earlier scales for ``rows`` rows, in the compute precision ``dtype``."""
 
-    keep_last: also store the last scale's keys and values, as someone inspecting them would want.
-    """
-
-    def __init__(
-        self,
-        slots: Sequence[SlotSpec],
-        schedule: ScaleSchedule,
-        rows: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        keep_last: bool = False,
-    ) -> None:
-        self.schedule = schedule
+    def __init__(self, outlook: Outlook, rows: int, dtype: torch.dtype, device: torch.device | str) -> None:
+        course = outlook.course
+        self.schedule, self.scale = course.schedule, course.first
         self.rows = rows
         self.committed = 0
         self.seen = 0
-        self.capacity = schedule.tokens if keep_last else schedule.offsets[-2]
-
-        def buffer(spec: SlotSpec, tokens: int) -> Tensor:
-            return torch.empty((2, rows, spec.heads, tokens, spec.width), dtype=dtype, device=device)
-
-        self._past = [spec.reads == "past" for spec in slots]
-        self._arenas: list[Tensor | None] = [buffer(s, self.capacity) if s.reads == "past" else None for s in slots]
-        workspace = 0 if self.capacity in (0, schedule.tokens) else schedule.tokens
-        self._workspace = buffer(slots[self._past.index(True)], workspace)
+        self._outlook, self._slots = outlook, course.slots
+        self._new = torch.empty(0, dtype=dtype, device=device).new_empty
+        runs = (i for i, spec in enumerate(course.slots) if spec.reads == "past" and course.last_of(i) >= 0)
+        self._arenas = {i: self._buffer(i, outlook.capacity(self.scale, i)) for i in runs}
+        self._workspace = self._make_workspace()
         self._own = OwnScale()
 
-    def slot(self, index: int) -> _FullSlot | OwnScale:
-        return _FullSlot(self, index) if self._past[index] else self._own
+    def _buffer(self, slot: int, tokens: int) -> Tensor:
+        spec = self._slots[slot]
+        return self._new((2, self.rows, spec.heads, tokens, spec.width))
 
-    def begin_scale(self, k: int) -> None:
-        assert self.committed == self.schedule.offsets[k], f"scale {k} began after {self.committed} tokens"
+    def _make_workspace(self) -> Tensor:
+        """Room for past and self wherever they do not fit an arena together, until the number of rows changes."""
+        most, widest = 0, next(iter(self._arenas), None)
+        for i, arena in self._arenas.items():
+            until = next(
+                (turn for turn in self._outlook.course.turns if turn >= self.scale), len(self._outlook.kept) - 1
+            )
+            for k in range(self.scale, until + 1):
+                attended = self._outlook.attended[k][i]
+                if attended > max(arena.shape[3], self.schedule.lengths[k]):
+                    most = max(most, attended)
+        return self._new(0) if widest is None else self._buffer(widest, most)
+
+    def slot(self, index: int) -> _FullSlot | OwnScale:
+        return _FullSlot(self, index) if self._slots[index].reads == "past" else self._own
+
+    def begin_prefix(self) -> None:
         self.seen = 0
 
-    def end_scale(self, k: int) -> None:
-        assert self.seen == self.schedule.lengths[k], f"scale {k} ended after {self.seen} of its tokens"
+    def end_prefix(self) -> None:
         self.committed += self.seen
 
+    def begin_scale(self, k: int, blocks: Sequence[int] | None = None) -> None:
+        assert self.scale == k, f"scale {k} began where scale {self.scale} was due"
+        self.seen = 0
+        if blocks is not None:
+            self._arenas = {i: arena for i, arena in self._arenas.items() if self._slots[i].block in blocks}
+
+    def end_scale(self, k: int) -> None:
+        due = self._outlook.course.seen(k) - self.committed
+        assert self.seen in (due, 0 if not self._arenas else due), f"scale {k} ended after {self.seen} of {due} tokens"
+        self.committed += due
+        self.scale = k + 1
+
     def select(self, rows: Tensor) -> None:
-        kept = min(self.committed, self.capacity)
-        for i, arena in enumerate(self._arenas):
-            if arena is None:
-                continue
-            if len(rows) > arena.shape[1]:
-                grown = arena.new_empty((2, len(rows), *arena.shape[2:]))
-                grown[:, :, :, :kept] = arena[:, rows, :, :kept]
-                self._arenas[i] = grown
-            else:
-                arena[:, : len(rows), :, :kept] = arena[:, rows, :, :kept]
-        if len(rows) > self._workspace.shape[1]:
-            self._workspace = self._workspace.new_empty((2, len(rows), *self._workspace.shape[2:]))
         self.rows = len(rows)
+        for i, arena in self._arenas.items():  # layer by layer, so that only one is held twice
+            kept = min(self.committed, arena.shape[3])
+            self._arenas[i] = self._buffer(i, self._outlook.capacity(self.scale, i))
+            self._arenas[i][:, :, :, :kept] = arena[:, rows, :, :kept]
+        self._workspace = self._make_workspace()
 
     def snapshot(self) -> _Snapshot:
-        kept = min(self.committed, self.capacity)
-        copies = [None if a is None else a[:, : self.rows, :, :kept].clone() for a in self._arenas]
-        return _Snapshot(self.rows, self.committed, copies)
+        copies = {i: arena[:, :, :, : min(self.committed, arena.shape[3])].clone() for i, arena in self._arenas.items()}
+        return _Snapshot(self.scale, self.committed, copies)
 
     def restore(self, snapshot: object) -> None:
         assert isinstance(snapshot, _Snapshot)
-        self.rows, self.committed, self.seen = snapshot.rows, snapshot.committed, 0
-        for arena, copy in zip(self._arenas, snapshot.copies, strict=True):
-            if arena is not None and copy is not None:
-                arena[:, : self.rows, :, : copy.shape[3]] = copy
+        self.scale, self.committed, self.seen = snapshot.scale, snapshot.committed, 0
+        for i, copy in snapshot.copies.items():
+            self._arenas[i][:, :, :, : copy.shape[3]] = copy
 
-    def free(self, layers: Sequence[int] | None = None) -> None:
-        for i in range(len(self._arenas)) if layers is None else layers:
-            self._arenas[i] = None
-        if layers is None:
-            self._workspace = self._workspace.new_empty(0)
+    def free(self) -> None:
+        self._arenas = {}
+        self._workspace = self._new(0)
 
     @property
     def live_bytes(self) -> int:
-        kept = min(self.committed, self.capacity)
-        return sum(
-            2 * self.rows * a.shape[2] * kept * a.shape[4] * a.element_size() for a in self._arenas if a is not None
-        )
+        kept = {i: min(self.committed, arena.shape[3]) for i, arena in self._arenas.items()}
+        return sum(self.rows * self._slots[i].bytes(n, self._workspace.element_size()) for i, n in kept.items())
 
     @property
     def allocated_bytes(self) -> int:
-        buffers = [*self._arenas, self._workspace]
-        return sum(b.numel() * b.element_size() for b in buffers if b is not None)
+        return sum(buffer.nbytes for buffer in (*self._arenas.values(), self._workspace))
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k, v (B, H, l, D) behind what layer ``layer`` has committed, and attend to both."""
         past, total = self.committed, self.committed + k.shape[2]
         self.seen = k.shape[2]
         arena = self._arenas[layer]
-        assert arena is not None, f"layer {layer} was freed"
-        if total > self.capacity:
+        if total > arena.shape[3]:
             if past == 0:
                 return attend(q, k, v)
-            space = self._workspace[:, : self.rows]
-            space[:, :, :, :past] = arena[:, : self.rows, :, :past]
+            space = self._workspace
+            space[:, :, :, :past] = arena[:, :, :, :past]
         else:
-            space = arena[:, : self.rows]
+            space = arena
         space[0, :, :, past:total] = k
         space[1, :, :, past:total] = v
         return attend(q, space[0, :, :, :total], space[1, :, :, :total])
@@ -126,9 +124,9 @@ class FullMemory(Memory):
 
 @dataclass(frozen=True)
 class _Snapshot:
-    rows: int
+    scale: int
     committed: int
-    copies: list[Tensor | None]
+    copies: dict[int, Tensor]
 
 
 class _FullSlot:
@@ -139,7 +137,23 @@ class _FullSlot:
         return self._memory.attend(self._layer, q, k, v)
 
 
-def full_bytes(slots: Sequence[SlotSpec], schedule: ScaleSchedule, k: int, rows: int, element: int) -> int:
-    """Live bytes of a full memory after scale k was committed; ``element`` bytes per number."""
-    tokens = min(schedule.offsets[k + 1], schedule.offsets[-2])
-    return sum(2 * rows * spec.heads * tokens * spec.width * element for spec in slots if spec.reads == "past")
+def outlook(course: Course, keep_last: bool = False) -> Outlook:
+    """Every token that a later scale may look at. keep_last: also those of the last scale, to inspect them."""
+    lasts = [course.last_of(i) if spec.reads == "past" else -1 for i, spec in enumerate(course.slots)]
+
+    def kept(k: int, last: int) -> int:
+        if not course.first <= k <= last:
+            return 0
+        until = k if keep_last else min(k, last - 1)
+        return course.seen(until) if until >= course.first else 0
+
+    def attended(k: int, slot: int) -> int:
+        spec = course.slots[slot]
+        return course.seen(k) if spec.reads == "past" and spec.block in course.blocks[k] else own[k][slot]
+
+    own, scales, slots = none.outlook(course).attended, range(len(course.blocks)), range(len(course.slots))
+    return Outlook(
+        course,
+        tuple(tuple(kept(k, last) for last in lasts) for k in scales),
+        tuple(tuple(attended(k, i) for i in slots) for k in scales),
+    )

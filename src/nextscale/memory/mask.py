@@ -12,25 +12,24 @@ from nextscale.scales import ScaleSchedule
 
 
 class BlockCausalMask:
-    """Every token sees the tokens of its own and of coarser scales. Holds nothing but the mask; serves as every
+    """Every token sees the tokens of its own and of earlier groups. Holds nothing but the mask; serves as every
     slot.
     """
 
-    def __init__(self, schedule: ScaleSchedule, device: torch.device) -> None:
-        self.schedule = schedule
-        self.mask = block_causal(schedule, device)
-
-    def slot(self, index: int) -> BlockCausalMask:
-        return self
+    def __init__(self, groups: tuple[int, ...], device: torch.device) -> None:
+        self.mask = causal(groups, device)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attend(q, k, v, self.mask)
 
 
-@lru_cache(maxsize=8)
 def block_causal(schedule: ScaleSchedule, device: torch.device) -> Tensor:
     """(L, L) bool, True where scale(column) <= scale(row)."""
-    levels = torch.repeat_interleave(
-        torch.arange(len(schedule), device=device), torch.tensor(schedule.lengths, device=device)
-    )
+    return causal(schedule.lengths, device)
+
+
+@lru_cache(maxsize=8)
+def causal(groups: tuple[int, ...], device: torch.device) -> Tensor:
+    """The same for groups of so many tokens."""
+    levels = torch.repeat_interleave(torch.arange(len(groups), device=device), torch.tensor(groups, device=device))
     return levels[:, None] >= levels[None, :]

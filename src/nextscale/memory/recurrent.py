@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor
 
-from nextscale.layers.slots import SlotSpec
-from nextscale.memory.base import Memory
+from nextscale.memory import none
+from nextscale.memory.base import Course, Memory, Outlook
 from nextscale.memory.segments import OwnScale
-from nextscale.scales import ScaleSchedule
 
 State = tuple[Tensor, ...]
 
@@ -30,21 +28,14 @@ class RecurrentMemory(Memory):
     exact to the bit.
     """
 
-    def __init__(
-        self,
-        slots: Sequence[SlotSpec],
-        schedule: ScaleSchedule,
-        rows: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.schedule = schedule
-        self.scale = 0
+    def __init__(self, outlook: Outlook, rows: int, dtype: torch.dtype, device: torch.device | str) -> None:
+        course = outlook.course
+        self.schedule, self.scale, self._blocks = course.schedule, course.first, [spec.block for spec in course.slots]
         precise = torch.promote_types(dtype, torch.float32)
         self.committed: dict[int, State] = {
             i: tuple(torch.zeros((rows, *shape), dtype=precise, device=device) for shape in spec.state)
-            for i, spec in enumerate(slots)
-            if spec.reads == "state"
+            for i, spec in enumerate(course.slots)
+            if spec.reads == "state" and outlook.kept[self.scale][i]
         }
         self.pending: dict[int, State] = {}
         self._own = OwnScale()
@@ -52,9 +43,18 @@ class RecurrentMemory(Memory):
     def slot(self, index: int) -> _RecurrentSlot | OwnScale:
         return _RecurrentSlot(self, index) if index in self.committed else self._own
 
-    def begin_scale(self, k: int) -> None:
+    def begin_prefix(self) -> None:
+        self.pending = {}
+
+    def end_prefix(self) -> None:
+        self.committed |= self.pending
+        self.pending = {}
+
+    def begin_scale(self, k: int, blocks: Sequence[int] | None = None) -> None:
         assert self.scale == k, f"scale {k} began where scale {self.scale} was due"
         self.pending = {}
+        if blocks is not None:
+            self.committed = {i: state for i, state in self.committed.items() if self._blocks[i] in blocks}
 
     def end_scale(self, k: int) -> None:
         assert self.scale == k, f"scale {k} ended where scale {self.scale} was due"
@@ -63,7 +63,8 @@ class RecurrentMemory(Memory):
         self.scale += 1
 
     def select(self, rows: Tensor) -> None:
-        self.committed = {i: tuple(t.index_select(0, rows) for t in state) for i, state in self.committed.items()}
+        for i, state in self.committed.items():  # layer by layer, so that only one is held twice
+            self.committed[i] = tuple(t.index_select(0, rows) for t in state)
 
     def snapshot(self) -> _Snapshot:
         return _Snapshot(self.scale, dict(self.committed))
@@ -72,10 +73,8 @@ class RecurrentMemory(Memory):
         assert isinstance(snapshot, _Snapshot)
         self.scale, self.committed, self.pending = snapshot.scale, dict(snapshot.committed), {}
 
-    def free(self, layers: Sequence[int] | None = None) -> None:
-        for i in list(self.committed) if layers is None else layers:
-            self.committed.pop(i, None)
-            self.pending.pop(i, None)
+    def free(self) -> None:
+        self.committed, self.pending = {}, {}
 
     @property
     def live_bytes(self) -> int:
@@ -107,6 +106,8 @@ class _RecurrentSlot:
         self._memory.pending[self._layer] = value
 
 
-def recurrent_bytes(slots: Sequence[SlotSpec], schedule: ScaleSchedule, k: int, rows: int, element: int) -> int:
-    """Live bytes after any scale: the state is float32 (4 bytes) under any weights of at most 4 bytes."""
-    return sum(rows * prod(shape) * max(4, element) for spec in slots for shape in spec.state)
+def outlook(course: Course) -> Outlook:
+    """One state per recurrent slot, for as long as its block runs."""
+    lasts = [course.last_of(i) if spec.reads == "state" else -1 for i, spec in enumerate(course.slots)]
+    kept = tuple(tuple(int(course.first <= k <= last) for last in lasts) for k in range(len(course.blocks)))
+    return Outlook(course, kept, none.outlook(course).attended)

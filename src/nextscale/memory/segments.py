@@ -47,14 +47,26 @@ class FromZero:
 class TeacherForcing:
     """The slots of a forward pass over all scales of ``schedule`` at once; holds a mask where a mixer reads
     the past.
+
+    prefix: tokens in front of the first scale: a group of their own, or (``with_first``) one with the first scale.
     """
 
-    def __init__(self, slots: Sequence[SlotSpec], schedule: ScaleSchedule, device: torch.device) -> None:
+    def __init__(
+        self,
+        slots: Sequence[SlotSpec],
+        schedule: ScaleSchedule,
+        device: torch.device,
+        prefix: int = 0,
+        with_first: bool = False,
+    ) -> None:
         self.schedule = schedule
         self._slots = slots
+        first, *others = schedule.lengths
+        ahead = (prefix + first,) if with_first else (prefix, first) if prefix else (first,)
+        groups = (*ahead, *others)
         past = any(spec.reads == "past" for spec in slots)
-        mask = BlockCausalMask(schedule, device) if past else None
-        self._kinds = {"own": OwnScale(schedule.lengths), "past": mask, "state": FromZero()}
+        mask = BlockCausalMask(groups, device) if past else None
+        self._kinds = {"own": OwnScale(groups), "past": mask, "state": FromZero()}
 
     def slot(self, index: int) -> Any:
         return self._kinds[self._slots[index].reads]

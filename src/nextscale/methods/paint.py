@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nextscale.errors import InputError
-from nextscale.generate import GivenTokens
+from nextscale.given import GivenTokens
 from nextscale.plan import Plan
 from nextscale.scales import ScaleSchedule, Size
 from nextscale.tokenizers.base import Tokenizer

@@ -1,20 +1,46 @@
-"""What every next-scale transformer can say, and the condition it is given.
+"""What every next-scale transformer can say, the condition it is given, and the one loop over blocks.
 
-Shape letters: ``B`` images, ``R`` rows = branches x images (branch-major: all conditional rows first), ``l`` tokens
-of one scale, ``L`` of all, ``C`` width, ``V`` codes, ``c`` code width.
+Shape letters: ``B`` images, ``R`` rows = branches x images (branch-major: all images of branch 0 first), ``l`` tokens
+of one scale, ``L`` of all, ``P`` of a prefix, ``C`` width, ``d`` draws of a token, ``V`` choices, ``c`` code width.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from nextscale.layers.slots import SlotSpec
-from nextscale.scales import ScaleSchedule
+from nextscale.conditions.base import Branches, Features
+from nextscale.guidance import mix as mix_branches
+from nextscale.layers.slots import SlotSpec, SlotWrapper
+from nextscale.memory.base import Memory, Outlook
+from nextscale.memory.segments import TeacherForcing
+from nextscale.scales import ScaleSchedule, Size
+
+Mix = tuple[int, tuple[float, ...]]
+"""(block, weights): after that block the branches are mixed, and every branch goes on with the mixture."""
+Blocks = Sequence[int] | None
+"""Blocks that run, in ascending order; None: all."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What stands in front of the first scale.
+
+    vectors: (R, P, C); grid, level: where they stand, for models with positions of two dimensions; with_first: they
+    and the first scale see one another, instead of being a group of their own that all scales see.
+    """
+
+    vectors: Tensor
+    grid: Size
+    level: int
+    with_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -22,15 +48,18 @@ class Condition:
     """A model's view of what is to be drawn, for R rows.
 
     start: (R, l_0, C) input of the first scale; vector: (R, C) for the head's AdaLN; modulation: one (R, 1, n, C) per
-    block, computed once per generation since it is the same at every scale; context, mask: (R, T, C) and (R, T) for
-    cross-attention, where a model has it.
+    block, computed once per generation since it is the same at every scale; context: keys and values of
+    cross-attention for each block, made once per image, batch axis first, and their mask (R, T); prefix: what stands
+    in front of the first scale; slots: for every slot what an adapter puts around it, or None (empty: nowhere).
     """
 
     start: Tensor
-    vector: Tensor
+    vector: Tensor | None = None
     modulation: tuple[Tensor, ...] = ()
-    context: Tensor | None = None
+    context: tuple[tuple[Tensor, ...], ...] = ()
     mask: Tensor | None = None
+    prefix: Prefix | None = None
+    slots: tuple[SlotWrapper | None, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -39,17 +68,32 @@ class Condition:
     def select(self, rows: Tensor) -> Condition:
         """Keep, repeat or reorder rows: (R',) int64."""
 
-        def pick(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.index_select(0, rows)
+        def pick(x: Tensor) -> Tensor:
+            return x.index_select(0, rows)
 
-        return replace(
-            self,
-            start=self.start.index_select(0, rows),
-            vector=self.vector.index_select(0, rows),
-            modulation=tuple(m.index_select(0, rows) for m in self.modulation),
-            context=pick(self.context),
-            mask=pick(self.mask),
+        return Condition(
+            start=pick(self.start),
+            vector=None if self.vector is None else pick(self.vector),
+            modulation=tuple(pick(m) for m in self.modulation),
+            context=tuple(tuple(pick(t) for t in pair) for pair in self.context),
+            mask=None if self.mask is None else pick(self.mask),
+            prefix=None if self.prefix is None else replace(self.prefix, vectors=pick(self.prefix.vectors)),
+            slots=tuple(None if wrapper is None else wrapper.select(rows) for wrapper in self.slots),
         )
+
+
+@dataclass(frozen=True)
+class Again:
+    """What a later pass over a scale is told.
+
+    tokens: (B, h, w) or (B, h, w, d), as drawn so far; codes: their vectors (B, c, h, w); masked: (B, l) bool, True
+    where a token is still to be drawn; number: of the pass, from 1 on.
+    """
+
+    tokens: Tensor
+    codes: Tensor
+    masked: Tensor
+    number: int
 
 
 class Slots(Protocol):
@@ -64,54 +108,183 @@ class NextScaleModel(nn.Module, ABC):
     """A transformer that predicts one token map at a time. It computes; the loop in ``generate.py`` generates."""
 
     schedule: ScaleSchedule
+    """What it was trained on, and draws where nothing else is asked for."""
     blocks: nn.ModuleList
     slots: tuple[SlotSpec, ...]
     """What every mixer reads, block by block; a block may have several."""
     memory: str
-    """Name of the memory that is exact for this model, see ``nextscale.memory.make``."""
-    null_class: int
-    """Id of the null class, which is also the number of classes."""
+    """Policy of the memory that is exact for this model, see ``nextscale.memory.make``."""
     guidance: str
     """Name of the model's published guidance schedule, see ``nextscale.guidance``."""
+    sources: tuple[str, ...]
+    """Names of the sources that its conditional branch sees."""
+    has_passes: bool = False
+    """Whether it can go over a scale again, see ``Again``."""
+
+    @property
+    @abstractmethod
+    def reads(self) -> Mapping[str, int]:
+        """Kinds of the sources it reads, and their size: the number of labels, or the width of text states."""
 
     @abstractmethod
     def check(self, schedule: ScaleSchedule) -> None:
         """Raises ``PlanError`` where this model cannot draw by ``schedule``."""
 
+    def prefix_tokens(self, schedule: ScaleSchedule) -> int:
+        """Tokens of the prefix that :meth:`condition` puts in front of the first scale."""
+        return 0
+
     @abstractmethod
-    def condition(self, features: Tensor, branches: int = 1) -> Condition:
-        """Model-free features of B images to a condition of branches x B rows; the last branch is the null
-        condition.
+    def blank(self, images: int, device: torch.device) -> Features:
+        """Features of the shapes that it reads, which mean nothing: for what only costs are asked of."""
+
+    @abstractmethod
+    def condition(
+        self, features: Features, branches: Branches | None = None, schedule: ScaleSchedule | None = None
+    ) -> Condition:
+        """Features of B images to a condition of branches x B rows.
+
+        branches: by default one that sees all sources; where a branch does not see a source, or an image has nothing
+        of it, the model's own null takes its place.
         """
 
     @abstractmethod
-    def forward(self, inputs: Sequence[Tensor], condition: Condition, recompute: bool = False) -> Tensor:
-        """Teacher-forced logits (R, L, V) float32 of all scales from the inputs (R, c, h_k, w_k) of the scales after
-        the first. recompute: blocks keep their input alone until the gradients are computed.
-        """
-
-    @abstractmethod
-    def step(
-        self, inputs: Tensor | None, k: int, condition: Condition, memory: Slots, blocks: Sequence[int] | None = None
+    def embed(
+        self, inputs: Tensor | None, k: int, condition: Condition, schedule: ScaleSchedule, again: Again | None = None
     ) -> Tensor:
-        """Hidden state (R, l, C) of scale k.
-
-        inputs: (B, c, h_k, w_k), used for every branch, or None at the first scale; blocks: which blocks run (all if
-        None).
-        """
+        """Input of scale k: tokens (R, l, C) with their positions. Arguments as of :meth:`step`."""
 
     @abstractmethod
-    def head(self, hidden: Tensor, condition: Condition) -> Tensor:
-        """Hidden state (R, l, C) to logits (R, l, V), float32."""
+    def head(self, hidden: Tensor, condition: Condition, number: int = 0) -> Tensor:
+        """Hidden state (R, l, C) to logits (R, l, V) or (R, l, d, V), float32. number: of the pass."""
 
     @abstractmethod
     def condition_flops(self, rows: int) -> int:
         """FLOPs of :meth:`condition` for ``rows`` rows."""
 
     @abstractmethod
-    def step_flops(self, schedule: ScaleSchedule, k: int, images: int, rows: int, blocks: Sequence[int] | None) -> int:
-        """FLOPs of :meth:`step` with full memory."""
+    def embed_flops(self, tokens: int, k: int, images: int) -> int:
+        """FLOPs of :meth:`embed` for ``tokens`` tokens of scale k."""
 
     @abstractmethod
     def head_flops(self, tokens: int, rows: int) -> int:
         """FLOPs of :meth:`head` for ``tokens`` tokens in each of ``rows`` rows."""
+
+    def forward(
+        self,
+        inputs: Sequence[Tensor],
+        condition: Condition,
+        schedule: ScaleSchedule | None = None,
+        blocks: Sequence[Blocks] | None = None,
+        recompute: bool = False,
+    ) -> Tensor:
+        """Teacher-forced logits (R, L, ...) float32 of all scales from the inputs (R, c, h_k, w_k) of the scales after
+        the first.
+
+        blocks: which run at each scale, a subset of those of the scale before (None: all everywhere); recompute: blocks
+        keep their input alone until the gradients are computed.
+        """
+        schedule = (schedule or self.schedule).prefix(len(inputs) + 1)
+        x = torch.cat([self.embed(x_k, k, condition, schedule) for k, x_k in enumerate([None, *inputs])], 1)
+        ahead, with_first = 0, False
+        if condition.prefix is not None:
+            ahead, with_first = condition.prefix.vectors.shape[1], condition.prefix.with_first
+            x = torch.cat([condition.prefix.vectors, x], 1)
+        for scales, together in self._depths(blocks, len(schedule)):
+            part = schedule.prefix(scales)
+            memory = TeacherForcing(self.slots, part, x.device, ahead, with_first)
+            x, rest = x[:, : ahead + part.tokens], x[:, ahead + part.tokens :]
+            x = self.run(x, None, condition, memory, together, recompute=recompute)
+            x = torch.cat([x, rest], 1) if rest.shape[1] else x
+        return self.head(x[:, ahead:], condition)
+
+    def prefill(self, condition: Condition, memory: Memory) -> None:
+        """Run over the condition's prefix, where it has one that stands in a group of its own."""
+        if condition.prefix is not None and not condition.prefix.with_first:
+            memory.begin_prefix()
+            self.run(condition.prefix.vectors, -1, condition, memory)
+            memory.end_prefix()
+
+    def step(
+        self,
+        inputs: Tensor | None,
+        k: int,
+        condition: Condition,
+        memory: Slots,
+        blocks: Blocks = None,
+        again: Again | None = None,
+        mix: Mix | None = None,
+    ) -> Tensor:
+        """Hidden state (R, l, C) of scale k of the memory's schedule.
+
+        inputs: (B, c, h_k, w_k), used for every branch, or None at the first scale; again: set in a later pass; mix:
+        after its block the branches are mixed, so that the rows of all branches end alike.
+        """
+        if k == 0 and condition.prefix is not None and condition.prefix.with_first:
+            first = self.embed(inputs, k, condition, memory.schedule, again)
+            x = torch.cat([condition.prefix.vectors, first], 1)
+            return self.run(x, k, condition, memory, blocks, mix)[:, -first.shape[1] :]
+        # No name for the input here: it would be held until the last block has run.
+        return self.run(self.embed(inputs, k, condition, memory.schedule, again), k, condition, memory, blocks, mix)
+
+    def run(
+        self,
+        x: Tensor,
+        k: int | None,
+        condition: Condition,
+        memory: Slots,
+        blocks: Blocks = None,
+        mix: Mix | None = None,
+        recompute: bool = False,
+    ) -> Tensor:
+        """The one loop over blocks: x (R, l, C) to (R, l, C). k: the scale at hand, None: all of them, -1: the prefix.
+
+        recompute: a block keeps nothing but its arguments, and what its gradient needs is computed once more
+        (activation checkpointing, arXiv 1604.06174).
+        """
+        for i in range(len(self.blocks)) if blocks is None else blocks:
+            slots = [self._slot(j, k, condition, memory) for j in self.slots_of[i]]
+            if recompute:
+                x = checkpoint(self.run_block, i, x, condition, slots, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = self.run_block(i, x, condition, slots)
+            if mix is not None and mix[0] == i:
+                x = mix_branches(x, mix[1]).repeat(len(mix[1]), 1, 1)
+        return x
+
+    def run_block(self, i: int, x: Tensor, condition: Condition, slots: Sequence[Any]) -> Tensor:
+        """Block i, given what it needs of the condition."""
+        return self.blocks[i](x, condition.modulation[i], *slots)
+
+    @cached_property
+    def slots_of(self) -> tuple[tuple[int, ...], ...]:
+        """The slots of every block."""
+        return tuple(tuple(j for j, spec in enumerate(self.slots) if spec.block == i) for i in range(len(self.blocks)))
+
+    def step_flops(self, outlook: Outlook, k: int, images: int, rows: int) -> int:
+        """FLOPs of :meth:`step` with the memory of this outlook, for the blocks that it says run."""
+        tokens, attended = outlook.course.schedule.lengths[k], outlook.attended[k]
+        blocks = (
+            self.blocks[i].flops(tokens, *(attended[j] for j in self.slots_of[i]))  # type: ignore[operator]
+            for i in outlook.course.blocks[k]
+        )
+        return self.embed_flops(tokens, k, images) + rows * sum(blocks)
+
+    def _slot(self, j: int, k: int | None, condition: Condition, memory: Slots) -> Any:
+        slot, wrapper = memory.slot(j), condition.slots[j] if condition.slots else None
+        return slot if wrapper is None else wrapper.wrap(slot, k, memory.schedule)
+
+    def _depths(self, blocks: Sequence[Blocks] | None, scales: int) -> Iterator[tuple[int, Blocks]]:
+        """Blocks that the same scales run, one after the other: (how many scales, blocks)."""
+        if blocks is None:
+            yield scales, None
+            return
+        runs = [range(len(self.blocks)) if one is None else one for one in blocks[:scales]]
+        counts = {i: sum(i in run for run in runs) for i in runs[0]}
+        together: list[int] = []
+        for i in runs[0]:
+            if together and counts[i] != counts[together[0]]:
+                yield counts[together[0]], together
+                together = []
+            together.append(i)
+        yield counts[together[0]], together

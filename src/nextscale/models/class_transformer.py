@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from nextscale.conditions.base import Branches, Features
+from nextscale.conditions.classes import class_features
 from nextscale.errors import InputError, PlanError
 from nextscale.layers.adaln import modulate
-from nextscale.models.base import Condition, NextScaleModel
+from nextscale.models.base import Again, Condition, NextScaleModel
 from nextscale.scales import ScaleSchedule, Size
 from nextscale.settings import check_bounds
 
@@ -61,13 +62,14 @@ class ClassTransformerConfig:
 
 
 class ClassTransformer(NextScaleModel):
-    """Embeddings, condition and head. Features are class ids (B,) int64.
+    """Embeddings, condition and head. It reads one source, of the kind ``class``.
 
     A subclass adds its blocks, then ``head_ada_lin`` and ``head_lin``, in this order, which is that of the
     parameters.
     """
 
     guidance = "ramp"
+    sources = ("class",)
     name: str
     """What messages call the model."""
     gates: int
@@ -80,7 +82,6 @@ class ClassTransformer(NextScaleModel):
         c = config.width
         self.config = config
         self.schedule = ScaleSchedule(config.sizes)
-        self.null_class = config.classes
         self.class_embedding = nn.Embedding(config.classes + 1, c)
         self.pos_start = nn.Parameter(torch.zeros(self.schedule.lengths[0], c))
         self.pos_embedding = nn.Parameter(torch.zeros(self.schedule.tokens, c))
@@ -97,13 +98,39 @@ class ClassTransformer(NextScaleModel):
     def modulation(self, activated: Tensor) -> tuple[Tensor, ...]:
         """SiLU of the condition (R, C) to the modulation (R, 1, n, C) of every block."""
 
-    def condition(self, features: Tensor, branches: int = 1) -> Condition:
-        if branches not in (1, 2):
-            raise PlanError(f"{self.name} knows 1 branch (class) or 2 (class, null), not {branches}")
-        labels = features if branches == 1 else torch.cat([features, torch.full_like(features, self.null_class)])
-        vector = self.class_embedding(labels)
+    @property
+    def reads(self) -> Mapping[str, int]:
+        return {"class": self.config.classes}
+
+    def blank(self, images: int, device: torch.device) -> Features:
+        return class_features(torch.zeros(images, dtype=torch.long, device=device))
+
+    def condition(
+        self, features: Features, branches: Branches | None = None, schedule: ScaleSchedule | None = None
+    ) -> Condition:
+        branches = (tuple(features.sources),) if branches is None else branches
+        vector = self._embed_classes(features, branches)
         modulation = self.modulation(nn.functional.silu(vector))
         return Condition(start=vector[:, None] + self.pos_start, vector=vector, modulation=modulation)
+
+    def _embed_classes(self, features: Features, branches: Branches) -> Tensor:
+        """(R, C). What a branch does not see becomes the null id *before* the embedding, and branches are stacked
+        before anything is multiplied: gradients are summed in the order that the official code has.
+        """
+        null, places = self.config.classes, self.class_embedding.weight.device
+        seen = [features.seen(branch, "class") for branch in branches]
+        source = next((one for one in seen if one is not None), None)
+        if source is None:
+            return self.class_embedding(torch.full((len(branches) * features.images,), null, device=places))
+        ids = source.tensors["ids"]
+        if source.dropped is not None:
+            ids = torch.where(source.dropped.view(-1, *(1,) * (ids.ndim - 1)), null, ids)
+        stacked = torch.cat([torch.full_like(ids, null) if one is None else ids for one in seen])
+        vectors = self.class_embedding(stacked.to(places))
+        if "weights" not in source.tensors:
+            return vectors
+        weights = source.tensors["weights"].repeat(len(branches), 1).to(vectors)
+        return (vectors * weights[..., None]).sum(1)
 
     def drop_paths(self, condition: Condition, chance: Tensor) -> Condition:
         """Stochastic depth for training (arXiv 1603.09382): a residual branch is dropped by closing its gate.
@@ -121,8 +148,10 @@ class ClassTransformer(NextScaleModel):
             modulation.append(torch.cat([gates * factor[:, None, :, None], others], 2))
         return replace(condition, modulation=tuple(modulation))
 
-    def embed(self, inputs: Tensor | None, k: int, condition: Condition) -> Tensor:
-        """Input of scale k: tokens (R, l, C) with their position and level."""
+    def embed(
+        self, inputs: Tensor | None, k: int, condition: Condition, schedule: ScaleSchedule, again: Again | None = None
+    ) -> Tensor:
+        assert again is None, "one pass over a scale is all that this model knows"
         if inputs is None:
             x = condition.start
         else:
@@ -130,12 +159,12 @@ class ClassTransformer(NextScaleModel):
             x = x.repeat(condition.rows // x.shape[0], 1, 1)
         return x + (self.pos_embedding[self.schedule.slice(k)] + self.level_embedding[k])
 
-    def head(self, hidden: Tensor, condition: Condition) -> Tensor:
+    def head(self, hidden: Tensor, condition: Condition, number: int = 0) -> Tensor:
+        assert condition.vector is not None
         scale, shift = self.head_ada_lin(nn.functional.silu(condition.vector))[:, None].chunk(2, -1)
         return self.head_lin(modulate(hidden, scale, shift, self.config.norm_eps)).float()
 
     def embed_flops(self, tokens: int, k: int, images: int) -> int:
-        """FLOPs of :meth:`embed` for ``tokens`` tokens of scale k."""
         return 2 * images * tokens * self.config.code_dim * self.config.width if k else 0
 
     def head_flops(self, tokens: int, rows: int) -> int:
@@ -158,12 +187,3 @@ class ClassTransformer(NextScaleModel):
             nn.init.trunc_normal_(embedding, std=std)
         self.head_lin.weight.mul_(head)
         self.head_ada_lin.weight.mul_(0.5)
-
-
-def run_block(block: nn.Module, recompute: bool, *arguments: Any) -> Tensor:
-    """``block(*arguments)``. With ``recompute`` it keeps nothing but its arguments, and what its gradient needs is
-    computed once more (activation checkpointing, arXiv 1604.06174).
-    """
-    if not recompute:
-        return block(*arguments)
-    return checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)

@@ -11,8 +11,7 @@ Shape letters as in ``models/base.py``; embeddings and head stand in ``models/cl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -23,9 +22,7 @@ from nextscale.layers.adaln import FeedForward, modulate
 from nextscale.layers.attention import Attention
 from nextscale.layers.mamba2 import Mamba2
 from nextscale.layers.slots import AttentionSlot
-from nextscale.memory.segments import TeacherForcing
-from nextscale.models.base import Condition, Slots
-from nextscale.models.class_transformer import ClassTransformer, ClassTransformerConfig, run_block
+from nextscale.models.class_transformer import ClassTransformer, ClassTransformerConfig
 from nextscale.scales import ScaleSchedule
 from nextscale.settings import check_bounds
 
@@ -82,7 +79,11 @@ class MVAR(ClassTransformer):
         c = config.width
         blocks = [Block(config, inter_scale_mixer(config)) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
-        self.slots = tuple(spec for block in blocks for spec in (block.attention.spec, block.mixer.spec))
+        self.slots = tuple(
+            replace(spec, block=i)
+            for i, block in enumerate(blocks)
+            for spec in (block.attention.spec, block.mixer.spec)
+        )
         self.memory = "recurrent" if config.mixer == "mamba2" else "full"
         self.head_ada_lin = nn.Linear(c, 2 * c)
         self.head_lin = nn.Linear(c, config.codes)
@@ -90,28 +91,8 @@ class MVAR(ClassTransformer):
     def modulation(self, activated: Tensor) -> tuple[Tensor, ...]:
         return tuple(block.modulation(activated) for block in self.blocks)  # type: ignore[operator]
 
-    def forward(self, inputs: Sequence[Tensor], condition: Condition, recompute: bool = False) -> Tensor:
-        x = torch.cat([self.embed(x_k, k, condition) for k, x_k in enumerate([None, *inputs])], 1)
-        memory = TeacherForcing(self.slots, self.schedule.prefix(len(inputs) + 1), x.device)
-        for i, block in enumerate(self.blocks):
-            x = run_block(block, recompute, x, condition.modulation[i], memory.slot(2 * i), memory.slot(2 * i + 1))
-        return self.head(x, condition)
-
-    def step(
-        self, inputs: Tensor | None, k: int, condition: Condition, memory: Slots, blocks: Sequence[int] | None = None
-    ) -> Tensor:
-        x = self.embed(inputs, k, condition)
-        for i in range(len(self.blocks)) if blocks is None else blocks:
-            x = self.blocks[i](x, condition.modulation[i], memory.slot(2 * i), memory.slot(2 * i + 1))
-        return x
-
     def condition_flops(self, rows: int) -> int:
         return 2 * rows * self.config.depth * 9 * self.config.width**2
-
-    def step_flops(self, schedule: ScaleSchedule, k: int, images: int, rows: int, blocks: Sequence[int] | None) -> int:
-        n, seen = schedule.lengths[k], schedule.offsets[k + 1]
-        run = self.blocks if blocks is None else [self.blocks[i] for i in blocks]
-        return self.embed_flops(n, k, images) + rows * sum(block.flops(n, seen) for block in run)  # type: ignore[operator]
 
     @torch.no_grad()
     def init_weights(self, gamma: float = 1e-3, head: float = 0.02, official: bool = False) -> None:
@@ -154,11 +135,11 @@ class Block(nn.Module):
         x = x + gamma2 * self.mixer(modulate(x, s2, b2, self.eps), past)
         return x + gamma3 * self.ffn(modulate(x, s3, b3, self.eps))
 
-    def flops(self, tokens: int, seen: int) -> int:
-        """FLOPs of :meth:`forward` for ``tokens`` tokens of one scale and one row; ``seen``: tokens of all
-        scales so far.
+    def flops(self, tokens: int, own: int, seen: int) -> int:
+        """FLOPs of :meth:`forward` for ``tokens`` tokens of one row that see ``own`` keys of their scale; ``seen``:
+        what the mixer sees.
         """
-        return self.attention.flops(tokens, tokens) + self.mixer.flops(tokens, seen) + self.ffn.flops(tokens)
+        return self.attention.flops(tokens, own) + self.mixer.flops(tokens, seen) + self.ffn.flops(tokens)
 
     def init_weights(self, gamma: float, shrink: float, gates: int) -> None:
         """See ``MVAR.init_weights``; gates: how many chunks of the AdaLN are scaled by ``gamma``."""

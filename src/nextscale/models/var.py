@@ -11,8 +11,7 @@ Shape letters as in ``models/base.py``; embeddings and head stand in ``models/cl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +19,7 @@ from torch import Tensor, nn
 from nextscale.layers.adaln import FeedForward, modulate
 from nextscale.layers.attention import Attention
 from nextscale.layers.slots import AttentionSlot
-from nextscale.memory.segments import TeacherForcing
-from nextscale.models.base import Condition, Slots
-from nextscale.models.class_transformer import ClassTransformer, ClassTransformerConfig, run_block
+from nextscale.models.class_transformer import ClassTransformer, ClassTransformerConfig
 from nextscale.scales import ScaleSchedule
 
 
@@ -59,7 +56,7 @@ class VAR(ClassTransformer):
         self.shared_ada_lin = nn.Linear(c, 6 * c) if config.shared_adaln else None
         blocks = [Block(config) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
-        self.slots = tuple(block.attention.spec for block in blocks)
+        self.slots = tuple(replace(block.attention.spec, block=i) for i, block in enumerate(blocks))
         self.head_ada_lin = nn.Linear(c, 2 * c)
         self.head_lin = nn.Linear(c, config.codes)
 
@@ -67,29 +64,9 @@ class VAR(ClassTransformer):
         shared = None if self.shared_ada_lin is None else self.shared_ada_lin(activated)
         return tuple(block.modulation(activated, shared) for block in self.blocks)  # type: ignore[operator]
 
-    def forward(self, inputs: Sequence[Tensor], condition: Condition, recompute: bool = False) -> Tensor:
-        x = torch.cat([self.embed(x_k, k, condition) for k, x_k in enumerate([None, *inputs])], 1)
-        memory = TeacherForcing(self.slots, self.schedule.prefix(len(inputs) + 1), x.device)
-        for i, block in enumerate(self.blocks):
-            x = run_block(block, recompute, x, condition.modulation[i], memory.slot(i))
-        return self.head(x, condition)
-
-    def step(
-        self, inputs: Tensor | None, k: int, condition: Condition, memory: Slots, blocks: Sequence[int] | None = None
-    ) -> Tensor:
-        x = self.embed(inputs, k, condition)
-        for i in range(len(self.blocks)) if blocks is None else blocks:
-            x = self.blocks[i](x, condition.modulation[i], memory.slot(i))
-        return x
-
     def condition_flops(self, rows: int) -> int:
         projections = 1 if self.config.shared_adaln else self.config.depth
         return 2 * rows * projections * 6 * self.config.width**2
-
-    def step_flops(self, schedule: ScaleSchedule, k: int, images: int, rows: int, blocks: Sequence[int] | None) -> int:
-        n, seen = schedule.lengths[k], schedule.offsets[k + 1]
-        run = self.blocks if blocks is None else [self.blocks[i] for i in blocks]
-        return self.embed_flops(n, k, images) + rows * sum(block.flops(n, seen) for block in run)  # type: ignore[operator]
 
     @torch.no_grad()
     def init_weights(self, gamma: float = 1e-3, head: float = 0.02) -> None:

@@ -89,7 +89,7 @@ class ResidualTokenizer(Tokenizer):
         with no_autocast(latent):
             latent = latent.float()
             target = latent.detach()
-            start = self.start(len(latent))
+            start = Canvas(torch.zeros_like(latent), self.schedule)  # in the latent's memory format
             tokens, canvases = zip(*self.walk(start, lambda before, k: self.quantize(latent, before, k)), strict=True)
             losses = [
                 self.config.beta * F.mse_loss(f.latent.detach(), latent) + F.mse_loss(f.latent, target)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from nextscale.conditions.classes import ClassVocabulary
+from nextscale.conditions.classes import ClassVocabulary, class_features
 from nextscale.data.images import ImageData, Source
 from nextscale.errors import InputError
 from nextscale.evaluation.generator import score_generator
@@ -88,11 +88,11 @@ class GeneratorObjective:
         dropped = (noise.uniform() < self.recipe.loss.label_drop).to(self.device)
         paths = noise.uniform(self.module.config.depth, self.module.gates).to(self.device)
         targets = self._variants(rows, variant, noise).to(self.device)
-        labels = self.labels[rows.to(self.device)].masked_fill(dropped, self.module.null_class)
-        condition = self.module.drop_paths(self.module.condition(labels), paths)
+        features = class_features(self.labels[rows.to(self.device)], dropped=dropped)
+        condition = self.module.drop_paths(self.module.condition(features), paths)
         with torch.no_grad():
             seen = self.tokenizer.follow(self._maps(targets)).inputs
-        logits = model(seen, condition, self.recipe.run.checkpointing).float()
+        logits = model(seen, condition, recompute=self.recipe.run.checkpointing).float()
         smoothing = self.recipe.loss.label_smoothing
         losses = F.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), reduction="none", label_smoothing=smoothing

@@ -46,7 +46,7 @@ class Origin:
         WordNet IDs that the data call them by.
         """
         assert isinstance(self.module, ClassTransformer)
-        known = called_as(load_vocabulary(self.folder, self.module.null_class), data.names)
+        known = called_as(load_vocabulary(self.folder, self.module.reads["class"]), data.names)
         as_many = len(data.names) == len(known.names) and not set(data.names) & set(known.names)
         return replace(known, names=data.names) if numbered(known.names) and as_many else known
 

@@ -14,13 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nextscale.conditions.classes import class_features
 from nextscale.errors import InputError
-from nextscale.generate import GivenTokens, ScaleEvent, generate
+from nextscale.generate import generate
+from nextscale.given import GivenTokens
 from nextscale.methods.paint import edit_mask, keep_masks, paint
 from nextscale.models.base import Condition, NextScaleModel
 from nextscale.pipeline import decode
 from nextscale.plan import Plan, default_plan
 from nextscale.sampling import GivenNoise, IndependentNoise, Noise, OfficialNoise, filter_logits
+from nextscale.state import ScaleEvent
 from nextscale.tokenizers.base import Canvas
 from nextscale.tokenizers.residual import ResidualTokenizer
 from nextscale.verification.report import Checks
@@ -43,7 +46,7 @@ def check_teacher_forcing(
         maps = check_encode(checks, "tf/", tokenizer, f)
         inputs = check_inputs(checks, "tf/", tokenizer, maps)
         checks.check("tf/reconstruction", tokenizer.decode(tokenizer.follow(maps).canvas))
-        checks.check("tf/logits", model(inputs, model.condition(file.input("label_B"))))
+        checks.check("tf/logits", model(inputs, model.condition(class_features(file.input("label_B")))))
     return maps, inputs
 
 
@@ -60,7 +63,7 @@ def check_training_step(
     parameters = dict(model.named_parameters())
     for p in parameters.values():
         p.requires_grad_()
-    logits = model(inputs, model.condition(file.input("label_B")))
+    logits = model(inputs, model.condition(class_features(file.input("label_B"))))
     tokens = torch.cat([m.flatten(1) for m in maps], 1)
     smoothing = float(file.section("train").get("label_smooth", 0.0)) if "train" in file.config else 0.0
     loss = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), label_smoothing=smoothing)
@@ -117,7 +120,10 @@ def plan_of(run: Run, model: NextScaleModel) -> Plan:
         top_p=float(run.get("top_p", 0.0)),
         smooth=bool(run.get("more_smooth", False)),
     )
-    return plan if plan.branches == 2 else plan.with_column(guidance=(1.0, 0.0))
+    if len(plan.branches) == 2:
+        return plan
+    rows = tuple(replace(row, guidance=(1.0, 0.0)) for row in plan.rows)
+    return replace(plan, rows=rows, branches=(*plan.branches, ()))
 
 
 def _generator(name: str, run: Run) -> torch.Generator | None:
@@ -140,12 +146,12 @@ def _labels(
     wanted, images = run.get("labels", run.get("label_B")), int(run["B"])
     if wanted is None:
         assert generator is not None
-        labels = OfficialNoise(generator).labels(images, model.null_class)
+        labels = OfficialNoise(generator).labels(images, model.reads["class"])
     elif isinstance(wanted, str):
         labels = file.input(wanted)[:images]
     else:
         labels = torch.tensor(wanted).expand(images)
-        labels = torch.where(labels < 0, model.null_class, labels)
+        labels = torch.where(labels < 0, model.reads["class"], labels)
     return checks.check(f"{name}/label_B", labels, optional=wanted is not None)
 
 
@@ -210,7 +216,7 @@ def _follow(
         return canvas
 
     parts = {**parts, "model": _Followed(parts["model"], compare_logits)}
-    for _ in generate(plan, parts, labels, len(labels), noise, compare):
+    for _ in generate(plan, parts, class_features(labels), noise, compare):
         pass
     checks.check(f"{name}/image", decode(parts["tokenizer"], canvases[-1]), label)
 
@@ -228,8 +234,8 @@ class _Followed:
         self._k = k
         return self._model.step(inputs, k, *rest)
 
-    def head(self, hidden: Tensor, condition: Condition) -> Tensor:
-        return self._follow(self._k, self._model.head(hidden, condition))
+    def head(self, hidden: Tensor, condition: Condition, number: int = 0) -> Tensor:
+        return self._follow(self._k, self._model.head(hidden, condition, number))
 
 
 def _copy(generator: torch.Generator) -> torch.Generator:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from nextscale.checkpoints.convert import m_var as convert
-from nextscale.generate import ScaleEvent
 from nextscale.layers.mamba2 import Mamba2
 from nextscale.memory.recurrent import RecurrentMemory
 from nextscale.models.m_var import MVAR
+from nextscale.state import ScaleEvent
 from nextscale.verification.generation import check_run, check_teacher_forcing, check_training_step
 from nextscale.verification.report import Checks
 from nextscale.verification.residual import check_phi

@@ -170,7 +170,7 @@ def _on_a_picture(pipe: Pipeline, like: Published | None) -> list[Check]:
     tokens = encode_all(pipe.tokenizer, pixels)
     measured = reconstruction_psnr(pipe.tokenizer, pixels, tokens, range(len(tokens)))
     psnr = [float(measured[k]) for k in range(len(tokens))]
-    label = IMAGENET_CLASS if pipe.model.null_class == 1000 else 0
+    label = IMAGENET_CLASS if pipe.model.reads["class"] == 1000 else 0
     scores = score_generator(pipe.model, pipe.tokenizer, tokens, torch.tensor([label])).total
     codes, judged = pipe.tokenizer.choices, like is not None
     return [
@@ -196,7 +196,7 @@ def _one_picture(pipe: Pipeline, seed: int) -> tuple[Image.Image, dict[str, Any]
     if cuda:
         torch.cuda.reset_peak_memory_stats(pipe.device)
     start = time.perf_counter()
-    result = pipe([pipe.vocabulary.names[DOG if pipe.model.null_class == 1000 else 0]], seed=seed)
+    result = pipe([pipe.vocabulary.names[DOG if pipe.model.reads["class"] == 1000 else 0]], seed=seed)
     seconds = time.perf_counter() - start
     picture: Image.Image = result.images[0]
     spread = float(np.asarray(picture, np.float32).std())

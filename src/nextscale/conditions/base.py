@@ -1,0 +1,91 @@
+"""What is to be drawn: raw input becomes one plain entry per image, and entries become features that know no model.
+
+A model turns features into its own condition, for every branch of a generation: a branch is the set of sources that it
+sees, and what it does not see is replaced by the model's own null. Shape letter: ``B`` images.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Entry = dict[str, Any]
+"""What one image is to show, as plain data: a recipe stores it, and it is asked for again with the same words."""
+Branches = tuple[tuple[str, ...], ...]
+"""For each branch the names of the sources that it sees; the null branch sees none: ``()``."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing that a model may look at.
+
+    kind: how a model reads it: ``class`` (``ids`` (B,) int64, or (B, n) with ``weights`` (B, n)), ``text`` (``states``
+    (B, T, C) and ``mask`` (B, T)), or another that both sides know; tensors: by name, batch axis first; dropped: (B,)
+    bool, True where an image has nothing of it.
+    """
+
+    kind: str
+    tensors: Mapping[str, Tensor]
+    dropped: Tensor | None = None
+
+    def select(self, rows: Tensor) -> Source:
+        """Keep, repeat or reorder images: rows (B',) int64."""
+        dropped = None if self.dropped is None else self.dropped.index_select(0, rows)
+        return replace(self, tensors={n: t.index_select(0, rows) for n, t in self.tensors.items()}, dropped=dropped)
+
+    def to(self, device: torch.device) -> Source:
+        dropped = None if self.dropped is None else self.dropped.to(device)
+        return replace(self, tensors={n: t.to(device) for n, t in self.tensors.items()}, dropped=dropped)
+
+
+@dataclass(frozen=True)
+class Features:
+    """The sources of ``images`` images, by name. A source's name says what it is for, its kind how it is read: the
+    source ``negative`` is of the kind ``text``.
+    """
+
+    images: int
+    sources: Mapping[str, Source]
+
+    def select(self, rows: Tensor) -> Features:
+        """Keep, repeat or reorder images: rows (B',) int64."""
+        return Features(len(rows), {name: source.select(rows) for name, source in self.sources.items()})
+
+    def to(self, device: torch.device) -> Features:
+        return Features(self.images, {name: source.to(device) for name, source in self.sources.items()})
+
+    def drop(self, name: str, dropped: Tensor) -> Features:
+        """The same without the source ``name`` where ``dropped`` (B,) bool says so."""
+        source = self.sources[name]
+        before = source.dropped
+        without = replace(source, dropped=dropped if before is None else before | dropped)
+        return replace(self, sources={**self.sources, name: without})
+
+    def seen(self, branch: Sequence[str], kind: str) -> Source | None:
+        """The source of this kind that a branch sees, if it sees one."""
+        return next((self.sources[name] for name in branch if self.sources[name].kind == kind), None)
+
+
+class Conditioner(ABC):
+    """Turns what a call asks for into entries, and entries into features. Part of a checkpoint's configuration."""
+
+    @property
+    @abstractmethod
+    def gives(self) -> Mapping[str, int]:
+        """Kinds of the sources it makes, and their size: the number of labels, or the width of text states."""
+
+    @abstractmethod
+    def resolve(self, **asked: Any) -> list[Entry]:
+        """One entry per label or prompt. asked: arguments of a call, None where nothing was given.
+
+        Raises ``InputError`` for what it does not read, by the argument's name, and for what it does not know.
+        """
+
+    @abstractmethod
+    def features(self, entries: Sequence[Entry]) -> Features:
+        """The features of one image per entry, on the CPU."""

@@ -1,0 +1,117 @@
+"""What is kept of given images instead of being drawn: their tokens, or their canvases.
+
+Shape letters: ``B`` images, ``h w`` the map of a scale, ``d`` draws of a token, ``H W`` the latent grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nextscale.errors import PlanError, quoted
+from nextscale.plan import Row
+from nextscale.tokenizers.base import Canvas, Tokenizer
+from nextscale.values import listed
+
+
+@dataclass(frozen=True)
+class GivenTokens:
+    """Tokens that are kept instead of drawn, e.g. those of an image that is edited.
+
+    tokens: one (B, h, w) or (B, h, w, d) int64 map per scale; masks: one (h, w) or (B, h, w) bool map per scale, True
+    where kept.
+    """
+
+    tokens: list[Tensor]
+    masks: list[Tensor]
+
+    def select(self, rows: Tensor) -> GivenTokens:
+        """Keep, repeat or reorder images: rows (B',) int64."""
+        masks = [mask if mask.ndim == 2 else mask[rows.to(mask.device)] for mask in self.masks]
+        return GivenTokens([one[rows.to(one.device)] for one in self.tokens], masks)
+
+    def check(self, k: int, row: Row, images: int, tokenizer: Tokenizer) -> None:
+        """Raises ``PlanError`` where this is not what row k keeps."""
+        tokens, mask = (listed(maps) or [] for maps in (self.tokens, self.masks))
+        if len(tokens) <= k or len(mask) <= k:
+            raise PlanError(f"row {k} keeps given tokens, but only {len(tokens)} maps of them were given")
+        for what, found, kind in (("tokens", tokens[k], torch.int64), ("mask", mask[k], torch.bool)):
+            if not isinstance(found, Tensor) or found.dtype != kind:
+                raise PlanError(f"row {k} is given the {what} {quoted(found)}; expected a tensor of {kind}")
+        draws = (tokenizer.draws,) if tokenizer.draws > 1 else ()
+        expected, found = (images, *row.size, *draws), tuple(tokens[k].shape)
+        if found != expected:
+            raise PlanError(f"the given tokens of row {k} have the shape {found}; expected {expected}")
+        low, high = (int(one) for one in tokens[k].aminmax())
+        if low < 0 or high >= tokenizer.choices:
+            raise PlanError(
+                f"the given tokens of row {k} go from {low} to {high}; expected 0 to {tokenizer.choices - 1}"
+            )
+
+
+@dataclass(frozen=True)
+class GivenCanvases:
+    """Canvases that are mixed into what is drawn (arXiv 2411.17787, painting by collaborative decoding).
+
+    latents: one per scale, of the shape of the canvas's own, as they are after that scale; mask: (H, W) or (B, H, W) on
+    the grid, from 0 to 1, where 1 is given.
+    """
+
+    latents: list[Tensor]
+    mask: Tensor
+
+    def select(self, rows: Tensor) -> GivenCanvases:
+        """Keep, repeat or reorder images: rows (B',) int64."""
+        mask = self.mask if self.mask.ndim == 2 else self.mask[rows.to(self.mask.device)]
+        return GivenCanvases([one[rows.to(one.device)] for one in self.latents], mask)
+
+    def mixed_into(self, canvas: Canvas, k: int) -> Canvas:
+        """The canvas after scale k, with the given one where the mask says so."""
+        own = canvas.latent
+        mask = self.mask.to(own)
+        mask = mask[:, None] if mask.ndim == 3 else mask
+        return replace(
+            canvas, latent=torch.where(mask == 1, self.latents[k].to(own), own.lerp(self.latents[k].to(own), mask))
+        )
+
+    def check(self, k: int, row: Row, images: int, tokenizer: Tokenizer) -> None:
+        """Raises ``PlanError`` where this is not what row k keeps."""
+        latents = listed(self.latents) or []
+        if len(latents) <= k:
+            raise PlanError(f"row {k} keeps given canvases, but only {len(latents)} of them were given")
+        found = latents[k]
+        if not isinstance(found, Tensor) or len(found) != images:
+            about = quoted(tuple(found.shape)) if isinstance(found, Tensor) else quoted(found)
+            raise PlanError(f"the given canvas of row {k} is {about}; expected one for each of {images} images")
+
+
+Given = GivenTokens | GivenCanvases
+
+
+def put_back(
+    k: int, row: Row, given: Mapping[str, Given], drawn: Tensor, weights: Tensor | None, tokenizer: Tokenizer
+) -> tuple[Tensor, Tensor]:
+    """The tokens of scale k after given ones took their places, and the vectors (B, c, h, w) to accumulate.
+
+    drawn: (B, h, w) or (B, h, w, d); weights: (B, l, V) of smooth sampling, in which a given token weighs 1.
+    """
+    kept = given[row.keep] if row.keep is not None else None
+    if not isinstance(kept, GivenTokens):
+        return drawn, tokenizer.codes(drawn if weights is None else weights.unflatten(1, row.size))
+    mask = kept.masks[k].to(drawn.device)
+    mask = mask.reshape(-1, *row.size, *(1,) * (drawn.ndim - 3))
+    tokens = torch.where(mask, kept.tokens[k].to(drawn.device), drawn)
+    if weights is None:
+        return tokens, tokenizer.codes(tokens)
+    one_hot = F.one_hot(tokens, weights.shape[-1]).to(weights)
+    return tokens, tokenizer.codes(torch.where(mask[..., None], one_hot, weights.unflatten(1, row.size)))
+
+
+def given_parts(names: Sequence[str | None], parts: Mapping[str, Any]) -> dict[str, Given]:
+    """What the rows of a plan keep, by name."""
+    return {name: parts[name] for name in names if name is not None}
