@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nextscale.checkpoints.store import save_checkpoint
 from nextscale.data.images import ImageData
-from nextscale.evaluation.tokenizer import psnr
+from nextscale.measures.tokenizer import psnr
 from nextscale.tokenizers.residual import ResidualTokenizer, codebook_use
 from nextscale.training.adversarial import Adversary
 from nextscale.training.codebook import RESCUED, CodeUse, CollapseWatch, draw_codebook, pick, residuals
