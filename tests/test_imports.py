@@ -57,6 +57,7 @@ LEVELS = {
     "adapters": 6,
     "checkpoints": 7,
     "pipeline": 8,
+    "measures": 7,
     "evaluation": 8,
     "training": 9,
     "verification": 10,

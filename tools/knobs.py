@@ -17,9 +17,9 @@ from torch import Tensor
 
 from nextscale.checkpoints.store import load_component
 from nextscale.data.folder import load_data
-from nextscale.evaluation.distances import features_of, usual_distance
-from nextscale.evaluation.tokenizer import encode_all, reconstructed, signed_batches
 from nextscale.features.classifier import Classifier
+from nextscale.measures.distances import features_of, usual_distance
+from nextscale.measures.tokenizer import encode_all, reconstructed, signed_batches
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training.recipe import load_recipe
 from nextscale.training.start import start

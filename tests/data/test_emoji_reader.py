@@ -1,4 +1,6 @@
-"""A damaged emoji set is refused in one sentence, whatever is damaged; nothing else is taken for one."""
+"""A damaged emoji set is refused in one sentence, whatever is damaged; nothing else is taken for one. Images have the
+families of their set.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,11 @@ from typing import Any
 import pytest
 
 from nextscale.data.emoji import build_emoji
-from nextscale.data.emoji_reader import holds_emoji, read_licences
+from nextscale.data.emoji_reader import families_of, holds_emoji, read_licences
 from nextscale.data.emoji_sources import Package
 from nextscale.data.folder import load_data
 from nextscale.errors import InputError
+from tests.evaluation.conftest import draw_emoji, draw_folder
 
 DEEP = json.loads("[" * 500 + "]" * 500)
 ODD: tuple[Any, ...] = (None, 7, -1, 1.5, 10**12, "", "x" * 3_000_000, [], [None], {}, {"a": 1}, True, DEEP)
@@ -78,3 +81,13 @@ def test_a_damaged_set_is_built_again(emoji: Path, packages: dict[str, Package])
         (emoji / "dataset.json").write_text(text)
         assert build_emoji(emoji, ("noto", "fluent-emoji"), 16, packages=packages).fresh
         assert (emoji / "dataset.json").read_text() == whole
+
+
+def test_families_come_from_the_set_and_elsewhere_are_images(tmp_path: Path) -> None:
+    folder, other = draw_emoji(tmp_path / "set", heldout=4), draw_folder(tmp_path / "photos")
+    drawn, photos = load_data(folder, 16, "heldout"), load_data(other, 16, "heldout")
+    assert set(families_of(folder, drawn)) == {
+        "flags, heldout",
+        *(f"{n} {i}" for n in ("animal", "face") for i in range(3, 7)),
+    }
+    assert families_of(other, photos) == photos.names

@@ -16,7 +16,7 @@ from nextscale.data.folder import load_data
 from nextscale.errors import InputError
 from nextscale.evaluation.generated import balanced_rows, draw_images, judge_generated
 from nextscale.evaluation.subject import Judge, Subject, labels_of, no_progress
-from nextscale.evaluation.tokenizer import BATCH
+from nextscale.measures.tokenizer import BATCH
 from nextscale.plan import default_plan
 from tests.evaluation.conftest import tiny_classifier
 
@@ -46,7 +46,8 @@ def test_images_are_those_the_pipeline_draws_with_seeds_from_0(styled: Subject) 
 
 def test_the_report_is_made_of_what_its_definitions_say(styled: Subject, judge: Judge, emoji: Path) -> None:
     heldout, train = load_data(emoji, 16, "heldout"), load_data(emoji, 16, "train")
-    report, near = judge_generated(styled, judge, emoji, heldout, train, 90, no_progress)
+    report, pictures = judge_generated(styled, judge, emoji, heldout, train, 90, no_progress)
+    near = pictures.near
     assert (report.images, report.sampling, report.classes) == (90, {"top_k": 5}, 2)  # the flags are one family
     assert (report.source.images, report.train_source.images) == (36, 27)
     assert report.copies.images == report.closer.images == 90
@@ -56,7 +57,7 @@ def test_the_report_is_made_of_what_its_definitions_say(styled: Subject, judge: 
     assert float((near.heldout <= report.threshold).double().mean()) == pytest.approx(1 / 36, abs=1e-6)
     assert styled.vocabulary is not None
     rows = balanced_rows(labels_of(styled.vocabulary, heldout), 90)
-    said = judge.network(near.images / 127.5 - 1).classes.argmax(-1)
+    said = judge.network(pictures.images / 127.5 - 1).classes.argmax(-1)
     named = [judge.network.config.names[i] for i in said.tolist()]
     asked = [heldout.classes[heldout.labels[row]] for row in rows.tolist()]
     kept = [i for i in range(90) if nearest[i] > report.threshold and asked[i] != "flag"]
@@ -68,8 +69,8 @@ def test_the_report_is_made_of_what_its_definitions_say(styled: Subject, judge: 
     assert report.style_ratio.generated.images == int((nearest > report.threshold).sum())
     assert report.style_ratio.real.images == 36
     assert report.frechet > 0
-    assert near.asked[0] == "animal, noto"
-    assert Counter(near.asked) == {f"{c}, {s}": 10 for c in heldout.classes for s in heldout.styles}
+    assert pictures.asked[0] == "animal, noto"
+    assert Counter(pictures.asked) == {f"{c}, {s}": 10 for c in heldout.classes for s in heldout.styles}
 
 
 def test_a_classifier_without_styles_gives_no_style_ratio(styled: Subject, judge: Judge, emoji: Path) -> None:

@@ -15,10 +15,10 @@ import torch
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.data.folder import load_data
 from nextscale.errors import InputError
-from nextscale.evaluation.generator import sample_rows, score_generator
 from nextscale.evaluation.report import Bar, evaluate
-from nextscale.evaluation.subject import Judge, Subject
-from nextscale.evaluation.tokenizer import Spread, Step, code_use, encode_all, reconstruction_psnr
+from nextscale.evaluation.subject import Judge, Subject, sample_rows
+from nextscale.measures.generator import score_generator
+from nextscale.measures.tokenizer import Spread, Step, code_use, encode_all, reconstruction_psnr
 from tests.evaluation.conftest import HELDOUT, TRAIN, draw_folder
 from tests.makers import CODES, SIZES, randomise, tiny_tokenizer
 

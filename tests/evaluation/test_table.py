@@ -10,7 +10,7 @@ import pytest
 from nextscale.evaluation.report import Report, evaluate
 from nextscale.evaluation.subject import Judge, Subject
 from nextscale.evaluation.table import text
-from nextscale.evaluation.tokenizer import CodeUse, Spread
+from nextscale.measures.tokenizer import CodeUse, Spread
 from tests.makers import randomise, tiny_tokenizer
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from nextscale.measures.tokenizer import codebook_use
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.autoencoder import AutoencoderConfig
-from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer, codebook_use
+from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 from nextscale.training.codebook import AT_ONCE, MEMORY, CodeUse, CollapseWatch, draw, draw_codebook, pick, residuals
 from nextscale.training.tokenizer_recipe import CodebookSection
 from tests.makers import CODE_DIM, CODES, SIZES, tiny_tokenizer

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from nextscale.data.images import ImageData, InMemory
 from nextscale.errors import TrainingError
-from nextscale.evaluation.tokenizer import encode_all
+from nextscale.measures.tokenizer import encode_all
 from nextscale.tokenizers.autoencoder import AutoencoderConfig
 from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 from nextscale.training.order import SampleNoise

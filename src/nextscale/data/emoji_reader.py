@@ -87,6 +87,13 @@ def read_metadata(folder: Path | str) -> list[dict[str, Any]]:
     return records
 
 
+def families_of(folder: Path | str, data: ImageData) -> list[str]:
+    """The family of every image, the drawings of one thing; outside emoji sets each image is one of its own."""
+    records = read_metadata(folder) if holds_emoji(folder) else []
+    families = {record["name"]: str(record["family"]) for record in records}
+    return [families.get(name, name) for name in data.names]
+
+
 def _names(folder: Path, description: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Styles and classes."""
     styles: Any = description["recipe"].get("styles")

@@ -19,10 +19,10 @@ from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.errors import InputError
 from nextscale.evaluation.columns import aligned
-from nextscale.evaluation.generator import Scores, score_generator
 from nextscale.evaluation.speed import BlockFlops, Contestant, Speed, block_flops, generation_speeds
 from nextscale.evaluation.subject import Progress, Subject, labels_of, no_progress, square_resolution
-from nextscale.evaluation.tokenizer import encode_all
+from nextscale.measures.generator import Scores, score_generator
+from nextscale.measures.tokenizer import encode_all
 from nextscale.models.base import NextScaleModel
 from nextscale.plan import default_plan
 from nextscale.tokenizers.base import Tokenizer

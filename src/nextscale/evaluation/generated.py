@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 from nextscale.conditions.classes import class_features
+from nextscale.data.emoji_reader import families_of
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
-from nextscale.evaluation.distances import farther, features_of, frechet_distance, named_by, usual_distance
-from nextscale.evaluation.generator import class_ids, sample_rows
-from nextscale.evaluation.nearest import Neighbours
-from nextscale.evaluation.recognition import Rate, Ratio, recognition, wide_classes
-from nextscale.evaluation.subject import Judge, Progress, Source, Subject, families_of, labels_of
-from nextscale.evaluation.tokenizer import BATCH, Images, Step, signed_batches, silent
+from nextscale.evaluation.nearest import NearestPictures
+from nextscale.evaluation.subject import Judge, Progress, Source, Subject, class_ids, labels_of, sample_rows
 from nextscale.generate import generate
+from nextscale.measures.distances import farther, features_of, frechet_distance, named_by, usual_distance
+from nextscale.measures.nearest import Neighbours
+from nextscale.measures.recognition import Rate, Ratio, recognition, wide_classes
+from nextscale.measures.tokenizer import BATCH, Images, Step, signed_batches, silent
 from nextscale.plan import Plan, default_plan
 from nextscale.results import decode
 from nextscale.sampling import IndependentNoise
@@ -56,7 +57,7 @@ class GeneratedReport:
 
 def judge_generated(
     subject: Subject, judge: Judge, folder: Path | str, heldout: ImageData, train: ImageData, count: int, show: Progress
-) -> tuple[GeneratedReport, Neighbours]:
+) -> tuple[GeneratedReport, NearestPictures]:
     """Draw ``count`` images with the labels of held-out ones and hold them against held-out and training images.
 
     Raises ``InputError`` for fewer than 2 images, or a classifier that does not know the data's classes.
@@ -73,8 +74,8 @@ def judge_generated(
         images = draw_images(subject, plan, labels[rows], step)
     features, heldout_features, train_features = _features(judge, images, heldout, train, show)
     asked = [_label_name(heldout, row, bool(subject.vocabulary.styles)) for row in rows.tolist()]
-    neighbours = Neighbours.of(images, asked, features, heldout_features, train_features, train)
-    new, families = ~neighbours.copies, families_of(folder, heldout)
+    near = Neighbours.of(features, heldout_features, train_features)
+    new, families = ~near.copies, families_of(folder, heldout)
     known = class_ids(heldout.classes, judge.network.config.names, "the classifier")[heldout.labels]
     said, said_of_real = (named_by(judge.network, signed_batches(some, _device(judge))) for some in (images, heldout))
     wide = wide_classes(heldout.labels, families)
@@ -93,14 +94,14 @@ def judge_generated(
         classes=len(wide),
         class_ratio=recognition(right[kept], heldout.labels[rows][kept], right_of_real, heldout.labels, families),
         style_ratio=styles,
-        copies=Rate.of(neighbours.copies),
-        threshold=neighbours.threshold,
-        closer=Rate.of(neighbours.distances[:, 0] < neighbours.heldout.median()),
-        farther=farther(neighbours.distances[:, 0], neighbours.heldout),
+        copies=Rate.of(near.copies),
+        threshold=near.threshold,
+        closer=Rate.of(near.distances[:, 0] < near.heldout.median()),
+        farther=farther(near.distances[:, 0], near.heldout),
         frechet=frechet_distance(features, heldout_features),
         frechet_train=frechet_distance(train_features[sample_rows(len(train), count)], heldout_features),
     )
-    return report, neighbours
+    return report, NearestPictures(images, tuple(asked), near, train)
 
 
 def balanced_rows(labels: Tensor, count: int) -> Tensor:

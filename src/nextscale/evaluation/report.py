@@ -16,11 +16,20 @@ from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.errors import InputError
 from nextscale.evaluation.generated import GeneratedReport, judge_generated
-from nextscale.evaluation.generator import Scores, sample_rows, score_generator
-from nextscale.evaluation.nearest import Neighbours
+from nextscale.evaluation.nearest import NearestPictures
 from nextscale.evaluation.speed import forward_flops, matmul_peak
-from nextscale.evaluation.subject import Judge, Progress, Source, Subject, labels_of, no_progress, square_resolution
+from nextscale.evaluation.subject import (
+    Judge,
+    Progress,
+    Source,
+    Subject,
+    labels_of,
+    no_progress,
+    sample_rows,
+    square_resolution,
+)
 from nextscale.evaluation.tokenizer_report import TokenizerReport, tokenizer_report
+from nextscale.measures.generator import Scores, score_generator
 
 PSNR_BAR, STYLE_PSNR_BAR, USE_BAR, PERPLEXITY_BAR = 23.0, 21.0, 0.95, 0.3
 """What the bundled tokenizer must reach: dB on held-out images, over all and in every style; share of the codes in use
@@ -71,7 +80,7 @@ class Report:
     against: TokenizerReport | None = None
     generator: GeneratorReport | None = None
     generated: GeneratedReport | None = None
-    neighbours: Neighbours | None = None
+    neighbours: NearestPictures | None = None
 
     @property
     def bars(self) -> tuple[Bar, ...]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nextscale.checkpoints.class_names import called_as
-from nextscale.conditions.classes import ClassVocabulary
-from nextscale.data.emoji_reader import holds_emoji, read_metadata
+from nextscale.conditions.classes import ClassVocabulary, numbered
+from nextscale.data.found import composed
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
-from nextscale.evaluation.generator import class_ids
-from nextscale.evaluation.tokenizer import Step, silent
 from nextscale.features.classifier import Classifier
+from nextscale.measures.tokenizer import Step, silent
 from nextscale.models.base import NextScaleModel
 from nextscale.tokenizers.base import Tokenizer
 
@@ -100,8 +98,29 @@ def labels_of(vocabulary: ClassVocabulary, data: ImageData) -> Tensor:
     return vocabulary.labels(ids, styles)
 
 
-def families_of(folder: Path | str, data: ImageData) -> list[str]:
-    """The family of every image, the drawings of one thing; outside emoji sets each image is one of its own."""
-    records = read_metadata(folder) if holds_emoji(folder) else []
-    families = {record["name"]: str(record["family"]) for record in records}
-    return [families.get(name, name) for name in data.names]
+def class_ids(classes: Sequence[str], known: Sequence[str], who: str = "the model", what: str = "class") -> Tensor:
+    """The model's id, (classes,) int64, of each of the data's ``classes``; ``known`` are the model's names in order.
+
+    Classes are matched by name; data may lack some of them. A model without names (they are "0", "1", ...) takes named
+    classes in their order if there are as many. Raises ``InputError`` naming the classes that ``who`` does not know;
+    what: what messages call one of the names.
+    """
+    classes, known = ([composed(name) for name in names] for names in (classes, known))
+    unknown = [name for name in classes if name not in known]
+    if numbered(known) and len(unknown) == len(classes) == len(known):
+        return torch.arange(len(known))
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        missing = [name for name in known if name not in classes]
+        lacks = f", and the data lack {', '.join(map(repr, missing[:3]))}" if missing else ""
+        hint = "; nextscale convert --class-names names a model's classes" if numbered(known) else ""
+        raise InputError(
+            f"{who} does not know the data's {what} {', '.join(map(repr, unknown[:3]))}{more}{lacks}; "
+            f"expected some of its {len(known)} {what}{'es' if what == 'class' else 's'}{hint}"
+        )
+    return torch.tensor([list(known).index(name) for name in classes])
+
+
+def sample_rows(count: int, size: int) -> Tensor:
+    """``size`` of ``count`` rows (all if there are fewer), the same ones every time, in ascending order."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:size].sort().values

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from nextscale.evaluation.columns import aligned
 from nextscale.evaluation.generated import GeneratedReport
-from nextscale.evaluation.generator import Score
-from nextscale.evaluation.recognition import Rate, Ratio
 from nextscale.evaluation.report import GeneratorReport, Report
 from nextscale.evaluation.subject import Source
-from nextscale.evaluation.tokenizer import Spread
 from nextscale.evaluation.tokenizer_report import Named, StyleQuality, TokenizerReport
+from nextscale.measures.generator import Score
+from nextscale.measures.recognition import Rate, Ratio
+from nextscale.measures.tokenizer import Spread
 
 
 def text(report: Report) -> str:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from nextscale.data.images import ImageData
-from nextscale.evaluation.distances import features_of, usual_distance
 from nextscale.evaluation.subject import Judge, Progress, Source, Subject
-from nextscale.evaluation.tokenizer import (
+from nextscale.measures.distances import features_of, usual_distance
+from nextscale.measures.tokenizer import (
     CodeUse,
     Spread,
     code_use,

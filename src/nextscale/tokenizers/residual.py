@@ -7,7 +7,6 @@ enlarge it bicubically, smooth it with one of a few shared convolutions phi, and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -199,12 +198,3 @@ def phi_index(count: int, progress: float) -> int:
     margin = 1 / 3 / count if count == 4 else 1 / 2 / count
     ticks = np.linspace(margin, 1 - margin, count)
     return int(np.argmin(np.abs(ticks - progress)))
-
-
-def codebook_use(tokens: Sequence[Tensor], codes: int) -> tuple[float, float]:
-    """Share of the codes that occur in ``tokens``, and the perplexity exp(H) of their distribution."""
-    counts = sum(torch.bincount(t.flatten().cpu(), minlength=codes) for t in tokens)
-    assert isinstance(counts, Tensor)
-    p = counts.double() / counts.sum()
-    entropy = -(p[p > 0] * p[p > 0].log()).sum()
-    return float((counts > 0).double().mean()), float(entropy.exp())

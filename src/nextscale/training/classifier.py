@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from nextscale.checkpoints.store import save_checkpoint
 from nextscale.data.images import ImageData
-from nextscale.evaluation.recognition import wide_classes
 from nextscale.features.classifier import Classifier, ClassifierConfig, Prediction
 from nextscale.features.perceptual import Perceptual, PerceptualConfig
+from nextscale.measures.recognition import wide_classes
 from nextscale.training.classifier_recipe import ClassifierRecipe
 from nextscale.training.objectives import Metrics, picture, recolour, shift, to_signed
 from nextscale.training.order import SampleNoise

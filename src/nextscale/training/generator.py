@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nextscale.conditions.classes import ClassVocabulary, class_features
 from nextscale.data.images import ImageData, Source
 from nextscale.errors import InputError
-from nextscale.evaluation.generator import score_generator
+from nextscale.measures.generator import score_generator
 from nextscale.models.class_transformer import ClassTransformer
 from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.models.var import VAR, VARConfig

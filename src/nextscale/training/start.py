@@ -15,11 +15,10 @@ from nextscale.checkpoints.load import revision
 from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.store import load_component
 from nextscale.conditions.classes import ClassVocabulary
-from nextscale.data.emoji_reader import holds_emoji, read_metadata
+from nextscale.data.emoji_reader import families_of, holds_emoji, read_metadata
 from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData, told
 from nextscale.errors import InputError
-from nextscale.evaluation.subject import families_of
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.tokenizers.residual import ResidualTokenizer
 from nextscale.training import order

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from nextscale.checkpoints.store import save_checkpoint
 from nextscale.data.images import ImageData
-from nextscale.evaluation.tokenizer import psnr
-from nextscale.tokenizers.residual import ResidualTokenizer, codebook_use
+from nextscale.measures.tokenizer import codebook_use, psnr
+from nextscale.tokenizers.residual import ResidualTokenizer
 from nextscale.training.adversarial import Adversary
 from nextscale.training.codebook import RESCUED, CodeUse, CollapseWatch, draw_codebook, pick, residuals
 from nextscale.training.objectives import Metrics, mirror, picture, recolour, shift, to_signed

@@ -27,9 +27,9 @@ from nextscale.checkpoints.load import read_origin
 from nextscale.checkpoints.published import PUBLISHED, Published
 from nextscale.checkpoints.store import computed_revision
 from nextscale.device import cpu_name, peak_memory
-from nextscale.evaluation.generator import score_generator
 from nextscale.evaluation.speed import matmul_peak
-from nextscale.evaluation.tokenizer import encode_all, reconstruction_psnr
+from nextscale.measures.generator import score_generator
+from nextscale.measures.tokenizer import encode_all, reconstruction_psnr
 from nextscale.models.class_transformer import ClassTransformer
 from nextscale.models.m_var import MVARConfig
 from nextscale.models.var import VARConfig

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nextscale.evaluation.recognition import Rate, recognition, wide_classes
+from nextscale.measures.recognition import Rate, recognition, wide_classes
 
 
 def bools(text: str) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nextscale.evaluation.tokenizer import BATCH, Spread, code_use, encode_all, psnr, reconstruction_psnr
+from nextscale.measures.tokenizer import BATCH, Spread, code_use, encode_all, psnr, reconstruction_psnr
 from tests.makers import CODES, SIZES, tiny_tokenizer
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nextscale.evaluation.distances import (
+from nextscale.measures.distances import (
     ROWS,
     farther,
     features_of,

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from nextscale.data.images import ImageData
 from nextscale.tokenizers.base import Canvas, Tokenizer
-from nextscale.tokenizers.residual import codebook_use
 
 BATCH = 64
 SMALLEST_ERROR = 1e-10
@@ -119,6 +118,15 @@ def reconstructed(tokenizer: Tokenizer, tokens: Sequence[Tensor], step: Step = s
         canvas = tokenizer.follow([maps[start : start + BATCH].to(device) for maps in tokens]).canvas
         yield tokenizer.decode(canvas).float()
         step(start + len(canvas.latent), count)
+
+
+def codebook_use(tokens: Sequence[Tensor], codes: int) -> tuple[float, float]:
+    """Share of the codes that occur in ``tokens``, and the perplexity exp(H) of their distribution."""
+    counts = sum(torch.bincount(t.flatten().cpu(), minlength=codes) for t in tokens)
+    assert isinstance(counts, Tensor)
+    p = counts.double() / counts.sum()
+    entropy = -(p[p > 0] * p[p > 0].log()).sum()
+    return float((counts > 0).double().mean()), float(entropy.exp())
 
 
 def code_use(tokens: Sequence[Tensor], codes: int) -> tuple[CodeUse, tuple[CodeUse, ...]]:

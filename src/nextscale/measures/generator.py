@@ -12,10 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextscale.conditions.classes import class_features, numbered
-from nextscale.data.found import composed
-from nextscale.errors import InputError
-from nextscale.evaluation.tokenizer import BATCH, Step, silent
+from nextscale.conditions.classes import class_features
+from nextscale.measures.tokenizer import BATCH, Step, silent
 from nextscale.models.base import NextScaleModel
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.base import Tokenizer
@@ -78,31 +76,3 @@ def score_generator(
         hits += batch_hits.cpu().double().sum(0)
         step(start + len(maps[0]), len(labels))
     return Scores.of(loss / len(labels), hits / len(labels), schedule)
-
-
-def class_ids(classes: Sequence[str], known: Sequence[str], who: str = "the model", what: str = "class") -> Tensor:
-    """The model's id, (classes,) int64, of each of the data's ``classes``; ``known`` are the model's names in order.
-
-    Classes are matched by name; data may lack some of them. A model without names (they are "0", "1", ...) takes named
-    classes in their order if there are as many. Raises ``InputError`` naming the classes that ``who`` does not know;
-    what: what messages call one of the names.
-    """
-    classes, known = ([composed(name) for name in names] for names in (classes, known))
-    unknown = [name for name in classes if name not in known]
-    if numbered(known) and len(unknown) == len(classes) == len(known):
-        return torch.arange(len(known))
-    if unknown:
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        missing = [name for name in known if name not in classes]
-        lacks = f", and the data lack {', '.join(map(repr, missing[:3]))}" if missing else ""
-        hint = "; nextscale convert --class-names names a model's classes" if numbered(known) else ""
-        raise InputError(
-            f"{who} does not know the data's {what} {', '.join(map(repr, unknown[:3]))}{more}{lacks}; "
-            f"expected some of its {len(known)} {what}{'es' if what == 'class' else 's'}{hint}"
-        )
-    return torch.tensor([list(known).index(name) for name in classes])
-
-
-def sample_rows(count: int, size: int) -> Tensor:
-    """``size`` of ``count`` rows (all if there are fewer), the same ones every time, in ascending order."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:size].sort().values

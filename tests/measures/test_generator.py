@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nextscale.conditions.classes import class_features
-from nextscale.errors import InputError
-from nextscale.evaluation.generator import Scores, class_ids, sample_rows, score_generator, token_scores
-from nextscale.evaluation.tokenizer import BATCH
+from nextscale.measures.generator import Scores, score_generator, token_scores
+from nextscale.measures.tokenizer import BATCH
 from nextscale.scales import ScaleSchedule
 from tests.makers import CLASSES, CODES, SIZES, tiny_tokenizer, tiny_var
 
@@ -100,39 +99,3 @@ def test_scoring_leaves_training_possible() -> None:
     model.train().requires_grad_(True)
     model(tokenizer.follow(maps).inputs, model.condition(class_features(labels))).sum().backward()
     assert model.head_lin.weight.grad is not None
-
-
-@given(st.permutations(["animal", "face", "flag"]))
-def test_classes_are_matched_by_name_whatever_their_order(known: list[str]) -> None:
-    ids = class_ids(["animal", "face"], known)
-    assert [known[i] for i in ids] == ["animal", "face"]
-
-
-def test_a_model_without_names_takes_the_classes_in_order() -> None:
-    assert class_ids(["n01", "n02", "n03"], ["0", "1", "2"]).tolist() == [0, 1, 2]
-
-
-def test_names_that_are_numbers_are_names() -> None:
-    known = [str(i) for i in range(11)]
-    assert class_ids(sorted(known), known).tolist() == [0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9]
-
-
-@pytest.mark.parametrize(
-    ("classes", "known", "named"),
-    [
-        (["animal", "bird"], ["animal", "fish"], r"'bird', and the data lack 'fish'; expected some of its 2"),
-        (list("abcde"), ["a"], r"'b', 'c', 'd' and 1 more; expected some of its 1 "),
-        (["n01", "n02"], ["0", "1", "2"], r"'n01', 'n02', and the data lack '0', '1', '2'"),
-    ],
-)
-def test_unknown_classes_are_named(classes: list[str], known: list[str], named: str) -> None:
-    with pytest.raises(InputError, match=named):
-        class_ids(classes, known)
-
-
-@given(st.integers(1, 100), st.integers(1, 100))
-def test_a_sample_is_repeatable_and_names_no_row_twice(count: int, size: int) -> None:
-    rows = sample_rows(count, size).tolist()
-    assert rows == sorted(set(rows)) == sample_rows(count, size).tolist()
-    assert len(rows) == min(count, size)
-    assert 0 <= rows[0] <= rows[-1] < count
