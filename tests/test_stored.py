@@ -21,7 +21,7 @@ from torch import Tensor
 import nextscale as library
 from nextscale import Plan
 from nextscale.checkpoints.published import PUBLISHED, converted_folder
-from nextscale.generate import GivenTokens
+from nextscale.given import GivenTokens
 from nextscale.pipeline import Pipeline
 from nextscale.recipe import Recipe
 from tests.checkpoints.official import VAR_D1

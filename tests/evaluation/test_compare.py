@@ -16,7 +16,9 @@ from nextscale.evaluation.compare import Comparison, compare, comparison_text, s
 from nextscale.evaluation.report import evaluate
 from nextscale.evaluation.speed import block_flops
 from nextscale.evaluation.subject import Subject
+from nextscale.memory.make import look_ahead
 from nextscale.models.base import NextScaleModel
+from nextscale.plan import default_plan
 from tests.makers import CLASSES, MODELS, SIZES, randomise, tiny_m_var, tiny_tokenizer, tiny_var
 
 
@@ -32,8 +34,10 @@ def test_flops_of_the_blocks_are_split_without_remainder(make: Callable[[], Next
     flops, schedule = block_flops(model), model.schedule
     linear = {n: m for n, m in model.blocks.named_modules() if isinstance(m, nn.Linear) and not n.endswith("ada_lin")}
     assert flops.linear == 2 * schedule.tokens * sum(module.weight.numel() for module in linear.values())
-    steps = sum(model.step_flops(schedule, k, 1, 1, None) for k in range(len(schedule)))
-    embedding = sum(model.step_flops(schedule, k, 1, 1, []) for k in range(len(schedule)))
+    plan = default_plan(model)
+    outlook = look_ahead(plan.memories["model"], plan.course(0, model))
+    steps = sum(model.step_flops(outlook, k, 1, 1) for k in range(len(schedule)))
+    embedding = sum(model.embed_flops(n, k, 1) for k, n in enumerate(schedule.lengths))
     assert flops.linear + flops.attention + flops.scan == steps - embedding
     assert flops.condition == model.condition_flops(1)
 
