@@ -16,7 +16,8 @@ from nextscale.generate import generate
 from nextscale.given import GivenTokens
 from nextscale.memory.base import MemoryPlan
 from nextscale.models.base import NextScaleModel
-from nextscale.plan import Plan, Row, default_plan
+from nextscale.plan import Plan, default_plan
+from nextscale.row import Row
 from nextscale.sampling import IndependentNoise, OfficialNoise
 from nextscale.state import Keep, ScaleEvent
 from nextscale.tokenizers.base import Canvas

@@ -43,8 +43,12 @@ LEVELS = {
     "memory": 3,
     "conditions": 3,
     "models": 4,
+    "row": 5,
     "plan": 5,
     "price": 5,
+    "given": 5,
+    "parts": 5,
+    "state": 5,
     "generate": 5,
     "request": 6,
     "results": 6,
@@ -71,7 +75,21 @@ SIBLINGS = {  # who may import whom on one level
     ("documents", "errors"),
     ("documents", "files"),
     ("settings", "errors"),
+    ("plan", "row"),
+    ("generate", "row"),
+    ("given", "row"),
+    ("parts", "row"),
+    ("state", "row"),
+    ("price", "row"),
     ("generate", "plan"),
+    ("generate", "given"),
+    ("generate", "parts"),
+    ("generate", "state"),
+    ("given", "plan"),
+    ("parts", "plan"),
+    ("parts", "given"),
+    ("state", "plan"),
+    ("state", "given"),
     ("price", "plan"),
 }
 
@@ -105,7 +123,7 @@ FORBIDDEN_PACKAGES = {
 # Systems of the family; the loop must know none of them, nor any file of the folders below.
 SYSTEMS = {"var", "mvar", "m_var", "flexvar", "hmar", "infinity", "varedit", "scalekv", "hack", "tts_var"}
 SYSTEMS |= {"scaleweaver", "echogen", "csd_var", "arbooth", "fvq"}
-NOT_A_NAME = {"__init__", "base", "make", "mask"}  # contracts and shared parts, or plain words
+NOT_A_NAME = {"__init__", "base", "make", "mask", "none"}  # contracts and shared parts, or plain words
 
 
 def modules() -> dict[str, Path]:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from nextscale.errors import PlanError
-from nextscale.plan import COLUMNS, PLAN_WIDE, Plan, Row, default_plan
+from nextscale.plan import PLAN_WIDE, Plan, default_plan
+from nextscale.row import COLUMNS, Row
 from nextscale.scales import ScaleSchedule
 from tests.makers import tiny_var
 

@@ -11,8 +11,9 @@ import torch
 
 from nextscale.conditions.classes import ClassVocabulary, Thing
 from nextscale.errors import InputError
-from nextscale.plan import Plan, Row
+from nextscale.plan import Plan
 from nextscale.request import Request, resolve, sampling_numbers
+from nextscale.row import Row
 from nextscale.sampling import IndependentNoise, OfficialNoise
 from tests.makers import tiny_pipeline
 

@@ -22,7 +22,8 @@ from nextscale.given import GivenCanvases, given_parts, put_back
 from nextscale.guidance import mix
 from nextscale.models.base import Again, NextScaleModel
 from nextscale.parts import check_parts
-from nextscale.plan import Plan, Row
+from nextscale.plan import Plan
+from nextscale.row import Row
 from nextscale.sampling import Noise, filter_logits, smooth_weights
 from nextscale.state import Callback, Keep, Lineage, ScaleEvent, State, like
 from nextscale.tokenizers.base import Canvas, Tokenizer

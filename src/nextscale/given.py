@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nextscale.errors import PlanError, quoted
-from nextscale.plan import Row
+from nextscale.row import Row
 from nextscale.tokenizers.base import Canvas, Tokenizer
 from nextscale.values import listed
 

@@ -10,7 +10,8 @@ from nextscale.errors import InputError, PlanError, quoted
 from nextscale.given import GivenCanvases, GivenTokens
 from nextscale.memory.make import check_pairing
 from nextscale.models.base import NextScaleModel
-from nextscale.plan import Plan, Row
+from nextscale.plan import Plan
+from nextscale.row import Row
 from nextscale.tokenizers.base import Tokenizer
 
 

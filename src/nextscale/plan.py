@@ -7,8 +7,7 @@ plan.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -18,117 +17,17 @@ from nextscale.guidance import SCHEDULES
 from nextscale.memory.base import Course, MemoryPlan
 from nextscale.memory.make import check_memory
 from nextscale.models.base import NextScaleModel
-from nextscale.sampling import ORDER, smooth_settings
+from nextscale.row import COLUMNS, MOST_GUIDANCE, Row, check_row, read_value, real, several, text, whole
+from nextscale.sampling import smooth_settings
 from nextscale.scales import ScaleSchedule, Size
-from nextscale.values import is_real, is_whole, listed, plain
+from nextscale.values import listed
 
 FORMAT = 2
-LEAST_TEMPERATURE = 1e-6
-MOST_GUIDANCE = 1_000_000
-"""What divides and multiplies logits: beyond these they leave the range of float32, and no token would be meant."""
 CLASS_BRANCHES: Mapping[int, Branches] = {1: (("class",),), 2: (("class",), ())}
 """The branches of a plan of format 1, which had nothing but their number."""
 
 
-def _whole(value: Any) -> int:
-    value = plain(value)
-    if not is_whole(value):
-        raise TypeError
-    return value
-
-
-def _real(value: Any) -> float:
-    value = plain(value)
-    if not is_real(value):
-        raise TypeError
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return str(value)
-
-
-def _several(read: Callable[[Any], Any], count: int | None = None) -> Callable[[Any], Any]:
-    def read_all(value: Any) -> tuple[Any, ...]:
-        entries = listed(value)
-        if entries is None or count not in (None, len(entries)):
-            raise TypeError
-        return tuple(read(entry) for entry in entries)
-
-    return read_all
-
-
-def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else read(value)
-
-
-COLUMNS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "size": (_several(_whole, 2), "two whole numbers, height and width"),
-    "model": (_text, "a name"),
-    "blocks": (_or_none(_several(_whole)), "a list of whole numbers, or None for all"),
-    "condition": (_or_none(_several(_text)), "a list of names, or None for all"),
-    "guidance": (_several(_real), "a list of numbers, one per branch"),
-    "guidance_block": (_or_none(_whole), "the number of a block, or None"),
-    "temperature": (_real, "a number"),
-    "top_k": (_whole, "a whole number, 0 for off"),
-    "top_p": (_real, "a number"),
-    "order": (_several(_text), f"a list of {', '.join(ORDER)}"),
-    "smooth": (_or_none(_several(_real, 2)), "(sharpen, temperature), or None"),
-    "passes": (_or_none(_several(_whole)), "a list of whole numbers, or None for one pass"),
-    "again_guidance": (_or_none(_several(_real)), "a list of numbers, one per branch, or None"),
-    "population": (_or_none(_whole), "a whole number, or None"),
-    "cull": (_or_none(_text), "a name, or None"),
-    "keep": (_or_none(_text), "a name, or None"),
-}
-"""How a value of every column is read (NumPy's numbers as Python's, lists as tuples), and what it must be."""
 PLAN_WIDE = ("branches", "candidates", "memories", "undrawn", "decode")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """What happens at one scale.
-
-    size: (h, w) of the token map; model: name of the network among the parts; blocks: which of its blocks run, a subset
-    of those of the row before (None: all); condition: names of the sources that this scale sees (None: all);
-    guidance: weight of every branch, summing to 1; guidance_block: the block after which the branches are mixed (None:
-    their logits are); temperature (1 is off), top_k and top_p (0 is off), order: the order these are applied in;
-    smooth: (sharpen, temperature) of VAR's "more smooth" sampling, or None; passes: how many tokens stay after each
-    pass over the scale, together h w (None: one pass); again_guidance: weights of the later passes (None: those of the
-    first); population: how many candidates per prompt live after this scale (None: as many as before); cull: name of
-    the part that chooses them; keep: name of the part that holds what is given, or None.
-    """
-
-    size: Size
-    model: str = "model"
-    blocks: tuple[int, ...] | None = None
-    condition: tuple[str, ...] | None = None
-    guidance: tuple[float, ...] = (1.0,)
-    guidance_block: int | None = None
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 0.0
-    order: tuple[str, ...] = ORDER
-    smooth: tuple[float, float] | None = None
-    passes: tuple[int, ...] | None = None
-    again_guidance: tuple[float, ...] | None = None
-    population: int | None = None
-    cull: str | None = None
-    keep: str | None = None
-
-    def __post_init__(self) -> None:
-        for name, (read, expected) in COLUMNS.items():
-            object.__setattr__(self, name, _read(name, getattr(self, name), read, expected))
-
-
-def _read(name: str, value: Any, read: Callable[[Any], Any], expected: str) -> Any:
-    try:
-        return read(value)
-    except TypeError:
-        raise PlanError(
-            f"a column of the plan has a value of the wrong type: {name} is {quoted(value)}; it must be {expected}"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -153,11 +52,13 @@ class Plan:
         if rows is None or not all(isinstance(row, Row) for row in rows):
             raise PlanError(f"the rows of a plan are {quoted(self.rows)}; expected a list of Row")
         object.__setattr__(self, "rows", tuple(rows))
-        sizes = _read("undrawn", self.undrawn, _several(_several(_whole, 2)), "a list of sizes (height, width)")
+        sizes = read_value("undrawn", self.undrawn, several(several(whole, 2)), "a list of sizes (height, width)")
         object.__setattr__(self, "undrawn", sizes)
-        names = _read("branches", self.branches, _several(_several(_text)), "a list of lists of names, one per branch")
+        names = read_value(
+            "branches", self.branches, several(several(text)), "a list of lists of names, one per branch"
+        )
         object.__setattr__(self, "branches", names)
-        object.__setattr__(self, "candidates", _read("candidates", self.candidates, _whole, "a whole number"))
+        object.__setattr__(self, "candidates", read_value("candidates", self.candidates, whole, "a whole number"))
         if not isinstance(self.decode, bool):
             raise PlanError(f"a plan's decode is {quoted(self.decode)}, of the wrong type; it must be True or False")
         if not self.rows:
@@ -167,7 +68,7 @@ class Plan:
         if self.candidates < 1:
             raise PlanError(f"a plan has {self.candidates} candidates per prompt; expected at least 1")
         for k, row in enumerate(self.rows):
-            _check_row(k, row, self.rows[k - 1] if k else None, self.branches)
+            check_row(k, row, self.rows[k - 1] if k else None, self.branches)
         _check_populations(self)
         ScaleSchedule((*(row.size for row in self.rows), *self.undrawn))
         object.__setattr__(self, "memories", _memories(self))
@@ -217,7 +118,7 @@ class Plan:
     def prefix(self, count: int) -> Plan:
         """A plan that stops after ``count`` scales; the canvas keeps its full size."""
         sizes = self.schedule.sizes
-        count = _read("the number of scales", count, _whole, "a whole number")
+        count = read_value("the number of scales", count, whole, "a whole number")
         self.schedule.prefix(count)
         left = {row.model: self.memories[row.model] for row in self.rows[:count]}
         return replace(self, rows=self.rows[:count], memories=left, undrawn=sizes[count:])
@@ -332,7 +233,7 @@ def default_plan(
     """
     schedule = schedule or model.schedule
     model.check(schedule)
-    guidance_scale = _read("guidance_scale", guidance_scale, _real, "a number")
+    guidance_scale = read_value("guidance_scale", guidance_scale, real, "a number")
     if not isinstance(smooth, bool):
         raise PlanError(f"smooth is {quoted(smooth)}; it must be True or False")
     if not 0 <= guidance_scale <= MOST_GUIDANCE:
@@ -354,58 +255,6 @@ def default_plan(
             )
         )
     return Plan(tuple(rows), branches, {"model": MemoryPlan(model.memory)})
-
-
-def _check_row(k: int, row: Row, before: Row | None, branches: Branches) -> None:
-    def refuse(what: str) -> None:
-        raise PlanError(f"row {k} ({row.size[0]}x{row.size[1]}): {what}")
-
-    if not LEAST_TEMPERATURE <= row.temperature < math.inf:
-        refuse(
-            f"temperature is {row.temperature}; it must be above 0 and finite, at least {LEAST_TEMPERATURE:g} (for "
-            "the most likely token use top_k=1)"
-        )
-    if row.top_k < 0:
-        refuse(f"top_k is {quoted(row.top_k)}; it must be a whole number, 0 for off")
-    if not 0 <= row.top_p <= 1:
-        refuse(f"top_p is {row.top_p}; it must lie between 0 and 1, 0 for off")
-    if sorted(row.order) != sorted(ORDER):
-        refuse(f"order is {row.order}; it must name {', '.join(ORDER)} once each")
-    if row.smooth is not None and not (
-        abs(row.smooth[0]) <= MOST_GUIDANCE and LEAST_TEMPERATURE <= row.smooth[1] < math.inf
-    ):
-        refuse(
-            f"smooth is {row.smooth}; it must be (sharpen, temperature), of at most {MOST_GUIDANCE:,} and at least "
-            f"{LEAST_TEMPERATURE:g}"
-        )
-    for name, weights in (("guidance", row.guidance), ("again_guidance", row.again_guidance or row.guidance)):
-        if len(weights) != len(branches):
-            refuse(f"{name} has {len(weights)} weights; expected one for each of the plan's {len(branches)} branches")
-        if not abs(sum(weights) - 1) <= 1e-6:
-            refuse(f"{name} weights {weights} sum to {sum(weights):g}; they must sum to 1")
-    if row.condition is not None and (strange := set(row.condition) - {name for seen in branches for name in seen}):
-        refuse(f"condition names {quoted(min(strange))}, which no branch sees")
-    _check_blocks(row, before, refuse)
-    tokens, passes = row.size[0] * row.size[1], row.passes
-    if passes is not None and (not passes or min(passes) < 1 or sum(passes) != tokens):
-        refuse(f"passes is {quoted(passes)}; the tokens that stay after each must be at least 1 and together {tokens}")
-    if row.again_guidance is not None and (passes is None or len(passes) < 2):
-        refuse("again_guidance weighs later passes, and there is one pass; leave it out")
-    if row.smooth is not None and passes is not None and len(passes) > 1:
-        refuse("smooth mixes codes, so no token of a pass could stay; use one pass")
-
-
-def _check_blocks(row: Row, before: Row | None, refuse: Callable[[str], None]) -> None:
-    blocks = row.blocks
-    if blocks is not None and (not blocks or list(blocks) != sorted(set(blocks)) or blocks[0] < 0):
-        refuse(f"blocks is {quoted(blocks)}; it must list some blocks in ascending order, or be None for all")
-    if before is not None and before.model == row.model and before.blocks is not None:
-        more = "all of them" if blocks is None else ", ".join(map(str, sorted(set(blocks) - set(before.blocks))))
-        if more:
-            refuse(f"blocks has {more}, which did not run at the scale before; expected a subset of {before.blocks}")
-    mixed_after = row.guidance_block
-    if mixed_after is not None and (mixed_after < 0 or (blocks is not None and mixed_after not in blocks)):
-        refuse(f"guidance_block is {mixed_after}, which does not run here; expected one of the row's blocks")
 
 
 def _check_populations(plan: Plan) -> None:

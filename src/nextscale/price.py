@@ -15,7 +15,8 @@ from torch import nn
 from nextscale.memory.base import Outlook
 from nextscale.memory.make import look_ahead
 from nextscale.models.base import NextScaleModel
-from nextscale.plan import Plan, Row
+from nextscale.plan import Plan
+from nextscale.row import Row
 from nextscale.tokenizers.base import Tokenizer
 
 

@@ -19,7 +19,8 @@ from nextscale.given import Given
 from nextscale.memory.base import Memory
 from nextscale.memory.make import look_ahead, make_memory
 from nextscale.models.base import Condition, NextScaleModel
-from nextscale.plan import Plan, Row
+from nextscale.plan import Plan
+from nextscale.row import Row
 from nextscale.sampling import Noise
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.base import Canvas
