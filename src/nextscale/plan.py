@@ -95,7 +95,8 @@ class Plan:
         blocks = (*(before,) * k, *runs, *((),) * (len(self.rows) - end))
         alive = self.alive
         turns = tuple(j for j in range(k, len(self.rows)) if alive[j + 1] != alive[j])
-        return Course(model.slots, self.schedule, blocks, turns, model.prefix_tokens(self.schedule))
+        prefix = model.prefix_tokens(self.schedule)
+        return Course(model.slots, self.schedule, blocks, turns, prefix, model.prefix_with_first)
 
     def sees(self, k: int) -> Branches:
         """The sources that each branch sees at row k."""

@@ -59,7 +59,8 @@ class Course:
     """How a model's scales will run: what an outlook is made from.
 
     slots: the model's; schedule: all scales; blocks: which blocks run at each scale that is drawn, () where another
-    model does; turns: scales after which the number of rows changes; prefix: tokens in front of the first scale.
+    model does; turns: scales after which the number of rows changes; prefix: tokens in front of the first scale, in a
+    group of their own, or with_first in that of the scale.
     """
 
     slots: tuple[SlotSpec, ...]
@@ -67,6 +68,7 @@ class Course:
     blocks: tuple[tuple[int, ...], ...]
     turns: tuple[int, ...] = ()
     prefix: int = 0
+    with_first: bool = False
 
     @property
     def first(self) -> int:

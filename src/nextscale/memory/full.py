@@ -145,7 +145,9 @@ def outlook(course: Course, keep_last: bool = False) -> Outlook:
         if not course.first <= k <= last:
             return 0
         until = k if keep_last else min(k, last - 1)
-        return course.seen(until) if until >= course.first else 0
+        if until < course.first:  # all that a block's only scale reads of earlier ones is the prefix
+            return 0 if course.with_first else course.prefix
+        return course.seen(until)
 
     def attended(k: int, slot: int) -> int:
         spec = course.slots[slot]

@@ -118,6 +118,8 @@ class NextScaleModel(nn.Module, ABC):
     """Name of the model's published guidance schedule, see ``nextscale.guidance``."""
     sources: tuple[str, ...]
     """Names of the sources that its conditional branch sees."""
+    prefix_with_first: bool = False
+    """Whether a prefix stands in the first scale's group, see ``Prefix``."""
     has_passes: bool = False
     """Whether it can go over a scale again, see ``Again``."""
 

@@ -1,0 +1,202 @@
+"""Small tokenizers and models of other kinds than VAR's, for the laws: bits, free schedules, no memory, passes,
+prefixes, and an adapter around a slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextscale.conditions.base import Branches, Features
+from nextscale.conditions.classes import class_features
+from nextscale.layers.attention import Attention, attend
+from nextscale.layers.slots import AttentionSlot, SlotWrapper
+from nextscale.models.base import Again, Condition, NextScaleModel, Prefix
+from nextscale.scales import ScaleSchedule
+from nextscale.tokenizers.base import Canvas, Tokenizer
+from tests.makers import CLASSES, CODE_DIM, CODES, SIZES, randomise
+
+C = 16
+
+
+class BitTokenizer(Tokenizer):
+    """Bits: the signs of what the canvas lacks, one per channel of the latent. Any schedule will do."""
+
+    draws, choices, code_dim, stride = CODE_DIM, 2, CODE_DIM, 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.schedule = ScaleSchedule(SIZES)
+        self.encoder, self.decoder = nn.Conv2d(3, CODE_DIM, 1), nn.Conv2d(CODE_DIM, 3, 1)
+
+    def latent(self, images: Tensor) -> Tensor:
+        return self.encoder(F.avg_pool2d(images, self.stride))
+
+    def quantize(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:
+        residual = F.interpolate(latent - canvas.latent, canvas.schedule[k], mode="area")
+        return (residual > 0).long().permute(0, 2, 3, 1)
+
+    def start(self, batch: int, schedule: ScaleSchedule | None = None) -> Canvas:
+        schedule = schedule or self.schedule
+        return Canvas(torch.zeros(batch, CODE_DIM, *schedule.grid, device=self.decoder.weight.device), schedule)
+
+    def codes(self, tokens: Tensor) -> Tensor:
+        value = tokens[..., 1] - tokens[..., 0] if tokens.is_floating_point() else 2.0 * tokens - 1
+        return value.permute(0, 3, 1, 2) / CODE_DIM**0.5
+
+    def accumulate(self, canvas: Canvas, codes: Tensor, k: int) -> Canvas:
+        larger = F.interpolate(codes, canvas.schedule.grid, mode="bilinear")
+        return replace(canvas, latent=canvas.latent + larger, done=k + 1)
+
+    def next_input(self, canvas: Canvas, k: int) -> Tensor:
+        return F.interpolate(canvas.latent, canvas.schedule[k], mode="area")
+
+    def decode(self, canvas: Canvas) -> Tensor:
+        return F.interpolate(self.decoder(canvas.latent), scale_factor=self.stride).clamp(-1, 1)
+
+    def accumulate_flops(self, schedule: ScaleSchedule, k: int) -> int:
+        return 0
+
+    def decode_flops(self, schedule: ScaleSchedule) -> int:
+        return 2 * 3 * CODE_DIM * schedule.grid[0] * schedule.grid[1]
+
+
+class FreeModel(NextScaleModel):
+    """A transformer without positions, so that any schedule will do. It can go over a scale again.
+
+    reads: its own scale, or the past; draws, choices: of the tokens; prefix: tokens in front of the first scale.
+    """
+
+    guidance, sources, has_passes = "constant", ("class",), True
+
+    def __init__(
+        self,
+        reads: Literal["own", "past"] = "own",
+        draws: int = 1,
+        choices: int = CODES,
+        prefix: int = 0,
+        with_first: bool = False,
+    ) -> None:
+        super().__init__()
+        self.schedule = ScaleSchedule(SIZES)
+        self.memory = {"own": "none", "past": "full"}[reads]
+        self.classes, self.words = nn.Embedding(CLASSES + 1, C), nn.Linear(CODE_DIM, C)
+        self.level, self.mask = nn.Parameter(torch.zeros(C)), nn.Parameter(torch.zeros(C))
+        self.ahead, self.prefix, self.prefix_with_first = nn.Parameter(torch.zeros(3, C)), prefix, with_first
+        blocks = [FreeBlock(reads) for _ in range(3)]
+        self.blocks = nn.ModuleList(blocks)
+        self.slots = tuple(replace(block.attention.spec, block=i) for i, block in enumerate(blocks))
+        self.out, self.draws, self.choices = nn.Linear(C, draws * choices), draws, choices
+
+    @property
+    def reads(self) -> Mapping[str, int]:
+        return {"class": CLASSES}
+
+    def check(self, schedule: ScaleSchedule) -> None: ...
+
+    def prefix_tokens(self, schedule: ScaleSchedule) -> int:
+        return self.prefix
+
+    def blank(self, images: int, device: torch.device) -> Features:
+        return class_features(torch.zeros(images, dtype=torch.long, device=device))
+
+    def condition(
+        self, features: Features, branches: Branches | None = None, schedule: ScaleSchedule | None = None
+    ) -> Condition:
+        vectors = []
+        for branch in (tuple(features.sources),) if branches is None else branches:
+            source = features.seen(branch, "class")
+            null = torch.full((features.images,), CLASSES, device=self.level.device)
+            vectors.append(self.classes(null if source is None else source.tensors["ids"]))
+        vector = torch.cat(vectors)
+        ahead = Prefix(vector[:, None] + self.ahead[: self.prefix], (1, self.prefix), 0, self.prefix_with_first)
+        return Condition(start=vector[:, None], vector=vector, prefix=ahead if self.prefix else None)
+
+    def embed(
+        self, inputs: Tensor | None, k: int, condition: Condition, schedule: ScaleSchedule, again: Again | None = None
+    ) -> Tensor:
+        if inputs is None:
+            x = condition.start.expand(-1, schedule.lengths[0], -1)
+        else:
+            x = self.words(inputs.flatten(2).mT)
+        if again is not None:
+            known = self.words(again.codes.flatten(2).mT)
+            seen = torch.where(again.masked[..., None], self.mask, known)
+            x = x + (seen if inputs is not None else seen.repeat(condition.rows // len(seen), 1, 1))
+        x = x.repeat(condition.rows // len(x), 1, 1)
+        assert condition.vector is not None
+        return x + condition.vector[:, None] + k * self.level
+
+    def run_block(self, i: int, x: Tensor, condition: Condition, slots: Any) -> Tensor:
+        return self.blocks[i](x, *slots)
+
+    def head(self, hidden: Tensor, condition: Condition, number: int = 0) -> Tensor:
+        logits = self.out(hidden).float()
+        return logits.unflatten(-1, (self.draws, self.choices)) if self.draws > 1 else logits
+
+    def condition_flops(self, rows: int) -> int:
+        return 0
+
+    def embed_flops(self, tokens: int, k: int, images: int) -> int:
+        return 2 * images * tokens * C * CODE_DIM if k else 0
+
+    def head_flops(self, tokens: int, rows: int) -> int:
+        return 2 * rows * tokens * C * self.draws * self.choices
+
+
+class FreeBlock(nn.Module):
+    """Attention and a linear layer."""
+
+    def __init__(self, reads: Literal["own", "past"]) -> None:
+        super().__init__()
+        self.attention, self.mlp = Attention(C, 2, True, reads), nn.Linear(C, C)
+
+    def forward(self, x: Tensor, slot: AttentionSlot) -> Tensor:
+        x = x + self.attention(x, slot)
+        return x + F.silu(self.mlp(x))
+
+    def flops(self, tokens: int, seen: int) -> int:
+        return self.attention.flops(tokens, seen) + 2 * tokens * C * C
+
+
+def free_model(seed: int = 0, **settings: Any) -> FreeModel:
+    """Randomised."""
+    model = FreeModel(**settings)
+    randomise(model, seed, 0.4)
+    return model.eval().requires_grad_(False)
+
+
+def bit_tokenizer() -> BitTokenizer:
+    """Randomised."""
+    tokenizer = BitTokenizer()
+    randomise(tokenizer)
+    return tokenizer.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An adapter's slot around a slot: attention to keys and values of its own, (R, H, T, D), weighed by ``w0``."""
+
+    keys: Tensor
+    values: Tensor
+    w0: float
+
+    def wrap(self, slot: Any, k: int | None, schedule: ScaleSchedule) -> Any:
+        return _Around(slot, self)
+
+    def select(self, rows: Tensor) -> SlotWrapper:
+        return replace(self, keys=self.keys[rows], values=self.values[rows])
+
+
+class _Around:
+    def __init__(self, inner: AttentionSlot, reference: Reference) -> None:
+        self.inner, self.reference = inner, reference
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        added = attend(q, self.reference.keys, self.reference.values)
+        return self.inner.attend(q, k, v) + self.reference.w0 * added
