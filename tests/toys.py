@@ -66,6 +66,33 @@ class BitTokenizer(Tokenizer):
         return 2 * 3 * CODE_DIM * schedule.grid[0] * schedule.grid[1]
 
 
+class PlacingTokenizer(BitTokenizer):
+    """Token k stands at place k of a grid of 3 x 3: with a schedule of nine 1x1 scales any model predicts token after
+    token.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.schedule = ScaleSchedule.of([1] * 9)
+
+    def pixels(self, schedule: ScaleSchedule | None = None) -> tuple[int, int]:
+        return 3 * self.stride, 3 * self.stride
+
+    def quantize(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:
+        return (latent.flatten(2)[..., k] > 0).long()[:, None, None]
+
+    def start(self, batch: int, schedule: ScaleSchedule | None = None) -> Canvas:
+        return Canvas(torch.zeros(batch, CODE_DIM, 3, 3), schedule or self.schedule)
+
+    def accumulate(self, canvas: Canvas, codes: Tensor, k: int) -> Canvas:
+        latent = canvas.latent.flatten(2).clone()
+        latent[..., k] = codes.flatten(1)
+        return replace(canvas, latent=latent.unflatten(2, (3, 3)), done=k + 1)
+
+    def next_input(self, canvas: Canvas, k: int) -> Tensor:
+        return canvas.latent.flatten(2)[..., k - 1, None, None]
+
+
 class FreeModel(NextScaleModel):
     """A transformer without positions, so that any schedule will do. It can go over a scale again.
 
@@ -171,9 +198,9 @@ def free_model(seed: int = 0, **settings: Any) -> FreeModel:
     return model.eval().requires_grad_(False)
 
 
-def bit_tokenizer() -> BitTokenizer:
+def bit_tokenizer(tokenizer: BitTokenizer | None = None) -> BitTokenizer:
     """Randomised."""
-    tokenizer = BitTokenizer()
+    tokenizer = tokenizer or BitTokenizer()
     randomise(tokenizer)
     return tokenizer.eval().requires_grad_(False)
 

@@ -58,8 +58,7 @@ class Coder:
     @property
     def resolution(self) -> tuple[int, int]:
         """Height and width in pixels of the images."""
-        h, w = self.tokenizer.schedule.grid
-        return h * self.tokenizer.stride, w * self.tokenizer.stride
+        return self.tokenizer.pixels()
 
     def _pixels(self, image: Image.Image) -> Tensor:
         array = np.asarray(fit(image, self.resolution), np.float32) / 127.5 - 1

@@ -19,12 +19,14 @@ from nextscale.memory.base import MemoryPlan
 from nextscale.models.base import NextScaleModel
 from nextscale.plan import Plan, default_plan
 from nextscale.price import price
+from nextscale.rehearse import rehearse
+from nextscale.results import decode
 from nextscale.row import Row
 from nextscale.sampling import GivenNoise, IndependentNoise, OfficialNoise, Uniform
 from nextscale.scales import ScaleSchedule
 from nextscale.state import Keep, ScaleEvent
-from tests.makers import BOTH, CODE_DIM, CODES, MODELS, tiny_tokenizer, tiny_var
-from tests.toys import FreeModel, bit_tokenizer, free_model
+from tests.makers import CODE_DIM, CODES, MODELS, tiny_tokenizer, tiny_var
+from tests.toys import FreeModel, PlacingTokenizer, bit_tokenizer, free_model
 
 LABELS = torch.tensor([0, 3, 2])
 FEATURES = class_features(LABELS)
@@ -64,6 +66,24 @@ def test_bits_are_drawn_on_any_schedule_whatever_the_batch(schedule: ScaleSchedu
     walked = tokenizer.follow(together[-1].history, schedule)
     torch.testing.assert_close(walked.canvas.latent, together[-1].canvas.latent, atol=1e-6, rtol=1e-6)
     assert not torch.equal(together[-1].tokens[0], together[-1].tokens[1])
+
+
+def test_a_schedule_of_single_tokens_is_a_next_token_model() -> None:
+    """A tokenizer that places token k at place k makes it one; nothing takes the grid for the last scale's size."""
+    model, tokenizer = bits(), bit_tokenizer(PlacingTokenizer())
+    plan = default_plan(model, schedule=tokenizer.schedule, guidance_scale=2.0)
+    events = run(plan, model, tokenizer=tokenizer)
+    assert events[-1].canvas.latent.shape == (3, CODE_DIM, 3, 3)
+    drawn = torch.cat([event.tokens for event in events], 1)[:, :, 0]
+    assert torch.equal(tokenizer.codes(drawn[:, None])[:, :, 0].unflatten(2, (3, 3)), events[-1].canvas.latent)
+    inputs = tokenizer.follow(events[-1].history).inputs
+    logits = model(inputs, model.condition(FEATURES), tokenizer.schedule)
+    for k, event in enumerate(events):
+        torch.testing.assert_close(event.branch_logits[:3, 0], logits[:, k], atol=1e-4, rtol=1e-4)
+    found = decode(tokenizer, events[-1].canvas)
+    assert tuple(found.shape[2:]) == tokenizer.pixels()
+    parts = {"tokenizer": tokenizer, "model": model}
+    assert rehearse(plan, parts, 1, torch.device("cpu")).decoding > 0
 
 
 def test_bits_that_are_given_are_kept_and_smooth_sampling_of_them_is_refused() -> None:
@@ -244,10 +264,7 @@ def test_bytes_of_a_shrinking_population_are_those_of_who_lives(model: NextScale
     whole = [event.memory.allocated_bytes for event in run(replace(default_plan(model, guidance_scale=2.0)), model)]
     assert allocated[-1] == whole[-1]  # one image per prompt lives at the end, as in a plain generation
     assert allocated[1] <= 2 * whole[-1]
-    assert (
-        price(replace(plan, candidates=1, rows=default_plan(model).rows, branches=BOTH[:1]), parts, 3).flops
-        < priced.flops
-    )
+    assert price(default_plan(model, guidance_scale=2.0), parts, 3).flops < priced.flops
 
 
 def test_a_cull_draws_noise_of_its_prompt(model: NextScaleModel) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from nextscale.memory.base import Memory
+from nextscale.errors import PlanError
+from nextscale.memory.base import Memory, MemoryPlan
 from nextscale.memory.make import look_ahead
 from nextscale.models.base import Condition, NextScaleModel
 from nextscale.plan import default_plan
@@ -93,3 +96,59 @@ def test_scales_out_of_order_are_caught(model: NextScaleModel) -> None:
     memory = new_memory(model, 2)
     with pytest.raises(AssertionError):
         memory.begin_scale(1)
+
+
+def test_what_the_last_scale_leaves_is_stored_where_it_is_asked_for() -> None:
+    model, plan = MODELS["var"](), default_plan(MODELS["var"]())
+    inputs, condition, stored = some_inputs(model), model.condition(FEATURES), {}
+    for keep_last in (False, True):
+        asked = replace(plan, memories={"model": MemoryPlan("full", {"keep_last": keep_last})})
+        memory = new_memory(model, 2, asked)
+        hidden = [run_scale(model, k, inputs, condition, memory) for k in range(4)]
+        stored[keep_last] = (hidden[-1], memory.live_bytes)
+    assert torch.equal(stored[True][0], stored[False][0])
+    assert stored[True][1] * 14 == stored[False][1] * 30  # tokens of three scales, and of four
+
+
+@pytest.mark.parametrize(
+    ("memory", "sentence"),
+    [
+        ({"policy": "perfect"}, "no memory 'perfect'; choose one of none, full, recurrent"),
+        ({"settings": {"budget": 0.5}}, r"'full' has budget 0.5; it takes keep_last \(bool\)"),
+        ({"settings": {"keep_last": 1}}, r"'full' has keep_last 1; it takes keep_last \(bool\)"),
+        ({"policy": "none", "settings": {"keep_last": True}}, "it takes no settings"),
+        ({"calibration": "mine"}, "takes no calibration; leave out 'mine'"),
+        ({"takeover": "perhaps"}, "takeover is 'perhaps'; expected catch_up or empty"),
+        ({"settings": 3}, "settings is 3, of the wrong type"),
+        ({"policy": 3}, "policy is 3, of the wrong type"),
+    ],
+)
+def test_a_memory_that_cannot_be_is_refused_by_its_plan(memory: dict[str, object], sentence: str) -> None:
+    with pytest.raises(PlanError, match=sentence):
+        replace(default_plan(MODELS["var"]()), memories={"model": MemoryPlan(**memory)})  # type: ignore[arg-type]
+
+
+def test_a_calibration_watches_through_a_memory_and_no_model_changes() -> None:
+    """Queries, keys and values of every layer pass through a slot, so whoever stands around it sees them all."""
+    model = MODELS["var"]()
+    inputs, condition = some_inputs(model), model.condition(FEATURES)
+    memory, seen = new_memory(model, 2), list[tuple[int, tuple[int, ...]]]()
+
+    class Watching:
+        schedule = memory.schedule
+
+        def slot(self, index: int) -> Watching:
+            self.index = index
+            return self
+
+        def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            seen.append((self.index, tuple(k.shape)))
+            return memory.slot(self.index).attend(q, k, v)
+
+    plain = new_memory(model, 2)
+    for k in range(4):
+        memory.begin_scale(k)
+        hidden = model.step(None if k == 0 else inputs[k - 1], k, condition, Watching())
+        memory.end_scale(k)
+        assert torch.equal(hidden, run_scale(model, k, inputs, condition, plain))
+    assert seen == [(layer, (2, 4, n, 8)) for n in (1, 4, 9, 16) for layer in range(3)]

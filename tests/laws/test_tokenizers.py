@@ -9,13 +9,15 @@ from nextscale.errors import InputError
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.base import Tokenizer
 from tests.makers import tiny_tokenizer
+from tests.toys import bit_tokenizer
 
-TOKENIZERS = {
+RESIDUAL = {
     "four phi": lambda: tiny_tokenizer(),
     "one phi": lambda: tiny_tokenizer(phi=1),
     "a phi per scale": lambda: tiny_tokenizer(phi=0),
     "rectangular": lambda: tiny_tokenizer(sizes=((1, 1), (1, 2), (2, 4))),
 }
+TOKENIZERS = RESIDUAL | {"bits": lambda: bit_tokenizer()}
 
 
 @pytest.fixture(params=TOKENIZERS)
@@ -24,13 +26,13 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 def images_for(tokenizer: Tokenizer, batch: int = 2) -> torch.Tensor:
-    h, w = tokenizer.schedule.grid
-    return torch.rand((batch, 3, h * tokenizer.stride, w * tokenizer.stride)) * 2 - 1
+    return torch.rand((batch, 3, *tokenizer.pixels())) * 2 - 1
 
 
 def test_token_maps_have_the_sizes_of_the_schedule(tokenizer: Tokenizer) -> None:
     tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer))).tokens
-    assert [tuple(t.shape) for t in tokens] == [(2, h, w) for h, w in tokenizer.schedule]
+    draws = (tokenizer.draws,) if tokenizer.draws > 1 else ()
+    assert [tuple(t.shape) for t in tokens] == [(2, h, w, *draws) for h, w in tokenizer.schedule]
     assert all(int(t.min()) >= 0 and int(t.max()) < tokenizer.choices for t in tokens)
 
 
@@ -102,12 +104,24 @@ def test_rows_of_a_canvas_can_be_selected(tokenizer: Tokenizer) -> None:
     assert torch.equal(canvas.select(torch.tensor([1, 1, 0])).latent, canvas.latent[[1, 1, 0]])
 
 
+@pytest.mark.parametrize("tokenizer", RESIDUAL, indirect=True)
 def test_images_that_do_not_fit_the_stride_are_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match="17x16 pixels cannot be encoded; both sides must be multiples of 4"):
         tokenizer.latent(torch.zeros((1, 3, 17, 16)))
 
 
+@pytest.mark.parametrize("tokenizer", RESIDUAL, indirect=True)
 def test_a_schedule_that_does_not_end_at_the_latent_is_refused(tokenizer: Tokenizer) -> None:
     latent = tokenizer.latent(images_for(tokenizer))
     with pytest.raises(InputError, match="but the schedule ends at"):
         tokenizer.encode(latent, ScaleSchedule.of([1, 2, 7]))
+
+
+def test_following_tokens_is_encoding_them(tokenizer: Tokenizer) -> None:
+    found = tokenizer.encode(tokenizer.latent(images_for(tokenizer)))
+    followed = tokenizer.follow(found.tokens)
+    assert torch.equal(followed.canvas.latent, found.canvas.latent)
+    assert all(torch.equal(a, b) for a, b in zip(followed.inputs, found.inputs, strict=True))
+    assert followed.canvas.done == len(tokenizer.schedule)
+    changed = [*found.tokens[:-1], 1 - found.tokens[-1].clamp_max(1)]
+    assert not torch.equal(tokenizer.follow(changed).canvas.latent, found.canvas.latent)

@@ -101,7 +101,7 @@ def _text(folder: Path, described: Mapping[str, Any]) -> str:
     model, tokenizer = parts.get("model"), parts.get("tokenizer")
     if isinstance(model, NextScaleModel) and isinstance(tokenizer, Tokenizer):
         system, paper = SYSTEMS[described["components"]["model"]["type"]]
-        height, width = (side * tokenizer.stride for side in tokenizer.schedule.grid)
+        height, width = tokenizer.pixels()
         vocabulary = load_vocabulary(folder, model.reads["class"])
         styles = f" in the styles {', '.join(vocabulary.styles)}" if vocabulary.styles else ""
         lines += [

@@ -69,7 +69,7 @@ class Source:
 
 def square_resolution(tokenizer: Tokenizer) -> int:
     """Side of the images in pixels. Raises ``InputError`` if they are not square; no reader of data has others."""
-    h, w = (side * tokenizer.stride for side in tokenizer.schedule.grid)
+    h, w = tokenizer.pixels()
     if h != w:
         raise InputError(f"the model draws {h}x{w} pixels; expected square images to evaluate on")
     return h

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 
@@ -11,12 +12,23 @@ from nextscale.layers.slots import SlotSpec
 from nextscale.memory import full, none, recurrent
 from nextscale.memory.base import Course, Memory, MemoryPlan, Outlook
 
-POLICIES = {
-    "none": (none.NoMemory, none.outlook, frozenset[str]()),
-    "full": (full.FullMemory, full.outlook, frozenset({"past"})),
-    "recurrent": (recurrent.RecurrentMemory, recurrent.outlook, frozenset({"state"})),
+
+class Policy(NamedTuple):
+    """memory: its class; outlook: of a course and the settings; serves: what it remembers for slots, beside those that
+    read their own scale; settings: their names and types.
+    """
+
+    memory: Callable[..., Memory]
+    outlook: Callable[..., Outlook]
+    serves: frozenset[str] = frozenset()
+    settings: Mapping[str, type] = {}
+
+
+POLICIES: Mapping[str, Policy] = {
+    "none": Policy(none.NoMemory, none.outlook),
+    "full": Policy(full.FullMemory, full.outlook, frozenset({"past"}), {"keep_last": bool}),
+    "recurrent": Policy(recurrent.RecurrentMemory, recurrent.outlook, frozenset({"state"})),
 }
-"""Name: (class, outlook, what it remembers for a slot; every memory also serves slots that read their own scale)."""
 KEPT = {"past": "keys and values of earlier scales", "state": "a recurrent state"}
 
 
@@ -24,14 +36,19 @@ def check_memory(memory: MemoryPlan) -> None:
     """Raises ``PlanError`` if there is no such policy, or it has no such settings."""
     if memory.policy not in POLICIES:
         raise PlanError(f"there is no memory {quoted(memory.policy)}; choose one of {', '.join(POLICIES)}")
-    if memory.settings or memory.calibration is not None:
-        raise PlanError(f"the memory {memory.policy!r} takes no settings and no calibration; leave them out")
+    known = POLICIES[memory.policy].settings
+    for name, value in memory.settings.items():
+        if name not in known or not isinstance(value, known[name]):
+            says = ", ".join(f"{one} ({kind.__name__})" for one, kind in known.items()) or "no settings"
+            raise PlanError(f"the memory {memory.policy!r} has {name} {quoted(value)}; it takes {says}")
+    if memory.calibration is not None:
+        raise PlanError(f"the memory {memory.policy!r} takes no calibration; leave out {quoted(memory.calibration)}")
 
 
 def check_pairing(memory: MemoryPlan, slots: Iterable[SlotSpec]) -> None:
     """Raises ``PlanError`` if that memory cannot remember what a model with these slots reads."""
     check_memory(memory)
-    serves, read = POLICIES[memory.policy][2], {spec.reads for spec in slots} - {"own"}
+    serves, read = POLICIES[memory.policy].serves, {spec.reads for spec in slots} - {"own"}
     if read != serves:
         keeps, reads = (" and ".join(KEPT[one] for one in sorted(some)) for some in (serves, read))
         raise PlanError(
@@ -43,9 +60,9 @@ def check_pairing(memory: MemoryPlan, slots: Iterable[SlotSpec]) -> None:
 def look_ahead(memory: MemoryPlan, course: Course) -> Outlook:
     """What that memory will keep of a course."""
     check_pairing(memory, course.slots)
-    return POLICIES[memory.policy][1](course)
+    return POLICIES[memory.policy].outlook(course, **memory.settings)
 
 
 def make_memory(memory: MemoryPlan, outlook: Outlook, rows: int, dtype: torch.dtype, device: torch.device) -> Memory:
     """An empty memory for ``rows`` rows (branches x images)."""
-    return POLICIES[memory.policy][0](outlook, rows, dtype, device)
+    return POLICIES[memory.policy].memory(outlook, rows, dtype, device)

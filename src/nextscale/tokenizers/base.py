@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from nextscale.scales import ScaleSchedule
+from nextscale.scales import ScaleSchedule, Size
 
 EncodeHook = Callable[[int, Tensor, Tensor], Tensor]
 """``hook(k, tokens, codes) -> codes``: may change the vectors that are accumulated at scale k while encoding."""
@@ -100,6 +100,11 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def decode_flops(self, schedule: ScaleSchedule) -> int:
         """FLOPs for one image of ``decode``."""
+
+    def pixels(self, schedule: ScaleSchedule | None = None) -> Size:
+        """Height and width of the images of a finished canvas."""
+        h, w = (schedule or self.schedule).grid
+        return h * self.stride, w * self.stride
 
     def encode(self, latent: Tensor, schedule: ScaleSchedule | None = None, hook: EncodeHook | None = None) -> Encoded:
         """Find the tokens of latents (B, c, H, W)."""

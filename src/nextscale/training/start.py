@@ -185,7 +185,7 @@ def _frozen(
     folder = folder_of(name)
     tokenizer = load_component(folder, "tokenizer")
     assert isinstance(tokenizer, Tokenizer)
-    side, wanted = tokenizer.schedule.grid[0] * tokenizer.stride, recipe.data.resolution
+    side, wanted = tokenizer.pixels()[0], recipe.data.resolution
     if side != wanted:
         raise InputError(f"the tokenizer in {folder} is made for {side} pixels, but the recipe says {wanted}")
     if origin is not None:
