@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from nextscale.rehearse import Rehearsal
 
 
+EXAMPLES = " or ".join({model.system: model.name for model in reversed(PUBLISHED.values())}.values())
 MOST_IMAGES = 1_000_000
 """More bytes than 64 bits can count are no price."""
 
@@ -43,9 +44,8 @@ def plan(
     model: Annotated[
         str,
         typer.Argument(
-            help="A bundled model, a checkpoint folder, or a published size, such as "
-            f"{' or '.join({model.system: model.name for model in PUBLISHED.values()}.values())}, with -512 or -1024 "
-            "behind it for these pixels; one that there is not lists all."
+            help=f"A bundled model, a checkpoint folder, or a published size, such as {EXAMPLES}, with -512 or -1024 "
+            "behind it for these pixels; a depth that there is not lists those there are."
         ),
     ] = DEFAULT_MODEL,
     num_images: Annotated[
