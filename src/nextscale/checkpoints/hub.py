@@ -27,7 +27,6 @@ from nextscale.checkpoints.published import (
     DATASET,
     LICENCES,
     PUBLISHED,
-    TOKENIZER,
     Published,
     converted_folder,
     models_cache,
@@ -58,7 +57,7 @@ def official_files(model: Published, revision: str | None = None) -> list[tuple[
     Raises ``CheckpointError`` as :func:`~nextscale.checkpoints.download.fetch`.
     """
     asked = revision or model.revision
-    tokenizer = Wanted(*TOKENIZER, asked if TOKENIZER[0] == model.repo else model.revision)
+    tokenizer = Wanted(*model.tokenizer, asked if model.tokenizer[0] == model.repo else model.revision)
     try:
         return fetch([Wanted(model.repo, model.file, asked), tokenizer])
     except CheckpointError as error:

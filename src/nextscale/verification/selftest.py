@@ -24,7 +24,7 @@ from PIL import Image
 from nextscale import __version__
 from nextscale.checkpoints.find import model_folder
 from nextscale.checkpoints.load import read_origin
-from nextscale.checkpoints.published import PUBLISHED, TOKENIZER_PARAMETERS, Published
+from nextscale.checkpoints.published import PUBLISHED, Published
 from nextscale.checkpoints.store import computed_revision
 from nextscale.device import cpu_name, peak_memory
 from nextscale.evaluation.speed import matmul_peak
@@ -128,7 +128,7 @@ def _sizes(pipe: Pipeline, like: Published | None) -> list[Check]:
     if like is None:
         return [Check("generator", model), Check("tokenizer", tokenizer)]
     theirs = like.configs(config)
-    count = f"{like.name}: {TOKENIZER_PARAMETERS:,} parameters"
+    count = f"{like.name}: {like.tokenizer_parameters:,} parameters"
     return [
         Check("generator", model, f"{like.name}: {like.parameters:,} parameters", config == theirs["model"]),
         Check("tokenizer", tokenizer, count, pipe.tokenizer.config == theirs["tokenizer"]),

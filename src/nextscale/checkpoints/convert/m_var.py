@@ -28,8 +28,6 @@ State = Mapping[str, Tensor]
 TRANSFORMER = "M-VAR transformer"
 MAMBA = "blocks.0.mamba."
 NAMES = (*var.TRANSFORMER_NAMES, (r"\.mixer\.", ".mamba."))
-
-
 MARKS = {"model": (*var.MARKS["model"], f"{MAMBA}*")}
 SAMPLING = var.SAMPLING
 DEPTHS = (12, 16, 20, 24, 30, 32)
