@@ -13,13 +13,11 @@ from pathlib import Path
 
 import torch
 
-from nextscale.checkpoints.convert.files import DEFAULTS
+from nextscale import systems
 from nextscale.checkpoints.published import PUBLISHED, Published
-from nextscale.models.m_var import MVAR, MVARConfig
-from nextscale.models.var import VAR, VARConfig
+from nextscale.checkpoints.store import module_of
 from nextscale.plan import default_plan
 from nextscale.price import price
-from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 
 PAGE = Path(__file__).parent.parent / "docs" / "checkpoints.md"
 START, END = "<!-- table: python tools/checkpoint_table.py -->\n", "<!-- end of table -->\n"
@@ -38,12 +36,13 @@ def table() -> str:
 
 def row(model: Published) -> tuple[str, ...]:
     """One checkpoint: what is known of it, and what one picture costs by its plan (the published sampling, float32)."""
+    system = systems.named(model.system)
+    assert system is not None
     with torch.device("meta"):
-        network = _network(model)
-        tokenizer = ResidualTokenizer(ResidualConfig(sizes=network.config.sizes))
-    numbers = sum(p.numel() for module in (network, tokenizer) for p in module.parameters())
-    plan = default_plan(network, **DEFAULTS)
-    priced = price(plan, {"model": network, "tokenizer": tokenizer}, 1, 4)
+        parts = {name: module_of(config) for name, config in model.configs().items()}
+    numbers = sum(p.numel() for module in parts.values() for p in module.parameters())
+    plan = default_plan(parts["model"], **systems.converter(system).SAMPLING)
+    priced = price(plan, parts, 1, 4)
     fids = [model.fid] if model.readme_fid in (None, model.fid) else [model.readme_fid, model.fid]
     return (
         f"`{model.name}`",
@@ -57,12 +56,6 @@ def row(model: Published) -> tuple[str, ...]:
         f"{numbers * 4 / 1e9:.2f}",
         f"{priced.memory / 2**20:.0f}",
     )
-
-
-def _network(model: Published) -> VAR | MVAR:
-    if model.system == "var":
-        return VAR(VARConfig.published(model.depth, model.pixels))
-    return MVAR(MVARConfig.published(model.depth, model.pixels))
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from nextscale.checkpoints.convert import m_var, var
+from nextscale.checkpoints.convert import m_var, residual, var
 from nextscale.checkpoints.published import M_VAR_REPO, TOKENIZER, VAR_REPO, Published
 from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.models.var import VAR, VARConfig
@@ -26,7 +26,7 @@ SMALL_TOKENIZER = ResidualConfig(autoencoder=AutoencoderConfig(ch=32, mult=(1, 2
 
 def small_tokenizer() -> dict[str, Tensor]:
     """An official tokenizer's state dict."""
-    return var.tokenizer_to_official(_random(ResidualTokenizer(SMALL_TOKENIZER)).state_dict(), SMALL_TOKENIZER)
+    return residual.tokenizer_to_official(_random(ResidualTokenizer(SMALL_TOKENIZER)).state_dict(), SMALL_TOKENIZER)
 
 
 def transformer(depth: int = 1) -> dict[str, Tensor]:

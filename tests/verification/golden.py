@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nextscale.verification.run import SYSTEMS
+from nextscale.systems import SYSTEMS
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -23,7 +23,8 @@ def all_files() -> list[Path]:
     """Every vector file of a system that we know; one that is in both places counts once."""
     folders = [GOLDEN, *([Path(os.environ["NEXTSCALE_GOLDEN"])] if os.environ.get("NEXTSCALE_GOLDEN") else [])]
     found = {path.relative_to(folder): path for folder in reversed(folders) for path in folder.rglob("*.safetensors")}
-    return [found[name] for name in sorted(found) if metadata_of(found[name]).get("system") in SYSTEMS]
+    known = [system.name for system in SYSTEMS]
+    return [found[name] for name in sorted(found) if metadata_of(found[name]).get("system") in known]
 
 
 def metadata_of(path: Path) -> dict[str, str]:

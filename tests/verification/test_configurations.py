@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nextscale.checkpoints.convert import residual
 from nextscale.checkpoints.convert import var as convert
 from nextscale.models.var import VAR, VARConfig
 from nextscale.scales import ScaleSchedule
@@ -76,7 +77,7 @@ def vae_state(settings: Mapping[str, Any]) -> dict[str, Tensor]:
         )
     )
     randomise(tokenizer)
-    return convert.tokenizer_to_official(tokenizer.state_dict(), config, share == 0)
+    return residual.tokenizer_to_official(tokenizer.state_dict(), config, share == 0)
 
 
 RUNS: dict[str, dict[str, Any]] = {

@@ -13,15 +13,13 @@ from typing import Any
 
 import yaml
 
+from nextscale import systems
 from nextscale.checkpoints.load import load_vocabulary
 from nextscale.checkpoints.store import build_component, read_config
 from nextscale.documents import parse_yaml, read_text
 from nextscale.errors import CheckpointError, InputError
 from nextscale.models.base import NextScaleModel
 from nextscale.tokenizers.base import Tokenizer
-
-SYSTEMS = {"var": ("VAR", "2404.02905"), "m_var": ("M-VAR", "2411.10433")}
-"""What a type of model is called, and its paper on arXiv."""
 
 FACTS = re.compile(r"\A---\n(.*?)^---\n", re.DOTALL | re.MULTILINE)
 USE = re.compile(r"<!-- use -->.*?<!-- end of use -->\n?", re.DOTALL)
@@ -100,13 +98,14 @@ def _text(folder: Path, described: Mapping[str, Any]) -> str:
     lines = [f"# {described.get('name', folder.name)}", ""]
     model, tokenizer = parts.get("model"), parts.get("tokenizer")
     if isinstance(model, NextScaleModel) and isinstance(tokenizer, Tokenizer):
-        system, paper = SYSTEMS[described["components"]["model"]["type"]]
+        system = systems.of_type(described["components"]["model"]["type"])
+        assert system is not None
         height, width = tokenizer.pixels()
         vocabulary = load_vocabulary(folder, model.reads["class"])
         styles = f" in the styles {', '.join(vocabulary.styles)}" if vocabulary.styles else ""
         lines += [
-            f"A class-conditional {system} ([arXiv {paper}](https://arxiv.org/abs/{paper})) that draws pictures of "
-            f"{width}x{height} pixels, of {len(vocabulary.names)} classes{styles}.",
+            f"A class-conditional {system.title} ([arXiv {system.paper}](https://arxiv.org/abs/{system.paper})) that "
+            f"draws pictures of {width}x{height} pixels, of {len(vocabulary.names)} classes{styles}.",
             "",
         ]
     lines += ["| part | type | parameters |", "| --- | --- | ---: |"]

@@ -9,8 +9,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -26,15 +27,12 @@ from nextscale.checkpoints.published import (
     DATASET,
     LICENCES,
     PUBLISHED,
-    TOKENIZER,
     Published,
     converted_folder,
     models_cache,
 )
 from nextscale.checkpoints.store import read_config
 from nextscale.errors import CheckpointError
-from nextscale.models.m_var import MVARConfig
-from nextscale.models.var import VARConfig
 
 
 def published_folder(model: Published, revision: str | None = None) -> Path:
@@ -59,7 +57,7 @@ def official_files(model: Published, revision: str | None = None) -> list[tuple[
     Raises ``CheckpointError`` as :func:`~nextscale.checkpoints.download.fetch`.
     """
     asked = revision or model.revision
-    tokenizer = Wanted(*TOKENIZER, asked if TOKENIZER[0] == model.repo else model.revision)
+    tokenizer = Wanted(*model.tokenizer, asked if model.tokenizer[0] == model.repo else model.revision)
     try:
         return fetch([Wanted(model.repo, model.file, asked), tokenizer])
     except CheckpointError as error:
@@ -94,12 +92,9 @@ def _convert(model: Published, fetched: list[tuple[Path, Fetched]], folder: Path
 
 def _check_sizes(model: Published, official: Official) -> None:
     """The file must hold the network that its name promises."""
-    make = VARConfig.published if model.system == "var" else MVARConfig.published
-    expected = make(model.depth, model.pixels)
-    found = official.components["model"].config
-    assert isinstance(found, VARConfig | MVARConfig)
-    like = replace(found, drop_path=expected.drop_path, l2_norm=expected.l2_norm)
-    if like != expected:
+    found: Any = official.components["model"].config
+    expected = model.configs(found)["model"]
+    if found != expected:
         raise CheckpointError(
             f"{model.file} of {model.repo} holds a {type(found).__name__} of depth {found.depth} and width "
             f"{found.width} on {len(found.sizes)} scales up to {found.sizes[-1][0]}; expected depth {expected.depth} "

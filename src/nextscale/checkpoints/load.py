@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import Any
 
 import torch
 
+from nextscale import systems
 from nextscale.checkpoints.published import PUBLISHED, converted_folder, nearest, published
 from nextscale.checkpoints.store import computed_revision, load_component, parts
 from nextscale.checkpoints.store import revision as noted_revision
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.documents import read_json
-from nextscale.errors import CheckpointError
+from nextscale.errors import CheckpointError, InputError
 from nextscale.features.classifier import Classifier
 from nextscale.features.perceptual import Perceptual
 
@@ -56,7 +56,7 @@ def checkpoint_folder(name: str | Path) -> Path:
             f"the weights of {model.name} are not here yet; nextscale.load({model.name!r}) or nextscale generate "
             f"--model {model.name} fetches them ({model.file} of {model.repo})"
         )
-    if re.fullmatch(r"(m-)?var-d\d+(-\d+)?", str(name)):
+    if _is_size(str(name)):
         raise CheckpointError(
             f"no weights have been published for {name}; they have for {', '.join(PUBLISHED)}. nextscale plan prices "
             "every size"
@@ -68,6 +68,14 @@ def checkpoint_folder(name: str | Path) -> Path:
         f"there is no model {str(name)!r}{hint}: no such bundled model ({bundled}), no published one "
         f"({', '.join(PUBLISHED)}) and no checkpoint folder"
     )
+
+
+def _is_size(name: str) -> bool:
+    """Whether it is what the authors of a system would call a size of theirs, be there one or not."""
+    try:
+        return any(systems.converter(system).published(name) for system in systems.SYSTEMS)
+    except InputError:
+        return True
 
 
 def load_vocabulary(folder: Path, classes: int) -> ClassVocabulary:

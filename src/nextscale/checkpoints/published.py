@@ -1,6 +1,6 @@
 """The checkpoints that the authors of VAR and M-VAR have published, by name, and where converted ones are kept.
 
-Sizes of the networks follow from the depth (``VARConfig.published``, ``MVARConfig.published``); nothing here is torch.
+Sizes of the networks follow from the name (``published`` of the systems' converters); nothing here is torch.
 Numbers: arXiv 2404.02905 and the README of FoundationVision/VAR; arXiv 2411.10433 and its authors' results.
 """
 
@@ -10,11 +10,14 @@ import os
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any
+
+from nextscale import systems
 
 VAR_REPO, M_VAR_REPO = "FoundationVision/var", "OliverRen/M-VAR"
 TOKENIZER = (VAR_REPO, "vae_ch160v4096z32.pth")
 """One tokenizer serves every model and resolution."""
+REPOS = {"var": VAR_REPO, "m-var": M_VAR_REPO}
 LICENCES = {VAR_REPO: "mit", M_VAR_REPO: "apache-2.0"}
 """What the repositories' own cards state, read off archived copies of their pages."""
 DATASET = "imagenet-1k"
@@ -26,12 +29,13 @@ class Published:
     """One published transformer.
 
     file: its name in ``repo``; attested: whether that name stands in the authors' own code or README, or is inferred
-    from its siblings; revision: what is fetched where the caller names none; parameters: without the tokenizer's 109
-    million; readme_fid, fid, inception: on ImageNet with 50,000 images, as the README and as the paper give them.
+    from its siblings; revision: what is fetched where the caller names none; parameters: without the tokenizer's;
+    readme_fid, fid, inception: on ImageNet with 50,000 images, as the README and as the paper give them; tokenizer: its
+    repository and file.
     """
 
     name: str
-    system: Literal["var", "m-var"]
+    system: str
     depth: int
     pixels: int
     file: str
@@ -41,15 +45,25 @@ class Published:
     readme_fid: float | None = None
     attested: bool = True
     revision: str = "main"
+    tokenizer: tuple[str, str] = TOKENIZER
+    tokenizer_parameters: int = 108_948_355
 
     @property
     def repo(self) -> str:
-        return VAR_REPO if self.system == "var" else M_VAR_REPO
+        return REPOS[self.system]
 
     @property
     def files(self) -> tuple[tuple[str, str], ...]:
         """(repository, file) of the transformer and of the tokenizer."""
-        return (self.repo, self.file), TOKENIZER
+        return (self.repo, self.file), self.tokenizer
+
+    def configs(self, like: object = None) -> dict[str, Any]:
+        """The configurations of its tokenizer and its model. like: that of a model, from which what the authors leave
+        open is taken."""
+        system = systems.named(self.system)
+        assert system is not None
+        found: dict[str, Any] = systems.converter(system).published(self.name, like)
+        return found
 
 
 PUBLISHED = {

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from nextscale import __version__, settings
+from nextscale import __version__, settings, systems
 from nextscale.checkpoints.digests import DIGESTS, as_json, check_digest, read_digests
 from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.weights import check_numbers, check_tensors, read_header, read_weights, write_weights
@@ -37,13 +37,11 @@ OURS = ("config.json", "classes.json", "origin.json", DIGESTS)
 another one comes.
 """
 
-TYPES = {
-    "residual": ("nextscale.tokenizers.residual", "ResidualTokenizer", "ResidualConfig"),
-    "var": ("nextscale.models.var", "VAR", "VARConfig"),
-    "m_var": ("nextscale.models.m_var", "MVAR", "MVARConfig"),
+FEATURES = {
     "classifier": ("nextscale.features.classifier", "Classifier", "ClassifierConfig"),
     "perceptual": ("nextscale.features.perceptual", "Perceptual", "PerceptualConfig"),
 }
+"""Types of component that belong to no system."""
 
 Config = TypeVar("Config")
 
@@ -308,6 +306,11 @@ def computed_revision(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+def types() -> dict[str, tuple[str, str, str]]:
+    """Every type of component with its module, its class and the class of its configuration."""
+    return {kind: names for system in systems.SYSTEMS for kind, names in system.types.items()} | FEATURES
+
+
 def build_component(described: Mapping[str, Any], where: str, tensors: int = 50_000) -> nn.Module:
     """A module without weights (on the meta device) from ``{"type": ..., "config": ...}``.
 
@@ -315,18 +318,13 @@ def build_component(described: Mapping[str, Any], where: str, tensors: int = 50_
     settings that are unknown, of another type or out of bounds, and a network that cannot be that of the file.
     """
     kind = described.get("type")
-    if not isinstance(kind, str) or kind not in TYPES:
-        raise CheckpointError(f"{where}: unknown type {quoted(kind)}; this version knows {', '.join(TYPES)}")
-    path, class_name, config_name = TYPES[kind]
-    source = import_module(path)
-    config = build_config(getattr(source, config_name), described.get("config", {}), where)
-
-    def make() -> nn.Module:
-        module: nn.Module = getattr(source, class_name)(config)
-        return module
-
+    known = types()
+    if not isinstance(kind, str) or kind not in known:
+        raise CheckpointError(f"{where}: unknown type {quoted(kind)}; this version knows {', '.join(known)}")
+    path, _, config_name = known[kind]
+    config = build_config(getattr(import_module(path), config_name), described.get("config", {}), where)
     try:
-        return without_values(make, tensors)
+        return without_values(lambda: module_of(config), tensors)
     except (InputError, CheckpointError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{where}: {str(error).splitlines()[0]}") from None
 
@@ -339,9 +337,23 @@ def build_config(cls: type[Config], data: Mapping[str, Any], where: str) -> Conf
         raise CheckpointError(f"{where}: {error}") from None
 
 
+def module_of(config: Any) -> nn.Module:
+    """The network that a configuration describes, with new weights."""
+    path, class_name = next(
+        (path, name) for path, name, config_name in types().values() if _is(type(config), path, config_name)
+    )
+    module: nn.Module = getattr(import_module(path), class_name)(config)
+    return module
+
+
 def type_name(module: nn.Module) -> str:
     """The name of a module's type in ``config.json``."""
-    for name, (_, class_name, _) in TYPES.items():
-        if type(module).__name__ == class_name:
+    known = types()
+    for name, (path, class_name, _) in known.items():
+        if _is(type(module), path, class_name):
             return name
-    raise CheckpointError(f"a {type(module).__name__} cannot be saved; known types are {', '.join(TYPES)}")
+    raise CheckpointError(f"a {type(module).__name__} cannot be saved; known types are {', '.join(known)}")
+
+
+def _is(cls: type, path: str, name: str) -> bool:
+    return (cls.__module__, cls.__name__) == (path, name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nextscale import systems
+from nextscale.checkpoints.published import PUBLISHED
 from nextscale.cli.console import (
     DEFAULT_MODEL,
     AsJson,
@@ -22,7 +24,7 @@ from nextscale.cli.console import (
     given,
     remark,
 )
-from nextscale.errors import CheckpointError, InputError
+from nextscale.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -33,20 +35,17 @@ if TYPE_CHECKING:
     from nextscale.rehearse import Rehearsal
 
 
-DEPTHS = {"var": (12, 16, 20, 24, 30, 36), "m-var": (12, 16, 20, 24, 30, 32)}
-PIXELS = (256, 512, 1024)
+EXAMPLES = " or ".join({model.system: model.name for model in reversed(PUBLISHED.values())}.values())
 MOST_IMAGES = 1_000_000
 """More bytes than 64 bits can count are no price."""
-PUBLISHED_SAMPLING = {"guidance_scale": 2.5, "top_k": 900, "top_p": 0.96}
-"""How the published models are evaluated; their cfg 1.5 is a guidance scale of 2.5."""
 
 
 def plan(
     model: Annotated[
         str,
         typer.Argument(
-            help="A bundled model, a checkpoint folder, or a published size: var-d12 to var-d36, m-var-d12 to "
-            "m-var-d32, with -512 or -1024 behind it for these pixels."
+            help=f"A bundled model, a checkpoint folder, or a published size, such as {EXAMPLES}, with -512 or -1024 "
+            "behind it for these pixels; a depth that there is not lists those there are."
         ),
     ] = DEFAULT_MODEL,
     num_images: Annotated[
@@ -175,28 +174,15 @@ def _side_by_side(
 
 def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """A model's networks without weights, and its default sampling arguments."""
-    import torch
-
     from nextscale.checkpoints.load import checkpoint_folder
-    from nextscale.checkpoints.store import build_component, read_config
-    from nextscale.models.m_var import MVAR, MVARConfig
-    from nextscale.models.var import VAR, VARConfig
-    from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
+    from nextscale.checkpoints.shapes import without_values
+    from nextscale.checkpoints.store import build_component, module_of, read_config
 
-    published = re.fullmatch(r"(m-)?var-d(\d+)(?:-(\d+))?", name)
-    if published:
-        system, depth = "m-var" if published[1] else "var", int(published[2])
-        if depth not in DEPTHS[system]:
-            sizes = ", ".join(f"{system}-d{known}" for known in DEPTHS[system])
-            raise InputError(f"there is no size {name!r} to plan; there are {sizes}")
-        pixels = int(published[3] or (512 if depth == 36 else 256))
-        if pixels not in PIXELS:
-            raise InputError(f"there is no published size {name!r}; {system}-d{depth} has 256, 512 or 1024 pixels")
-        config = MVARConfig.published(depth, pixels) if published[1] else VARConfig.published(depth, pixels)
-        with torch.device("meta"):
-            tokenizer = ResidualTokenizer(ResidualConfig(sizes=config.sizes))
-            model = MVAR(config) if isinstance(config, MVARConfig) else VAR(config)
-        return {"tokenizer": tokenizer, "model": model}, PUBLISHED_SAMPLING
+    for system in systems.SYSTEMS:
+        converter = systems.converter(system)
+        if configs := converter.published(name):
+            published = {part: without_values(partial(module_of, config)) for part, config in configs.items()}
+            return published, dict(converter.SAMPLING)
     folder = checkpoint_folder(name)
     described = read_config(folder)
     parts = {part: build_component(entry, f"{folder}, {part}") for part, entry in described["components"].items()}

@@ -1,4 +1,4 @@
-"""``nextscale train tokenizer|var|m-var|classifier``: train by a recipe, or resume the run that the folder holds."""
+"""``nextscale train KIND``: train by a recipe, or resume the run that the folder holds."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import typer
 from nextscale.cli.console import SkipSmall, answer, remark, remarks
 from nextscale.errors import TrainingError, missing
 from nextscale.files import check_writable
+from nextscale.systems import SYSTEMS
 
 if TYPE_CHECKING:
     from nextscale.training.progress import Progress
 
+GENERATORS = ", ".join(kind for system in SYSTEMS for kind in system.recipes)
 LINE_EVERY = 50
 """Steps between two lines of progress where standard error is no terminal."""
 
 
 def train(
-    kind: Annotated[str, typer.Argument(help="What to train: tokenizer, var, m-var or classifier.")],
+    kind: Annotated[str, typer.Argument(help=f"What to train: tokenizer, {GENERATORS} or classifier.")],
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a YAML file.")],
     data: Annotated[Path, typer.Option(help="An emoji set, a folder of images, or shards.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a run that it holds is resumed.")],

@@ -1,4 +1,4 @@
-"""Training a class-conditional generator (VAR, M-VAR) on the tokens of a frozen tokenizer.
+"""Training a class-conditional generator on the tokens of a frozen tokenizer.
 
 Loss: cross-entropy, the mean over all tokens of all scales, which may have weights. The images and some variants of
 them are encoded once, before training, or new variants at every step (see ``tokens.py``).
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +20,9 @@ from nextscale.data.images import ImageData, Source
 from nextscale.errors import InputError
 from nextscale.measures.generator import score_generator
 from nextscale.models.class_transformer import ClassTransformer
-from nextscale.models.m_var import MVAR, MVARConfig
-from nextscale.models.var import VAR, VARConfig
 from nextscale.pipeline import Pipeline
 from nextscale.tokenizers.base import Tokenizer
-from nextscale.training.generator_recipe import MVARRecipe, VARRecipe
+from nextscale.training.generator_recipe import GeneratorRecipe
 from nextscale.training.objectives import Metrics, picture
 from nextscale.training.order import SampleNoise
 from nextscale.training.tokens import Augmentation, Progress, Tokens, cached_tokens, encode
@@ -42,7 +39,7 @@ class GeneratorObjective:
 
     def __init__(
         self,
-        recipe: VARRecipe | MVARRecipe,
+        recipe: GeneratorRecipe,
         train: ImageData,
         heldout: ImageData,
         tokenizer: Tokenizer,
@@ -60,7 +57,7 @@ class GeneratorObjective:
                 f"sampling.top_k is {recipe.sampling.top_k}, but the tokenizer has {tokenizer.choices} codes; "
                 "expected at most as many, 0 for off"
             )
-        self.module = new_model(recipe, tokenizer, len(vocabulary)).to(device)
+        self.module = recipe.new_model(tokenizer, len(vocabulary)).to(device)
         self.weights = token_weights(recipe, tokenizer).to(device)
         self.ignorance = {"loss": math.log(tokenizer.choices)}
         self.stages = [0]
@@ -158,7 +155,7 @@ class GeneratorObjective:
         return [part.unflatten(1, size) for part, size in zip(tokens.split(schedule.lengths, 1), schedule, strict=True)]
 
 
-def token_weights(recipe: VARRecipe | MVARRecipe, tokenizer: Tokenizer) -> Tensor:
+def token_weights(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> Tensor:
     """How much each token (L,) counts in the loss; the mean is 1.
 
     Raises:
@@ -182,28 +179,3 @@ def _one_class(train: ImageData) -> str:
         f"all {len(train)} training images are of one class, {train.classes[label]!r}: the generator will know no "
         "other; put images into one folder per class if they are of several kinds"
     )
-
-
-def new_model(recipe: VARRecipe | MVARRecipe, tokenizer: Tokenizer, classes: int) -> ClassTransformer:
-    """An initialised model of the recipe's sizes, completed by those of the tokenizer and the data."""
-    model = recipe.model
-    sizes: dict[str, Any] = {
-        "depth": model.depth,
-        "width": model.width or 64 * model.depth,
-        "heads": model.heads or model.depth,
-        "mlp_ratio": model.mlp_ratio,
-        "classes": classes,
-        "codes": tokenizer.choices,
-        "code_dim": tokenizer.code_dim,
-        "sizes": tokenizer.schedule.sizes,
-        "l2_norm": model.l2_norm,
-        "drop_path": model.drop_path,
-    }
-    if isinstance(recipe, VARRecipe):
-        var = VAR(VARConfig(**sizes, shared_adaln=recipe.model.shared_adaln))
-        var.init_weights(model.gamma, model.head)
-        return var
-    own = recipe.model
-    m_var = MVAR(MVARConfig(**sizes, mixer=own.mixer, state=own.state, head_dim=own.head_dim))
-    m_var.init_weights(own.gamma, own.head, own.official_init)
-    return m_var

@@ -1,11 +1,14 @@
-"""What a recipe for a class-conditional generator, VAR or M-VAR, may say."""
+"""What a recipe for a class-conditional generator may say; what each system adds stands in ``recipes/``."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from abc import abstractmethod
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from nextscale.models.class_transformer import ClassTransformer
+from nextscale.tokenizers.base import Tokenizer
 from nextscale.training.sections import DataSection, OptimSection, RunSection, ScheduleSection, Section, Share
 
 
@@ -48,23 +51,6 @@ class TransformerSection(Section):
     head: float = Field(default=0.02, ge=0)
 
 
-class VARSection(TransformerSection):
-    """shared_adaln: one AdaLN projection for all blocks."""
-
-    shared_adaln: bool = False
-
-
-class MVARSection(TransformerSection):
-    """mixer: what stands between scales; state, head_dim: states and channels per head of Mamba-2; official_init: the
-    published code's initialisation, which leaves the gates of the feed-forward large.
-    """
-
-    mixer: Literal["mamba2", "attention"] = "mamba2"
-    state: int = Field(default=64, ge=1, le=65_536)
-    head_dim: int = Field(default=64, ge=1, le=65_536)
-    official_init: bool = False
-
-
 class GeneratorLoss(Section):
     """label_smoothing: of the cross-entropy; label_drop: share of labels replaced by the null class while training;
     scale_weights: how much a token of each scale counts, all the same where it is left out.
@@ -100,7 +86,7 @@ class GeneratorRunSection(RunSection):
 
 
 class GeneratorRecipe(Section):
-    """How to train a class-conditional generator on the tokens of a frozen tokenizer."""
+    """How to train a class-conditional generator on the tokens of a frozen tokenizer. kind, model: see the systems."""
 
     data: GeneratorDataSection = GeneratorDataSection()
     loss: GeneratorLoss = GeneratorLoss()
@@ -108,17 +94,28 @@ class GeneratorRecipe(Section):
     optim: OptimSection
     schedule: ScheduleSection
     run: GeneratorRunSection
+    kind: str
+    model: TransformerSection
 
+    @abstractmethod
+    def new_model(self, tokenizer: Tokenizer, classes: int) -> ClassTransformer:
+        """An initialised model of the recipe's sizes, completed by those of the tokenizer and the data."""
 
-class VARRecipe(GeneratorRecipe):
-    """How to train a VAR."""
+    def sizes(self, tokenizer: Tokenizer, classes: int) -> dict[str, Any]:
+        """The sizes that every model's configuration has."""
+        return {
+            "depth": self.model.depth,
+            "width": self.model.width or 64 * self.model.depth,
+            "heads": self.model.heads or self.model.depth,
+            "mlp_ratio": self.model.mlp_ratio,
+            "classes": classes,
+            "codes": tokenizer.choices,
+            "code_dim": tokenizer.code_dim,
+            "sizes": tokenizer.schedule.sizes,
+            "l2_norm": self.model.l2_norm,
+            "drop_path": self.model.drop_path,
+        }
 
-    kind: Literal["var"]
-    model: VARSection
-
-
-class MVARRecipe(GeneratorRecipe):
-    """How to train an M-VAR."""
-
-    kind: Literal["m-var"]
-    model: MVARSection
+    def states(self, tokenizer: Tokenizer) -> int:
+        """Bytes of what the blocks keep of one image for its gradients: their inputs, at the least."""
+        return 2 * self.model.depth * tokenizer.schedule.tokens * (self.model.width or 64 * self.model.depth)

@@ -16,22 +16,23 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
+from nextscale import systems
 from nextscale.documents import parse_yaml, read_yaml
 from nextscale.errors import InputError, quoted
 from nextscale.training.classifier_recipe import ClassifierRecipe
-from nextscale.training.generator_recipe import MVARRecipe, VARRecipe
+from nextscale.training.generator_recipe import GeneratorRecipe
 from nextscale.training.tokenizer_recipe import TokenizerRecipe
 
 SHIPPED = Path(__file__).parent / "recipes"
 EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # of these YAML 1.1 takes some, such as 1e-4, for words
 
-Recipe = TokenizerRecipe | VARRecipe | MVARRecipe | ClassifierRecipe
-KINDS: dict[str, type[TokenizerRecipe] | type[VARRecipe] | type[MVARRecipe] | type[ClassifierRecipe]] = {
-    "tokenizer": TokenizerRecipe,
-    "var": VARRecipe,
-    "m-var": MVARRecipe,
-    "classifier": ClassifierRecipe,
-}
+Recipe = TokenizerRecipe | GeneratorRecipe | ClassifierRecipe
+
+
+def kinds() -> dict[str, type[TokenizerRecipe] | type[GeneratorRecipe] | type[ClassifierRecipe]]:
+    """What can be trained, and what its recipe may say: a tokenizer, every system's generators, a feature network."""
+    generators = {kind: systems.load(name) for system in systems.SYSTEMS for kind, name in system.recipes.items()}
+    return {"tokenizer": TokenizerRecipe, **generators, "classifier": ClassifierRecipe}
 
 
 def shipped_recipes() -> list[str]:
@@ -56,13 +57,13 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None, ki
 
 def parse_recipe(data: dict[str, Any], name: str) -> Recipe:
     """Check a recipe given as nested dictionaries; ``name`` is used in messages."""
-    kind = data.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise InputError(f"the recipe {name} must say 'kind: {' or '.join(KINDS)}', not {quoted(kind)}")
-    _refuse_unknown(KINDS[kind], data, "")
-    _refuse_no_number(KINDS[kind], data, f"recipe {name}, ", "")
+    kind, known = data.get("kind"), kinds()
+    if not isinstance(kind, str) or kind not in known:
+        raise InputError(f"the recipe {name} must say 'kind: {' or '.join(known)}', not {quoted(kind)}")
+    _refuse_unknown(known[kind], data, "")
+    _refuse_no_number(known[kind], data, f"recipe {name}, ", "")
     try:
-        return KINDS[kind].model_validate(data)
+        return known[kind].model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "recipe"

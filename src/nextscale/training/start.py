@@ -25,13 +25,12 @@ from nextscale.training import order
 from nextscale.training.classifier import ClassifierObjective, new_network
 from nextscale.training.classifier_recipe import ClassifierRecipe
 from nextscale.training.engine import engine
-from nextscale.training.generator import GeneratorObjective, new_model
-from nextscale.training.generator_recipe import MVARRecipe, VARRecipe
+from nextscale.training.generator import GeneratorObjective
 from nextscale.training.initial import Origin, folder_of, merged
 from nextscale.training.objectives import Objective
 from nextscale.training.parallel import my_parts, rank, wait_for_all
 from nextscale.training.progress import Progress, silent
-from nextscale.training.recipe import KINDS, Recipe, load_recipe
+from nextscale.training.recipe import Recipe, kinds, load_recipe
 from nextscale.training.room import check_room
 from nextscale.training.runfolder import RunFolder
 from nextscale.training.system import name_compiler_folder
@@ -55,14 +54,14 @@ def start(
 ) -> Trainer:
     """A trainer that is ready to run, or to resume where ``output`` holds a checkpoint.
 
-    kind: ``tokenizer``, ``var``, ``m-var`` or ``classifier``; recipe, overrides: see ``load_recipe``; data: an emoji
-    set or a folder of images; tokenizer: a bundled name, a checkpoint or the run that trained it (generators only; by
+    kind: one of :func:`~nextscale.training.recipe.kinds`; recipe, overrides: see ``load_recipe``; data: an emoji set
+    or a folder of images; tokenizer: a bundled name, a checkpoint or the run that trained it (generators only; by
     default that of ``init``); init: a checkpoint to start from, named likewise; cache: the folder for encoded tokens,
     ``tokens`` in the run folder by default; skip_small: leave out images smaller than the resolution.
     Raises a ``NextscaleError`` for what cannot be done.
     """
-    if kind not in KINDS:
-        raise InputError(f"there is nothing to train called {kind!r}; choose {' or '.join(KINDS)}")
+    if kind not in kinds():
+        raise InputError(f"there is nothing to train called {kind!r}; choose {' or '.join(kinds())}")
     resolved = load_recipe(recipe, overrides, kind)
     if resolved.kind != kind:
         raise InputError(f"{recipe} is a recipe for a {resolved.kind}, but a {kind} was asked for")
@@ -80,7 +79,7 @@ def start(
         check_room(partial(ResidualTokenizer, resolved.model), where, images * _picture(resolved))
     elif frozen is not None:
         assert not isinstance(resolved, ClassifierRecipe)
-        check_room(partial(new_model, resolved, frozen[0], 1), where, images * _states(resolved, frozen[0]))
+        check_room(partial(resolved.new_model, frozen[0], 1), where, images * resolved.states(frozen[0]))
     shown = progress if rank() == 0 else silent
     reading, encoding = (_counted(shown, kind) for kind in ("reading", "encoding"))
     train, heldout = (
@@ -138,11 +137,6 @@ def _picture(recipe: Recipe) -> int:
     return 4 * 3 * recipe.data.resolution**2
 
 
-def _states(recipe: VARRecipe | MVARRecipe, tokenizer: Tokenizer) -> int:
-    """Bytes of what the blocks of a generator keep of one image for its gradients: their inputs, at the least."""
-    return 2 * recipe.model.depth * tokenizer.schedule.tokens * (recipe.model.width or 64 * recipe.model.depth)
-
-
 def _component(recipe: Recipe) -> str:
     """What a checkpoint calls the thing that a recipe trains."""
     if isinstance(recipe, ClassifierRecipe):
@@ -189,5 +183,5 @@ def _frozen(
     if side != wanted:
         raise InputError(f"the tokenizer in {folder} is made for {side} pixels, but the recipe says {wanted}")
     if origin is not None:
-        origin.check(without_values(lambda: new_model(recipe, tokenizer, 1)))
+        origin.check(without_values(lambda: recipe.new_model(tokenizer, 1)))
     return tokenizer, revision(folder)

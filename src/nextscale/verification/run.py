@@ -6,18 +6,12 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 
+from nextscale import systems
 from nextscale.errors import NextscaleError
 from nextscale.verification.report import Checks, FileReport
 from nextscale.verification.vectors import UnknownFile, VectorFile, read_vectors
 
 Computation = Callable[[VectorFile, Checks], None]
-
-SYSTEMS = {
-    "var": "nextscale.verification.var",
-    "m-var": "nextscale.verification.m_var",
-}
-"""A system's name in a file's metadata to the module whose ``KINDS`` maps a kind of file to what computes its
-outputs."""
 
 
 def verify_files(paths: Iterable[Path]) -> list[FileReport]:
@@ -56,9 +50,11 @@ def verify_file(path: Path) -> FileReport:
 
 def _computation(file: VectorFile) -> Computation:
     """What computes and checks the outputs of this file. Raises ``UnknownFile`` if there is nothing."""
-    if file.system not in SYSTEMS:
-        raise UnknownFile(f"unknown system {file.system[:40]!r}; this version knows {', '.join(SYSTEMS)}")
-    kinds: dict[str, Computation] = import_module(SYSTEMS[file.system]).KINDS
+    system = systems.named(file.system)
+    if system is None:
+        known = ", ".join(system.name for system in systems.SYSTEMS)
+        raise UnknownFile(f"unknown system {file.system[:40]!r}; this version knows {known}")
+    kinds: dict[str, Computation] = import_module(system.verification).KINDS
     if file.kind not in kinds:
         raise UnknownFile(f"unknown kind {file.kind[:40]!r} of {file.system}; this version knows {', '.join(kinds)}")
     return kinds[file.kind]

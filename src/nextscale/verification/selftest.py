@@ -13,7 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,9 @@ from nextscale.device import cpu_name, peak_memory
 from nextscale.evaluation.speed import matmul_peak
 from nextscale.measures.generator import score_generator
 from nextscale.measures.tokenizer import encode_all, reconstruction_psnr
-from nextscale.models.class_transformer import ClassTransformer
-from nextscale.models.m_var import MVARConfig
-from nextscale.models.var import VARConfig
+from nextscale.models.class_transformer import ClassTransformerConfig
 from nextscale.pictures import fit
 from nextscale.pipeline import Pipeline, load
-from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 from nextscale.verification.picture import IMAGENET_CLASS, lakeside
 
 PSNR_BAR = 16.0
@@ -117,38 +114,24 @@ def _published_like(pipe: Pipeline) -> Published | None:
     """The published checkpoint that this one claims to be, or has the sizes of."""
     if pipe.name in PUBLISHED:
         return PUBLISHED[pipe.name]
-    return next((row for row in PUBLISHED.values() if _config(pipe) == _expected(row, pipe)), None)
-
-
-def _config(pipe: Pipeline) -> VARConfig | MVARConfig | None:
-    """The generator's sizes, without what only training uses."""
-    assert isinstance(pipe.model, ClassTransformer)
     config = pipe.model.config
-    return replace(config, drop_path=0.0) if isinstance(config, VARConfig | MVARConfig) else None
-
-
-def _expected(row: Published, pipe: Pipeline) -> VARConfig | MVARConfig:
-    """The sizes of a published generator. Which M-VAR files have L2-normalised attention only they can say."""
-    if row.system == "var":
-        return replace(VARConfig.published(row.depth, row.pixels), drop_path=0.0)
-    ours = _config(pipe)
-    l2_norm = ours.l2_norm if ours is not None else True
-    return replace(MVARConfig.published(row.depth, row.pixels), drop_path=0.0, l2_norm=l2_norm)
+    return next((row for row in PUBLISHED.values() if row.configs(config)["model"] == config), None)
 
 
 def _sizes(pipe: Pipeline, like: Published | None) -> list[Check]:
     """Keys and shapes were checked against the configuration when it was loaded; here that against the table."""
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in _parts(pipe).items()}
-    config = _config(pipe)
+    config = pipe.model.config
     model, tokenizer = (f"{parameters[name]:,} parameters" for name in ("model", "tokenizer"))
-    if config is not None:
+    if isinstance(config, ClassTransformerConfig):
         model += f", depth {config.depth}, width {config.width}, {len(config.sizes)} scales to {config.sizes[-1][0]}"
     if like is None:
         return [Check("generator", model), Check("tokenizer", tokenizer)]
-    theirs = pipe.tokenizer.config if isinstance(pipe.tokenizer, ResidualTokenizer) else None
+    theirs = like.configs(config)
+    count = f"{like.name}: {like.tokenizer_parameters:,} parameters"
     return [
-        Check("generator", model, f"{like.name}: {like.parameters:,} parameters", config == _expected(like, pipe)),
-        Check("tokenizer", tokenizer, "VAR's: 108,948,355", theirs == ResidualConfig(sizes=pipe.model.schedule.sizes)),
+        Check("generator", model, f"{like.name}: {like.parameters:,} parameters", config == theirs["model"]),
+        Check("tokenizer", tokenizer, count, pipe.tokenizer.config == theirs["tokenizer"]),
     ]
 
 

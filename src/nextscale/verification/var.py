@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextscale.checkpoints.convert import residual
 from nextscale.checkpoints.convert import var as convert
 from nextscale.checkpoints.convert.renaming import Targets
 from nextscale.errors import CheckpointError, InputError
@@ -95,7 +96,7 @@ KINDS: dict[str, Callable[[VectorFile, Checks], None]] = {
 def tokenizer_of(settings: Settings, state: Mapping[str, Tensor]) -> ResidualTokenizer:
     """The tokenizer of official weights, through our converter; what the file says of it must be what its tensors
     show."""
-    config = convert.tokenizer_config(
+    config = residual.tokenizer_config(
         state,
         settings["v_patch_nums"],
         phi_ratio=settings.get("quant_resi", 0.5),
@@ -113,16 +114,16 @@ def tokenizer_of(settings: Settings, state: Mapping[str, Tensor]) -> ResidualTok
     }
     agree({**settings, **layout}, found)
     tokenizer = ResidualTokenizer(config)
-    tokenizer.load_state_dict(convert.tokenizer_from_official(state, config))
+    tokenizer.load_state_dict(residual.tokenizer_from_official(state, config))
     return tokenizer.eval().requires_grad_(False)
 
 
 def quantizer_of(settings: Settings, state: Mapping[str, Tensor]) -> ResidualTokenizer:
     """A tokenizer whose quantiser has the official weights; its encoder and decoder are stand-ins that nothing runs."""
     codes, code_dim = state["embedding.weight"].shape
-    stand_in = AutoencoderConfig(ch=convert.GROUPS, mult=(1,), z=code_dim, res_blocks=1)
+    stand_in = AutoencoderConfig(ch=residual.GROUPS, mult=(1,), z=code_dim, res_blocks=1)
     bare = ResidualConfig(codes=codes, code_dim=code_dim, phi_ratio=0.0, quant_kernel=1, autoencoder=stand_in)
-    rest = convert.tokenizer_to_official(ResidualTokenizer(bare).state_dict(), bare)
+    rest = residual.tokenizer_to_official(ResidualTokenizer(bare).state_dict(), bare)
     whole = {**rest, **{f"quantize.{name}": t for name, t in state.items()}}
     return tokenizer_of({**settings, "z_channels": settings.get("Cvae", code_dim)}, whole)
 
@@ -165,7 +166,7 @@ def _codebook(weight: Tensor) -> ResidualQuantizer:
 
 def _gradient_names(config: ResidualConfig, settings: Settings) -> dict[str, str]:
     """The quantiser's parameters to what the file calls their gradients."""
-    targets = convert.tokenizer_targets(config, settings.get("share_quant_resi") == 0)
+    targets = residual.tokenizer_targets(config, settings.get("share_quant_resi") == 0)
     inside = {ours.removeprefix("quantizer."): t.name for ours, t in targets.items() if ours.startswith("quantizer.")}
     return {
         ours: "codebook" if ours == "codebook.weight" else name.removeprefix("quantize.")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nextscale.checkpoints.convert import var
+from nextscale.checkpoints.convert import residual, var
 from nextscale.errors import CheckpointError
 from nextscale.models.var import VAR, VARConfig
 from nextscale.scales import ScaleSchedule
@@ -58,7 +58,7 @@ def official_transformer(config: VARConfig = SMALL) -> dict[str, Tensor]:
 def official_tokenizer(config: ResidualConfig = OURS, separate: bool | None = None) -> dict[str, Tensor]:
     module = ResidualTokenizer(config)
     randomise(module)
-    return var.tokenizer_to_official(module.state_dict(), config, separate)
+    return residual.tokenizer_to_official(module.state_dict(), config, separate)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -80,12 +80,12 @@ def test_published_transformers(name: str) -> None:
 def test_the_published_tokenizer() -> None:
     (name,) = set(PUBLISHED) - set(TRANSFORMERS)
     state = official_meta(name)
-    config = var.tokenizer_config(state)
+    config = residual.tokenizer_config(state)
     assert config == ResidualConfig()
-    ours = var.tokenizer_from_official(state, config)
+    ours = residual.tokenizer_from_official(state, config)
     assert signature(ours) == signature(meta_state(ResidualTokenizer, config))
     assert sum(t.numel() for t in ours.values()) == PUBLISHED[name]["parameters"]
-    assert signature(var.tokenizer_to_official(ours, config)) == signature(state)
+    assert signature(residual.tokenizer_to_official(ours, config)) == signature(state)
 
 
 def whole_models() -> list[VectorFile]:
@@ -99,8 +99,8 @@ def whole_models() -> list[VectorFile]:
 def test_the_weights_of_every_vector_file_come_back_with_the_same_bits() -> None:
     for file in whole_models():
         state = file.model_state("vae")
-        config = var.tokenizer_config(state, file.config["vae"]["v_patch_nums"])
-        back = var.tokenizer_to_official(var.tokenizer_from_official(state, config), config)
+        config = residual.tokenizer_config(state, file.config["vae"]["v_patch_nums"])
+        back = residual.tokenizer_to_official(residual.tokenizer_from_official(state, config), config)
         assert set(back) == set(state) | {"quantize.ema_vocab_hit_SV"}, file.case
         assert all(torch.equal(back[name], state[name]) for name in state if "ema_vocab" not in name), file.case
         if "var" not in file.config:
@@ -132,17 +132,17 @@ def test_every_layout_of_phi(phi: int, ratio: float, names: set[str], separate: 
     state = official_tokenizer(config, separate)
     prefix = "quantize.quant_resi."
     assert {name.removeprefix(prefix).rpartition(".")[0] for name in state if name.startswith(prefix)} == names
-    read = var.tokenizer_config(state, OURS.sizes)
+    read = residual.tokenizer_config(state, OURS.sizes)
     count = (phi or len(OURS.sizes)) if ratio else 0
     assert len(ResidualTokenizer(read).quantizer.phi) == count
-    back = var.tokenizer_to_official(var.tokenizer_from_official(state, read), read, separate)
+    back = residual.tokenizer_to_official(residual.tokenizer_from_official(state, read), read, separate)
     assert all(torch.equal(back[name], t) for name, t in state.items())
     assert set(back) == set(state)
 
 
 def test_the_decoder_counts_levels_from_the_image() -> None:
     """Ours in running order: the deepest level, official up.1, is levels.0 and ends in an upsampling."""
-    targets = {ours: target.name for ours, target in var.tokenizer_targets(OURS).items()}
+    targets = {ours: target.name for ours, target in residual.tokenizer_targets(OURS).items()}
     assert targets["decoder.levels.0.resample.conv.weight"] == "decoder.up.1.upsample.conv.weight"
     assert targets["decoder.levels.1.blocks.0.shortcut.weight"] == "decoder.up.0.block.0.nin_shortcut.weight"
     assert targets["encoder.levels.1.attention.0.proj.bias"] == "encoder.down.1.attn.0.proj_out.bias"
@@ -164,8 +164,8 @@ def test_the_schedule_is_read_off_either_buffer() -> None:
 
 def test_buffers_of_any_size_are_accepted_and_dropped() -> None:
     state = official_tokenizer() | {"quantize.ema_vocab_hit_SV": torch.ones(7, 16)}
-    assert var.tokenizer_config(state, OURS.sizes) == OURS
-    back = var.tokenizer_to_official(var.tokenizer_from_official(state, OURS), OURS)
+    assert residual.tokenizer_config(state, OURS.sizes) == OURS
+    back = residual.tokenizer_to_official(residual.tokenizer_from_official(state, OURS), OURS)
     assert torch.equal(back["quantize.ema_vocab_hit_SV"], torch.zeros(2, 16))
 
 
@@ -213,10 +213,10 @@ def test_a_transformer_that_does_not_fit_is_refused(changed: dict[str, Tensor | 
 def test_a_tokenizer_that_does_not_fit_is_refused(changed: dict[str, Tensor | None], sentence: str) -> None:
     state = {name: t for name, t in (official_tokenizer() | changed).items() if t is not None}
     with pytest.raises(CheckpointError, match=sentence):
-        var.tokenizer_from_official(state, var.tokenizer_config(state, OURS.sizes))
+        residual.tokenizer_from_official(state, residual.tokenizer_config(state, OURS.sizes))
 
 
 def test_norm_groups_that_the_official_class_does_not_have_are_refused() -> None:
     config = replace(OURS, autoencoder=replace(OURS.autoencoder, groups=8))
     with pytest.raises(CheckpointError, match="8 groups; the official class has 32"):
-        var.tokenizer_to_official(ResidualTokenizer(config).state_dict(), config)
+        residual.tokenizer_to_official(ResidualTokenizer(config).state_dict(), config)

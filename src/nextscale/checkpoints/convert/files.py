@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nextscale.checkpoints.convert import m_var, var
+from nextscale import systems
 from nextscale.checkpoints.convert.renaming import NARROW, readable
 from nextscale.checkpoints.convert.states import (
     Found,
@@ -35,6 +35,7 @@ from nextscale.checkpoints.store import (
     build_component,
     component_file,
     is_checkpoint,
+    module_of,
     read_config,
     save_checkpoint,
 )
@@ -42,19 +43,10 @@ from nextscale.checkpoints.weights import check_numbers, check_state, read_weigh
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.errors import CheckpointError, InputError, one_line
 from nextscale.files import check_new, check_writable, kind_of, written_aside
-from nextscale.models.class_transformer import ClassTransformerConfig
-from nextscale.models.m_var import MVAR
-from nextscale.models.var import VAR
 from nextscale.scales import ScaleSchedule
-from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
-
-DEFAULTS: Mapping[str, Any] = {"guidance_scale": 2.5, "top_k": 900, "top_p": 0.96}
-"""Sampling of VAR's published evaluation (cfg 1.5, which is w = 2.5)."""
 
 WEIGHTS = ("tokenizer.safetensors", "model.safetensors")
 """What our own checkpoints call the files that official ones are converted to."""
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -93,12 +85,14 @@ class Official:
     """What official files turned out to hold.
 
     files: what each file was taken for, by path; passed_over: its entries that were not needed; components: our
-    modules, whose tensors are those of the files, still on disk.
+    modules, whose tensors are those of the files, still on disk; sampling: settings of the authors' evaluation, where
+    there is a model.
     """
 
     files: Mapping[Path, str]
     passed_over: Mapping[Path, list[str]]
     components: Mapping[str, nn.Module]
+    sampling: Mapping[str, Any]
 
 
 def convert_files(
@@ -172,22 +166,23 @@ def read_official(
 ) -> Official:
     """The modules that official files hold; arguments and errors as for :func:`convert_files`."""
     if not paths:
-        raise CheckpointError("no file was given; expected a VAR tokenizer, a VAR transformer, or both")
+        raise CheckpointError("no file was given; expected those of a tokenizer, a transformer, or both")
     for path in map(Path, paths):
         if is_checkpoint(path) or (path.name in WEIGHTS and is_checkpoint(path.parent)):
             raise CheckpointError(f"{path} is a nextscale checkpoint already, or part of one; load it as it is")
     files = {path: read_weight_file(path) for path in map(Path, paths)}
     taken = take(files.values(), ema)
     components: dict[str, nn.Module] = {}
-    if "transformer" in taken:
-        with _checked(*taken["transformer"], dtype) as state:
-            components["model"] = model = _model(state, sizes)
-            sizes = model.config.sizes
-    if "tokenizer" in taken:
-        with _checked(*taken["tokenizer"], dtype) as state:
-            config_t = var.tokenizer_config(state) if sizes is None else var.tokenizer_config(state, sizes)
-            weights = var.tokenizer_from_official(state, config_t)
-            components["tokenizer"] = _build(lambda: ResidualTokenizer(config_t), weights)
+    sampling: dict[str, Any] = {}
+    for component, (file, found) in taken.items():
+        converter = systems.converter(found.system)
+        with _checked(file, found, dtype) as state:
+            config = converter.config(component, state, sizes)
+            components[component] = _build(config, converter.from_official(state, config))
+        if component == "model":
+            sizes = config.sizes
+            given = converter.SAMPLING.items()
+            sampling = {name: min(value, config.codes) if name == "top_k" else value for name, value in given}
     if len(components) == 2:
         _check_fit(components["tokenizer"], components["model"])
     used = {path: [found for of, found in taken.values() if of is file] for path, file in files.items()}
@@ -195,6 +190,7 @@ def read_official(
         {path: files[path].told(found) for path, found in used.items()},
         {path: files[path].passed_over(found) for path, found in used.items()},
         components,
+        sampling,
     )
 
 
@@ -209,9 +205,8 @@ def save_official(
     """Write what was read as a checkpoint called ``name``; ``files``: further files beside it; ``overwrite``: replace a
     checkpoint there."""
     extras: dict[str, Any] = {"name": name}
-    if "model" in official.components:
-        config: Any = official.components["model"].config
-        extras["defaults"] = {**DEFAULTS, "top_k": min(DEFAULTS["top_k"], config.codes)}
+    if official.sampling:
+        extras["defaults"] = dict(official.sampling)
     save_checkpoint(out, official.components, extras, files, dtype, overwrite)
 
 
@@ -227,16 +222,11 @@ def export_official(folder: Path, component: str) -> dict[str, Tensor]:
     weights = component_file(folder, component, described[component])
     state = read_weights(weights)
     check_state(module, state, str(weights))
-    if isinstance(module, MVAR):
-        _check_model_exports(module.config)
-        return m_var.model_to_official(state, module.config)
-    if isinstance(module, VAR):
-        _check_model_exports(module.config)
-        return var.model_to_official(state, module.config)
-    if isinstance(module, ResidualTokenizer):
-        _check_tokenizer_exports(module.config)
-        return var.tokenizer_to_official(state, module.config)
-    raise CheckpointError(f"{folder}: there is no official format for a {type(module).__name__}")
+    system = systems.of_type(described[component]["type"])
+    if system is None:
+        raise CheckpointError(f"{folder}: there is no official format for a {type(module).__name__}")
+    official: dict[str, Tensor] = systems.converter(system).to_official(state, module.config)
+    return official
 
 
 def export_file(folder: Path, component: str, path: Path, overwrite: bool = False) -> None:
@@ -281,21 +271,12 @@ def _checked(file: WeightFile, found: Found, dtype: torch.dtype | None) -> Itera
         raise CheckpointError(f"{file.path}: {error}") from None
 
 
-def _model(state: dict[str, Tensor], sizes: Iterable[int | Iterable[int]] | None) -> VAR | MVAR:
-    """The transformer whose names these are."""
-    if m_var.is_transformer(state):
-        config = m_var.model_config(state, sizes)
-        return _build(lambda: MVAR(config), m_var.model_from_official(state, config))
-    config_v = var.model_config(state, sizes)
-    return _build(lambda: VAR(config_v), var.model_from_official(state, config_v))
-
-
-def _build(make: Callable[[], Module], state: dict[str, Tensor]) -> Module:
+def _build(config: Any, state: dict[str, Tensor]) -> nn.Module:
     """A module that holds the tensors of ``state``, which are not copied. Raises ``CheckpointError`` for numbers that
     are no weights."""
     for name, tensor in state.items():
         check_numbers(name, tensor)
-    module = without_values(make, len(state))
+    module = without_values(lambda: module_of(config), len(state))
     module.load_state_dict(state, assign=True)
     return module.eval().requires_grad_(False)
 
@@ -307,34 +288,6 @@ def _check_fit(tokenizer: nn.Module, model: nn.Module) -> None:
             raise CheckpointError(
                 f"the tokenizer has {ours} {what} but the transformer expects {theirs}; they do not belong together"
             )
-
-
-def _check_tokenizer_exports(config: ResidualConfig) -> None:
-    """What no tensor of an official file shows must be as the official builder has it."""
-    for name, ours, official in (
-        ("cosine", config.cosine, (False,)),
-        ("phi_ratio", config.phi_ratio, (0.0, 0.5)),
-    ):
-        if ours not in official:
-            raise CheckpointError(
-                f"the tokenizer has {name} {ours}; an official file cannot say so and means {official[-1]}"
-            )
-
-
-def _check_model_exports(config: ClassTransformerConfig) -> None:
-    if config.norm_eps != 1e-6:
-        raise CheckpointError(
-            f"the model has norm_eps {config.norm_eps}; an official file cannot say so and means 1e-06"
-        )
-    if not config.l2_norm and config.heads * 64 != config.width:
-        raise CheckpointError(
-            f"the model has {config.heads} heads at a width of {config.width} without L2 normalisation; an official "
-            f"file cannot say so and means {config.width / 64:g}"
-        )
-    if any(h != w for h, w in config.sizes):
-        raise CheckpointError(
-            f"the model draws the scales {ScaleSchedule(config.sizes)}; the official class has square ones only"
-        )
 
 
 def _report(out: Path, official: Official, names: ClassVocabulary | None) -> ConversionReport:

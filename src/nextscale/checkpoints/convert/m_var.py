@@ -7,35 +7,66 @@ anew on the way out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nextscale.checkpoints.convert import var
-from nextscale.checkpoints.convert.renaming import Targets, tensor_of, to_official, to_ours, zeros_like_first
+from nextscale.checkpoints.convert.renaming import Targets, marked, tensor_of, to_ours, to_theirs, zeros_like_first
 from nextscale.checkpoints.shapes import without_values
 from nextscale.errors import CheckpointError, InputError
 from nextscale.models.class_transformer import ClassTransformerConfig
 from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.scales import ScaleSchedule
+from nextscale.tokenizers.residual import ResidualConfig
 
 State = Mapping[str, Tensor]
 
 TRANSFORMER = "M-VAR transformer"
 MAMBA = "blocks.0.mamba."
 NAMES = (*var.TRANSFORMER_NAMES, (r"\.mixer\.", ".mamba."))
+MARKS = {"model": (*var.MARKS["model"], f"{MAMBA}*")}
+SAMPLING = var.SAMPLING
+DEPTHS = (12, 16, 20, 24, 30, 32)
 
 
-def is_transformer(state: State) -> bool:
-    """Whether the names look like M-VAR's transformer: VAR's with a Mamba layer in its blocks."""
-    return var.is_transformer(state) and any(name.startswith(MAMBA) for name in state)
+def recognises(names: Collection[str]) -> str | None:
+    """As VAR's: its transformer with a Mamba layer in its blocks."""
+    return marked(names, MARKS)
+
+
+def config(component: str, state: State, sizes: var.Sizes | None = None) -> MVARConfig:
+    """As VAR's; there is one component, the model."""
+    return model_config(state, sizes)
+
+
+def from_official(state: State, config: MVARConfig) -> dict[str, Tensor]:
+    """As VAR's."""
+    return model_from_official(state, config)
+
+
+def to_official(state: State, config: MVARConfig) -> dict[str, Tensor]:
+    """As VAR's."""
+    var.check_model_exports(config)
+    return model_to_official(state, config)
+
+
+def published(name: str, like: object = None) -> dict[str, Any] | None:
+    """As VAR's. Which files have L2-normalised attention only they can say."""
+    model = var.published_size(name, "m-var", DEPTHS, MVARConfig.published)
+    if model is None:
+        return None
+    if isinstance(like, MVARConfig):
+        model = replace(model, drop_path=like.drop_path, l2_norm=like.l2_norm)
+    return {"tokenizer": ResidualConfig(sizes=model.sizes), "model": model}
 
 
 def model_config(
     state: State,
-    sizes: Iterable[int | Iterable[int]] | None = None,
+    sizes: var.Sizes | None = None,
     *,
     heads: int | None = None,
     norm_eps: float = 1e-6,
@@ -44,8 +75,8 @@ def model_config(
     """The configuration of an official transformer, read off its tensors; arguments as for VAR's. Raises
     ``CheckpointError`` for a VAR file, and where the tensors show no M-VAR transformer.
     """
-    if not is_transformer(state):
-        what = "a VAR transformer" if var.is_transformer(state) else "something else"
+    if not recognises(state):
+        what = "a VAR transformer" if marked(state, {"model": var.MARKS["model"]}) else "something else"
         raise CheckpointError(f"this is {what}: it has no tensor {MAMBA}*; expected an {TRANSFORMER}")
     if "shared_ada_lin.1.weight" in state:
         raise CheckpointError(
@@ -91,7 +122,7 @@ def model_to_official(state: State, config: MVARConfig) -> dict[str, Tensor]:
         raise CheckpointError(
             f"the inter-scale mixer is {config.mixer!r}; the official class has 'mamba2' and no other"
         )
-    official, lengths = to_official(state, model_targets(config)), torch.tensor(ScaleSchedule(config.sizes).lengths)
+    official, lengths = to_theirs(state, model_targets(config)), torch.tensor(ScaleSchedule(config.sizes).lengths)
     device = next(iter(official.values())).device
     levels = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     hidden = levels[:, None] != levels

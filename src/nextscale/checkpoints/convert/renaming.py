@@ -4,7 +4,7 @@ shape."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,15 @@ NARROW = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.f
 NUMBERS = {torch.float64, torch.float32, torch.bfloat16, torch.float16, *NARROW}
 """Floating point numbers that weights may be: of the narrow ones nothing here computes, they are cast on the way."""
 INDEX = re.compile(r"[0-9]{1,9}")
+
+
+def marked(names: Collection[str], marks: Mapping[str, Iterable[str]]) -> str | None:
+    """The first component all of whose marks are among ``names``; ``encoder.down.*`` stands for any that begins so."""
+
+    def has(mark: str) -> bool:
+        return any(name.startswith(mark[:-1]) for name in names) if mark.endswith("*") else mark in names
+
+    return next((component for component, own in marks.items() if all(map(has, own))), None)
 
 
 def to_ours(
@@ -59,7 +68,7 @@ def to_ours(
     return found
 
 
-def to_official(state: Mapping[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+def to_theirs(state: Mapping[str, Tensor], targets: Targets) -> dict[str, Tensor]:
     """Our tensors under their official names, in the official shapes; the inverse of :func:`to_ours` but for
     buffers."""
     return {target.name: state[ours].reshape(target.shape) for ours, target in targets.items()}

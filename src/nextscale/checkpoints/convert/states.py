@@ -5,27 +5,26 @@ weights told from plain ones, and what is passed over told by name.
 from __future__ import annotations
 
 import re
-import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nextscale.checkpoints.convert import m_var, var
-from nextscale.checkpoints.convert.foreign import SINGLE_SCALE, known_as
+from nextscale import systems
+from nextscale.checkpoints.convert.foreign import known_as
 from nextscale.checkpoints.convert.read import read_content
 from nextscale.checkpoints.convert.renaming import readable
 from nextscale.errors import CheckpointError, quoted
+from nextscale.systems import System
 
-Role = Literal["transformer", "tokenizer"]
+ROLES = {"model": "transformer", "tokenizer": "tokenizer"}
+"""What a component is called in sentences, in the order in which they are taken."""
 
 DEEPEST = 4
 """Trainers nest state dicts (``trainer.var_wo_ddp``); nobody nests deeper than this."""
-ANCHORS = ("pos_1LC", "quantize")
-"""The first part of a name that every transformer, and every tokenizer, has: what stands before it is a prefix."""
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 """What DataParallel, torch.compile, FSDP, activation checkpointing and Fabric put into names, anywhere in them."""
 AVERAGED = re.compile(r"(^|[^a-z])(ema|avg|averaged?|swa|shadow|polyak)([^a-z]|$)")
@@ -34,13 +33,14 @@ CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """One state dict of a known kind.
+    """One state dict of a component ("model" or "tokenizer") of a system.
 
     place: the keys that lead to it in the file; prefix: what stands before all of its names; state: its tensors by
     official name; keys: the same by the file's names.
     """
 
-    role: Role
+    system: System
+    component: str
     place: tuple[str, ...]
     prefix: str
     state: dict[str, Tensor]
@@ -59,7 +59,7 @@ class Found:
 
     def __str__(self) -> str:
         """``VAR transformer from ema.module (averaged weights, EMA)``."""
-        kind = f"{'M-VAR' if m_var.is_transformer(self.state) else 'VAR'} {self.role}"
+        kind = f"{self.system.title} {ROLES[self.component]}"
         averaged = " (averaged weights, EMA)" if self.averaged else ""
         return f"{kind}{f' from {self.where}' if self.where else ''}{averaged}"
 
@@ -72,25 +72,26 @@ class WeightFile:
     tree: Any = field(repr=False)
     found: tuple[Found, ...] = field(repr=False)
 
-    def choose(self, role: Role, ema: bool | None) -> Found | None:
-        """The state dict with this role: averaged weights go first, unless ``ema`` is False. Raises
+    def choose(self, component: str, ema: bool | None) -> Found | None:
+        """The state dict of a component: averaged weights go first, unless ``ema`` is False. Raises
         ``CheckpointError`` where two are left.
         """
-        having = [found for found in self.found if found.role == role]
+        having = [found for found in self.found if found.component == component]
         preferred = [found for found in having if found.averaged == (ema is not False)]
         chosen = preferred or having
         if len(chosen) > 1:
             places = " and ".join(found.where or "the file itself" for found in chosen[:2])
             raise CheckpointError(
-                f"{self.path} holds two {role}s ({places}); expected one, or one that is called ema: save the one to "
-                "convert in a file of its own"
+                f"{self.path} holds two {ROLES[component]}s ({places}); expected one, or one that is called ema: save "
+                "the one to convert in a file of its own"
             )
         return chosen[0] if chosen else None
 
     def told(self, taken: Sequence[Found]) -> str:
         """What was taken from the file, and which plain weights could be taken for averaged ones."""
-        averaged = {found.role for found in taken if found.averaged}
-        plain = [found.where or "the rest" for found in self.found if found.role in averaged and not found.averaged]
+        averaged = {found.component for found in taken if found.averaged}
+        both = [found for found in self.found if found.component in averaged]
+        plain = [found.where or "the rest" for found in both if not found.averaged]
         text = " and ".join(map(str, taken)) or "nothing of it is needed"
         return f"{text}; --no-ema takes {' and '.join(plain)}" if plain else text
 
@@ -117,32 +118,32 @@ def read_weight_file(path: Path) -> WeightFile:
     tree = read_content(path)
     mappings = list(_mappings(tree, ()))
     found = tuple(found for place, mapping in mappings for found in _known(path, place, mapping))
-    for one in found:
-        _check_scales(path, one)
     if not found:
         raise CheckpointError(f"{path} {_unknown(tree, mappings)}")
     return WeightFile(path, tree, found)
 
 
-def take(files: Iterable[WeightFile], ema: bool | None) -> dict[Role, tuple[WeightFile, Found]]:
-    """The state dict of each role, and the file that it is in. Raises ``CheckpointError`` where there are several, or
-    not what ``ema`` asks for.
+def take(files: Iterable[WeightFile], ema: bool | None) -> dict[str, tuple[WeightFile, Found]]:
+    """The state dict of each component, and the file that it is in. Raises ``CheckpointError`` where there are several,
+    or not what ``ema`` asks for.
     """
-    files, roles = list(files), typing.get_args(Role)
-    taken = {role: pair for role in roles if (pair := _only(files, role, ema)) is not None}
+    files = list(files)
+    taken = {component: pair for component in ROLES if (pair := _only(files, component, ema)) is not None}
     if ema is not None and any(found.averaged for _, found in taken.values()) is not ema:
         option, other = ("--ema", "plain") if ema else ("--no-ema", "averaged (EMA)")
         raise CheckpointError(f"{option} was asked for, but the files hold {other} weights only; leave it out")
     return taken
 
 
-def _only(files: Iterable[WeightFile], role: Role, ema: bool | None) -> tuple[WeightFile, Found] | None:
-    """The one file with this role. Where a file holds both parts (a trainer's), a file of its own goes before it."""
-    having = [(file, found) for file in files if (found := file.choose(role, ema)) is not None]
-    alone = [(file, found) for file, found in having if {other.role for other in file.found} == {role}]
+def _only(files: Iterable[WeightFile], component: str, ema: bool | None) -> tuple[WeightFile, Found] | None:
+    """The one file with this component. Where a file holds both (a trainer's), a file of its own goes before it."""
+    having = [(file, found) for file in files if (found := file.choose(component, ema)) is not None]
+    alone = [(file, found) for file, found in having if {other.component for other in file.found} == {component}]
     chosen = alone if len(having) > 1 and alone else having
     if len(chosen) > 1:
-        raise CheckpointError(f"{chosen[0][0].path} and {chosen[1][0].path} both hold a {role}; expected one")
+        raise CheckpointError(
+            f"{chosen[0][0].path} and {chosen[1][0].path} both hold a {ROLES[component]}; expected one"
+        )
     return chosen[0] if chosen else None
 
 
@@ -160,11 +161,12 @@ def _known(path: Path, place: tuple[str, ...], mapping: Mapping[Any, Any]) -> It
     """
     tensors = [(name, value) for name, value in mapping.items() if isinstance(value, Tensor) and value.ndim]
     names = [name for name, _ in tensors if isinstance(name, str)]
-    roles = {prefix: _role(names, prefix) for prefix in {prefix for name in names for prefix in _prefixes(name)}}
-    prefixes = sorted(prefix for prefix, role in roles.items() if role is not None)
-    for prefix in prefixes:
+    anchors = _anchors()
+    prefixes = {prefix for name in names for prefix in _prefixes(name, anchors)}
+    known = {prefix: found for prefix in sorted(prefixes) if (found := _recognised(path, names, prefix)) is not None}
+    for prefix, (system, component) in known.items():
         _check_names(path, mapping)
-        inner = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
+        inner = tuple(other for other in known if other != prefix and other.startswith(prefix))
         keys = [name for name in names if name.startswith(prefix) and not (inner and name.startswith(inner))]
         state: dict[str, Tensor] = {}
         for key in keys:
@@ -172,9 +174,7 @@ def _known(path: Path, place: tuple[str, ...], mapping: Mapping[Any, Any]) -> It
             if name in state:
                 raise CheckpointError(f"{path} holds the tensor {readable(name)} twice, once as {readable(key)}")
             state[name] = mapping[key]
-        role = roles[prefix]
-        assert role is not None
-        yield Found(role, place, prefix, state, frozenset(keys))
+        yield Found(system, component, place, prefix, state, frozenset(keys))
 
 
 def _key(key: object) -> str:
@@ -182,12 +182,25 @@ def _key(key: object) -> str:
     return key if isinstance(key, str) else quoted(key)
 
 
-def _prefixes(name: str) -> Iterator[str]:
+def _marks() -> list[tuple[str, tuple[str, ...]]]:
+    """Every component that a converter knows, for a sentence, and the names by which it does."""
+    return [
+        (f"a {system.title} {ROLES[component]}", names)
+        for system in systems.SYSTEMS
+        for component, names in systems.converter(system).MARKS.items()
+    ]
+
+
+def _anchors() -> set[str]:
+    """The first parts of the first marks: what stands before them in a name is a prefix."""
+    return {names[0].partition(".")[0] for _, names in _marks()}
+
+
+def _prefixes(name: str, anchors: set[str]) -> Iterator[str]:
     """What stands before a name that begins as those of a transformer or tokenizer do."""
     parts = name.split(".")
-    for anchor in ANCHORS:
-        if anchor in parts:
-            yield "".join(f"{part}." for part in parts[: parts.index(anchor)])
+    for anchor in anchors & set(parts):
+        yield "".join(f"{part}." for part in parts[: parts.index(anchor)])
 
 
 def _bare(name: str) -> str:
@@ -195,10 +208,16 @@ def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def _role(names: Iterable[str], prefix: str) -> Role | None:
-    """What the names behind a prefix look like."""
+def _recognised(path: Path, names: Iterable[str], prefix: str) -> tuple[System, str] | None:
+    """Whose component the names behind a prefix are, and which. Systems that build on others are asked before them."""
     bare = {_bare(name.removeprefix(prefix)) for name in names if name.startswith(prefix)}
-    return "transformer" if var.is_transformer(bare) else "tokenizer" if var.is_tokenizer(bare) else None
+    try:
+        for system in reversed(systems.SYSTEMS):
+            if component := systems.converter(system).recognises(bare):
+                return system, component
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}") from None
+    return None
 
 
 def _check_names(path: Path, mapping: Mapping[Any, Any]) -> None:
@@ -244,11 +263,11 @@ def _unknown(tree: Any, mappings: Iterable[tuple[tuple[str, ...], Mapping[Any, A
     if not largest:
         return f"holds no tensors by name ({_glimpse(tree)}); expected a state dict"
     foreign = known_as(name for names in named for name in names)
-    wanted = "a VAR tokenizer (quantize.embedding.weight, encoder.down.*) nor a VAR transformer"
+    marks = _marks()  # without those that have another's, too
+    wanted = [f"{what} ({', '.join(own)})" for what, own in marks if not any(set(own) > set(less) for _, less in marks)]
     if foreign is not None:
-        return f"is {foreign}; expected {wanted.replace(' nor', ' or')} (pos_1LC, word_embed.weight)"
-    held = f"{len(largest)} tensors, first {readable(largest[0])}"
-    return f"is neither {wanted} (pos_1LC, word_embed.weight); it holds {held}"
+        return f"is {foreign}; expected {' or '.join(wanted)}"
+    return f"is neither {' nor '.join(wanted)}; it holds {len(largest)} tensors, first {readable(largest[0])}"
 
 
 def _glimpse(tree: Any) -> str:
@@ -256,12 +275,3 @@ def _glimpse(tree: Any) -> str:
         names = ", ".join(readable(_key(name)) for name in list(tree)[:4])
         return f"found a mapping with {names}" if names else "found an empty mapping"
     return f"found a {type(tree).__name__}"
-
-
-def _check_scales(path: Path, found: Found) -> None:
-    """A tokenizer must be one of many scales, and no VQGAN, whose names are much the same."""
-    several = any(name.startswith(("quantize.quant_resi.", "quantize.ema_vocab")) for name in found.state)
-    if found.role == "tokenizer" and not several:
-        raise CheckpointError(
-            f"{path} is {SINGLE_SCALE}; VAR needs a tokenizer of many scales, such as vae_ch160v4096z32.pth"
-        )

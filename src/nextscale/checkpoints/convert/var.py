@@ -1,4 +1,5 @@
-"""VAR's official names and ours, both ways (FoundationVision/VAR: ``models/var.py``, ``vqvae.py``, ``quant.py``).
+"""VAR's official names and ours, both ways (FoundationVision/VAR: ``models/var.py``); its tokenizer's stand in
+``residual.py``.
 
 Configurations are read off names and shapes. Buffers (masks, level indices, zero biases, usage counters) are dropped on
 the way in, whatever their size, and computed anew on the way out; every parameter keeps its bits both ways.
@@ -8,44 +9,46 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from nextscale.checkpoints.convert import residual
 from nextscale.checkpoints.convert.renaming import (
     Target,
     Targets,
     count,
+    marked,
     tensor_of,
-    to_official,
     to_ours,
+    to_theirs,
     zeros_like_first,
 )
+from nextscale.checkpoints.published import PUBLISHED
 from nextscale.checkpoints.shapes import without_values
 from nextscale.errors import CheckpointError, InputError
 from nextscale.memory.mask import block_causal
+from nextscale.models.class_transformer import ClassTransformerConfig
 from nextscale.models.var import VAR, VARConfig
 from nextscale.scales import PRESETS, ScaleSchedule, Size
-from nextscale.tokenizers.autoencoder import AutoencoderConfig
-from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
+from nextscale.tokenizers.residual import ResidualConfig
 
 State = Mapping[str, Tensor]
+Sizes = Iterable[int | Iterable[int]]
+Config = TypeVar("Config", bound=ClassTransformerConfig)
 
-TOKENIZER, TRANSFORMER = "VAR tokenizer", "VAR transformer"
-GROUPS = 32
-"""Groups of every norm, hard-coded in the official autoencoder."""
-
-TOKENIZER_PARTS = {
-    "norm_1": "norm1",
-    "conv_1": "conv1",
-    "norm_2": "norm2",
-    "conv_2": "conv2",
-    "shortcut": "nin_shortcut",
-    "blocks": "block",
-    "attention": "attn",
-    "proj": "proj_out",
+MARKS = {
+    "tokenizer": ("quantize.embedding.weight", "encoder.down.*"),
+    "model": ("pos_1LC", "word_embed.weight"),
 }
+SAMPLING: Mapping[str, Any] = {"guidance_scale": 2.5, "top_k": 900, "top_p": 0.96}
+"""How the published models are evaluated; their cfg 1.5 is a guidance scale of 2.5."""
+DEPTHS = (12, 16, 20, 24, 30, 36)
+
+TRANSFORMER = "VAR transformer"
 TRANSFORMER_NAMES = (
     (r"^class_embedding\.", "class_emb."),
     (r"^pos_embedding$", "pos_1LC"),
@@ -65,133 +68,78 @@ LEADING = {"pos_start": 1, "pos_1LC": 1, "scale_mul_1H11": 1, "ada_gss": 2}
 """Official shapes with leading ones that ours do not have."""
 
 
-def is_tokenizer(state: Collection[str]) -> bool:
-    """Whether the names look like VAR's tokenizer."""
-    return "quantize.embedding.weight" in state and any(name.startswith("encoder.down.") for name in state)
+def recognises(names: Collection[str]) -> str | None:
+    """The component of VAR that a file with these tensors holds; None where it is none. M-VAR's transformer, which
+    builds on VAR's, has the same names and more.
 
-
-def is_transformer(state: Collection[str]) -> bool:
-    """Whether the names look like VAR's transformer (M-VAR's, which builds on it, among them)."""
-    return "pos_1LC" in state and "word_embed.weight" in state
-
-
-def tokenizer_config(
-    state: State,
-    sizes: Iterable[int | Iterable[int]] = PRESETS["256"],
-    *,
-    phi_ratio: float = 0.5,
-    cosine: bool = False,
-    beta: float = 0.25,
-    dropout: float = 0.0,
-) -> ResidualConfig:
-    """The configuration of an official tokenizer, read off its tensors; the arguments are what no tensor shows.
-
-    sizes: the schedule, which depends on the transformer, not on this file; the other defaults are the official ones.
-    Raises ``CheckpointError`` where the tensors show no VAR tokenizer.
+    Raises ``CheckpointError`` for a tokenizer of a single scale.
     """
-    schedule = ScaleSchedule.of(sizes)
-    codes, code_dim = tensor_of(state, "quantize.embedding.weight", 2, TOKENIZER).shape
-    phi, separate = _phi(state)
-    try:
-        return ResidualConfig(
-            codes=codes,
-            code_dim=code_dim,
-            sizes=schedule.sizes,
-            phi=0 if separate and phi == len(schedule) else phi or 1,
-            phi_ratio=abs(phi_ratio) if phi else 0.0,
-            quant_kernel=tensor_of(state, "quant_conv.weight", 4, TOKENIZER).shape[-1],
-            cosine=cosine,
-            beta=beta,
-            autoencoder=_autoencoder_config(state, dropout),
-        )
-    except InputError as error:
-        raise CheckpointError(f"the {TOKENIZER} cannot be read: {error}") from None
+    component = marked(names, MARKS)
+    if component == "tokenizer":
+        residual.check_scales(names)
+    return component
 
 
-def _autoencoder_config(state: State, dropout: float) -> AutoencoderConfig:
-    levels, ch = count(state, "encoder.down."), tensor_of(state, "encoder.conv_in.weight", 4, TOKENIZER).shape[0]
-    firsts = [tensor_of(state, f"encoder.down.{i}.block.0.conv1.weight", 4, TOKENIZER) for i in range(levels)]
-    if not firsts or any(first.shape[0] % ch for first in firsts):
-        widths = [first.shape[0] for first in firsts]
-        raise CheckpointError(f"the levels of the {TOKENIZER} are {widths} wide; expected multiples of the first, {ch}")
-    return AutoencoderConfig(
-        ch=ch,
-        mult=tuple(first.shape[0] // ch for first in firsts),
-        z=tensor_of(state, "encoder.conv_out.weight", 4, TOKENIZER).shape[0],
-        res_blocks=count(state, "encoder.down.0.block."),
-        attention=f"encoder.down.{levels - 1}.attn.0.qkv.weight" in state,
-        groups=GROUPS,
-        dropout=dropout,
-    )
+def config(component: str, state: State, sizes: Sizes | None = None) -> VARConfig | ResidualConfig:
+    """The configuration of a component, read off its tensors; see :func:`model_config` and
+    :func:`residual.tokenizer_config`."""
+    if component == "model":
+        return model_config(state, sizes)
+    return residual.tokenizer_config(state) if sizes is None else residual.tokenizer_config(state, sizes)
 
 
-def _phi(state: State) -> tuple[int, bool]:
-    """How many phi convolutions there are, and whether their names say that every scale has its own."""
-    if "quantize.quant_resi.qresi.weight" in state:
-        return 1, False
-    separate = count(state, "quantize.quant_resi.")
-    return (separate, True) if separate else (count(state, "quantize.quant_resi.qresi_ls."), False)
-
-
-def tokenizer_targets(config: ResidualConfig, separate: bool | None = None) -> Targets:
-    """Our tensor names of a tokenizer with this configuration to the official ones.
-
-    separate: whether the phi convolutions carry the names of ``share_quant_resi=0``; by default where there is one per
-    scale.
-    """
-    if config.autoencoder.groups != GROUPS:
-        raise CheckpointError(
-            f"the tokenizer's norms have {config.autoencoder.groups} groups; the official class has {GROUPS}, always"
-        )
-    state = without_values(lambda: ResidualTokenizer(config)).state_dict()
-    last = len(config.autoencoder.mult) - 1
-    separate = config.phi == 0 if separate is None else separate
-    shared = config.phi == 1 and not separate
-    phi = "quant_resi." if separate else "quant_resi.qresi_ls."
-    targets = {}
-    for ours, t in state.items():
-        if ours.startswith("quantizer.phi."):
-            _, _, index, _, kind = ours.split(".")
-            name = f"quantize.quant_resi.qresi.{kind}" if shared else f"quantize.{phi}{index}.{kind}"
-        else:
-            name = _tokenizer_name(ours, last)
-        targets[ours] = Target(name, tuple(t.shape), tuple(t.shape))
-    return targets
-
-
-def _tokenizer_name(ours: str, last: int) -> str:
-    """``last``: the deepest level; the official decoder counts levels from the image, ours in running order."""
-    if ours == "quantizer.codebook.weight":
-        return "quantize.embedding.weight"
-    parts = ours.replace("mid.attention", "mid.attn_1").split(".")
-    if parts[1] == "levels":
-        encoder = parts[0] == "encoder"
-        level = parts[2] if encoder else str(last - int(parts[2]))
-        parts[1:3] = ["down" if encoder else "up", level]
-        parts = [("downsample" if encoder else "upsample") if part == "resample" else part for part in parts]
-    return ".".join(TOKENIZER_PARTS.get(part, part) for part in parts)
-
-
-def tokenizer_from_official(state: State, config: ResidualConfig) -> dict[str, Tensor]:
-    """The official tokenizer's parameters under our names. Raises ``CheckpointError`` where one does not fit
+def from_official(state: State, config: VARConfig | ResidualConfig) -> dict[str, Tensor]:
+    """The parameters of an official component under our names. Raises ``CheckpointError`` where one does not fit
     ``config``."""
-    targets = tokenizer_targets(config, _phi(state)[1])
-    return to_ours(state, targets, TOKENIZER, lambda name: name == "quantize.ema_vocab_hit_SV")
+    if isinstance(config, ResidualConfig):
+        return residual.tokenizer_from_official(state, config)
+    return model_from_official(state, config)
 
 
-def tokenizer_to_official(state: State, config: ResidualConfig, separate: bool | None = None) -> dict[str, Tensor]:
-    """Our tokenizer's parameters under the official names, and the usage counter as it starts: all zeros.
+def to_official(state: State, config: VARConfig | ResidualConfig) -> dict[str, Tensor]:
+    """The inverse, buffers included. Raises ``CheckpointError`` where the official builder has no such model."""
+    if isinstance(config, ResidualConfig):
+        residual.check_tokenizer_exports(config)
+        return residual.tokenizer_to_official(state, config)
+    check_model_exports(config)
+    return model_to_official(state, config)
 
-    separate: see :func:`tokenizer_targets`. Raises ``CheckpointError`` for norm groups that the official class does not
-    have.
+
+def published(name: str, like: object = None) -> dict[str, Any] | None:
+    """The configurations by component of a size that the authors call ``name``, such as var-d16 or var-d36-1024; None
+    for a name of another form.
+
+    like: a configuration; what the authors leave open, or only training uses, is taken from it. Raises ``InputError``
+    for a size that they do not have.
     """
-    official = to_official(state, tokenizer_targets(config, separate))
-    return official | {"quantize.ema_vocab_hit_SV": zeros_like_first(official, len(config.sizes), config.codes)}
+    model = published_size(name, "var", DEPTHS, VARConfig.published)
+    if model is None:
+        return None
+    if isinstance(like, VARConfig):
+        model = replace(model, drop_path=like.drop_path)
+    return {"tokenizer": ResidualConfig(sizes=model.sizes), "model": model}
+
+
+def published_size(
+    name: str, system: str, depths: tuple[int, ...], make: Callable[[int, int], Config]
+) -> Config | None:
+    """The transformer that ``name`` (system-dDEPTH, -PIXELS behind it where they are not the usual ones) is made of."""
+    found = re.fullmatch(rf"{system}-d(\d{{1,9}})(?:-(\d{{1,9}}))?", name)
+    if found is None:
+        return None
+    depth = int(found[1])
+    if depth not in depths and name not in PUBLISHED:
+        sizes = ", ".join(f"{system}-d{known}" for known in depths)
+        raise InputError(f"there is no size {name!r} to plan; there are {sizes}")
+    pixels = found[2] or ("512" if depth == 36 else "256")
+    if pixels not in PRESETS:
+        raise InputError(f"there is no published size {name!r}; {system}-d{depth} has 256, 512 or 1024 pixels")
+    return make(depth, int(pixels))
 
 
 def model_config(
     state: State,
-    sizes: Iterable[int | Iterable[int]] | None = None,
+    sizes: Sizes | None = None,
     *,
     heads: int | None = None,
     norm_eps: float = 1e-6,
@@ -213,7 +161,7 @@ def model_config(
 
 def transformer_config(
     state: State,
-    sizes: Iterable[int | Iterable[int]] | None,
+    sizes: Sizes | None,
     *,
     heads: int | None,
     norm_eps: float,
@@ -255,7 +203,7 @@ def _tokens(state: State) -> tuple[int, int, int]:
     return tokens, scales, tensor_of(state, "pos_start", 3, TRANSFORMER).shape[1]
 
 
-def _given(state: State, sizes: Iterable[int | Iterable[int]]) -> tuple[Size, ...]:
+def _given(state: State, sizes: Sizes) -> tuple[Size, ...]:
     """The schedule that was given, which must be the transformer's as far as its tensors show."""
     schedule, (tokens, scales, first) = ScaleSchedule.of(sizes), _tokens(state)
     if (schedule.tokens, len(schedule), schedule.lengths[0]) != (tokens, scales, first):
@@ -345,7 +293,7 @@ def model_from_official(state: State, config: VARConfig) -> dict[str, Tensor]:
 
 def model_to_official(state: State, config: VARConfig) -> dict[str, Tensor]:
     """Our transformer's parameters under the official names, and the buffers that the official class computes."""
-    official, schedule = to_official(state, model_targets(config)), ScaleSchedule(config.sizes)
+    official, schedule = to_theirs(state, model_targets(config)), ScaleSchedule(config.sizes)
     device = next(iter(official.values())).device
     levels = torch.repeat_interleave(torch.arange(len(schedule)), torch.tensor(schedule.lengths))
     sees = block_causal(schedule, torch.device("cpu"))
@@ -354,3 +302,20 @@ def model_to_official(state: State, config: VARConfig) -> dict[str, Tensor]:
     for i in range(config.depth):
         official[f"blocks.{i}.attn.zero_k_bias"] = zeros_like_first(official, config.width)
     return official
+
+
+def check_model_exports(config: ClassTransformerConfig) -> None:
+    """What no tensor of an official file shows must be as the official builder has it."""
+    if config.norm_eps != 1e-6:
+        raise CheckpointError(
+            f"the model has norm_eps {config.norm_eps}; an official file cannot say so and means 1e-06"
+        )
+    if not config.l2_norm and config.heads * 64 != config.width:
+        raise CheckpointError(
+            f"the model has {config.heads} heads at a width of {config.width} without L2 normalisation; an official "
+            f"file cannot say so and means {config.width / 64:g}"
+        )
+    if any(h != w for h, w in config.sizes):
+        raise CheckpointError(
+            f"the model draws the scales {ScaleSchedule(config.sizes)}; the official class has square ones only"
+        )

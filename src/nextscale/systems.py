@@ -1,0 +1,78 @@
+"""The systems of the family: what each is called, and where its parts stand.
+
+A further system adds its entry below and files of its own; docs/dev/systems.md says which. Names are strings, imported
+where they are used, and the table is read whenever it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class System:
+    """One system, usually one paper.
+
+    name: what users call it, on the command line and in files; title: the paper's name for it; paper: its number on
+    arXiv; types: the types of component it brings, as ``config.json`` calls them, each with its module, its class and
+    the class of its configuration; converter, verification: modules; recipes: what ``nextscale train`` calls a thing
+    to train, and the class of its recipe.
+    """
+
+    name: str
+    title: str
+    paper: str
+    types: Mapping[str, tuple[str, str, str]]
+    converter: str
+    verification: str
+    recipes: Mapping[str, str]
+
+
+SYSTEMS = (
+    System(
+        name="var",
+        title="VAR",
+        paper="2404.02905",
+        types={
+            "residual": ("nextscale.tokenizers.residual", "ResidualTokenizer", "ResidualConfig"),
+            "var": ("nextscale.models.var", "VAR", "VARConfig"),
+        },
+        converter="nextscale.checkpoints.convert.var",
+        verification="nextscale.verification.var",
+        recipes={"var": "nextscale.training.recipes.var.VARRecipe"},
+    ),
+    System(
+        name="m-var",
+        title="M-VAR",
+        paper="2411.10433",
+        types={"m_var": ("nextscale.models.m_var", "MVAR", "MVARConfig")},
+        converter="nextscale.checkpoints.convert.m_var",
+        verification="nextscale.verification.m_var",
+        recipes={"m-var": "nextscale.training.recipes.m_var.MVARRecipe"},
+    ),
+)
+"""One that builds on another stands below it: of weights that two converters recognise, the lower one is right."""
+
+
+def named(name: str) -> System | None:
+    """The system that users call so."""
+    return next((system for system in SYSTEMS if system.name == name), None)
+
+
+def of_type(kind: object) -> System | None:
+    """The system that a type of component belongs to; None for one that belongs to no system."""
+    return next((system for system in SYSTEMS if kind in system.types), None)
+
+
+def converter(system: System) -> Any:
+    """Its module in ``checkpoints/convert``; docs/dev/systems.md lists what that offers."""
+    return import_module(system.converter)
+
+
+def load(name: str) -> Any:
+    """What a dotted name of the table stands for: ``package.module.Class``."""
+    module, _, inside = name.rpartition(".")
+    return getattr(import_module(module), inside)

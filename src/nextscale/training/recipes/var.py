@@ -1,0 +1,27 @@
+"""What a recipe for a VAR may say."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from nextscale.models.var import VAR, VARConfig
+from nextscale.tokenizers.base import Tokenizer
+from nextscale.training.generator_recipe import GeneratorRecipe, TransformerSection
+
+
+class VARSection(TransformerSection):
+    """shared_adaln: one AdaLN projection for all blocks."""
+
+    shared_adaln: bool = False
+
+
+class VARRecipe(GeneratorRecipe):
+    """How to train a VAR."""
+
+    kind: Literal["var"]
+    model: VARSection
+
+    def new_model(self, tokenizer: Tokenizer, classes: int) -> VAR:
+        model = VAR(VARConfig(**self.sizes(tokenizer, classes), shared_adaln=self.model.shared_adaln))
+        model.init_weights(self.model.gamma, self.model.head)
+        return model
