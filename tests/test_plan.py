@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from nextscale.errors import PlanError
+from nextscale.memory.base import MemoryPlan
 from nextscale.plan import PLAN_WIDE, Plan, default_plan
 from nextscale.row import COLUMNS, Row
+from nextscale.sampling import ORDER
 from nextscale.scales import ScaleSchedule
 from tests.makers import tiny_var
 
@@ -224,3 +226,71 @@ def test_rows_are_rows_and_a_prefix_has_a_whole_number() -> None:
     with pytest.raises(PlanError, match="the number of scales is 'x'; it must be a whole number"):
         PLAN.prefix("x")  # type: ignore[arg-type]
     assert replace(PLAN, rows=list(PLAN.rows)) == PLAN  # type: ignore[arg-type]
+
+
+WHOLE = Plan(
+    (
+        Row(size=(1, 1), guidance=(2.0, -0.5, -0.5), cull="best", population=2, keep="given"),
+        Row(
+            size=(2, 3),
+            guidance=(2.0, -1.0, 0.0),
+            blocks=(0, 1, 4),
+            condition=("class",),
+            guidance_block=1,
+            passes=(2, 4),
+            again_guidance=(1.0, 0.0, 0.0),
+        ),
+        Row(size=(4, 4), guidance=(1.0, 0.0, 0.0), model="refiner", smooth=(1.0, 0.5), order=ORDER[::-1]),
+    ),
+    branches=(("class", "subject"), ("subject",), ()),
+    memories={"model": MemoryPlan("full", {"keep_last": True}), "refiner": MemoryPlan("none", takeover="empty")},
+    candidates=4,
+    undrawn=((5, 5),),
+    decode=False,
+)
+
+
+def test_every_column_survives_json_as_what_it_was() -> None:
+    back = Plan.from_dict(json.loads(json.dumps(WHOLE.to_dict())))
+    assert back == WHOLE
+    assert back.memories == WHOLE.memories
+    assert isinstance(back.branches[0], tuple)
+    assert isinstance(back.rows[1].passes, tuple)
+
+
+def test_a_plan_of_format_1_is_read() -> None:
+    """Branches follow from the number of weights, memories from the rows."""
+    rows = [{"size": [1, 1], "guidance": [1.5, -0.5], "memory": "recurrent"}, {"size": [2, 2], "guidance": [2, -1]}]
+    rows[1] |= {"model": "refiner"}
+    plan = Plan.from_dict({"rows": rows})
+    assert plan.branches == (("class",), ())
+    assert plan.memories == {"model": MemoryPlan("recurrent"), "refiner": MemoryPlan("full")}
+    assert Plan.from_dict({"rows": [{"size": [1, 1]}]}).branches == (("class",),)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"format": 3}, "the plan has the format 3; this version reads 1 and 2"),
+        ({"format": "2"}, "the plan has the format '2'"),
+        ({"format": True}, "the plan has the format True"),
+        ({"format": 2, "rows": [{"size": [1, 1], "memory": "full"}]}, "must have a size; found .*memory"),
+        ({"rows": [{"size": [1, 1], "passes": [1]}]}, "must have a size; found .*passes"),
+        ({"rows": [{"size": [1, 1], "guidance": [1, 0, 0]}]}, "3 branches and does not say what they see"),
+        ({"rows": [{"size": [1, 1], "memory": 3}]}, "policy is 3, of the wrong type"),
+        (
+            {"rows": [{"size": [1, 1]}, {"size": [2, 2], "memory": "recurrent"}]},
+            "row 1 has the memory 'recurrent' after 'full'; one model keeps one kind of memory",
+        ),
+        ({"format": 2, "branches": "class"}, "branches is 'class'; it must be a list of lists of names"),
+        ({"format": 2, "branches": []}, "at least one branch"),
+        ({"format": 2, "candidates": 0}, "0 candidates per prompt; expected at least 1"),
+        ({"format": 2, "candidates": "2"}, "candidates is '2'; it must be a whole number"),
+        ({"format": 2, "memories": []}, "memories are .*; expected a table of model names and memories"),
+        ({"format": 2, "memories": {"model": {"budget": 1}}}, "a memory has policy, settings, calibration, takeover"),
+        ({"format": 2, "memories": {"other": {}}}, "a memory for 'other', but its rows draw with model"),
+    ],
+)
+def test_foreign_formats_branches_and_memories_are_refused(data: dict, sentence: str) -> None:
+    with pytest.raises(PlanError, match=sentence):
+        Plan.from_dict({"rows": [{"size": [1, 1]}]} | data)

@@ -23,6 +23,20 @@ from nextscale.scales import ScaleSchedule, Size
 from nextscale.values import listed
 
 FORMAT = 2
+COLUMNS_1 = {
+    "size",
+    "model",
+    "blocks",
+    "guidance",
+    "temperature",
+    "top_k",
+    "top_p",
+    "order",
+    "smooth",
+    "memory",
+    "keep",
+}
+"""Those of format 1."""
 CLASS_BRANCHES: Mapping[int, Branches] = {1: (("class",),), 2: (("class",), ())}
 """The branches of a plan of format 1, which had nothing but their number."""
 
@@ -153,18 +167,21 @@ class Plan:
         Raises ``PlanError`` for unknown columns, impossible rows, and formats of later versions.
         """
         version = data.get("format", 1) if isinstance(data, Mapping) else 1
-        if version not in (1, FORMAT):
+        if type(version) is not int or version not in (1, FORMAT):
             raise PlanError(f"the plan has the format {quoted(version)}; this version reads 1 and {FORMAT}")
         allowed = {"rows", "undrawn", "decode"} if version == 1 else {"format", "rows", *PLAN_WIDE}
         if not isinstance(data, Mapping) or set(data) - allowed or not isinstance(data.get("rows"), list):
             raise PlanError(
                 f"a plan is a mapping with the keys 'rows' (a list), {', '.join(map(repr, PLAN_WIDE))} and 'format'"
             )
-        columns = {*COLUMNS, "memory"} if version == 1 else {*COLUMNS}
+        columns = COLUMNS_1 if version == 1 else {*COLUMNS}
         for row in data["rows"]:
             if not isinstance(row, Mapping) or set(row) - columns or "size" not in row:
                 found = quoted(sorted(map(str, row)) if isinstance(row, Mapping) else row)
-                raise PlanError(f"a plan's row has the columns {sorted(COLUMNS)} and must have a size; found {found}")
+                raise PlanError(
+                    f"a row of a plan of format {version} has the columns {sorted(columns)} and must have a size; found "
+                    f"{found}"
+                )
         rows = tuple(Row(**{name: value for name, value in row.items() if name != "memory"}) for row in data["rows"])
         wide = {name: data[name] for name in PLAN_WIDE if name in data}
         if version == 1:
