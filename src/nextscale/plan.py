@@ -179,8 +179,8 @@ class Plan:
             if not isinstance(row, Mapping) or set(row) - columns or "size" not in row:
                 found = quoted(sorted(map(str, row)) if isinstance(row, Mapping) else row)
                 raise PlanError(
-                    f"a row of a plan of format {version} has the columns {sorted(columns)} and must have a size; found "
-                    f"{found}"
+                    f"a row of a plan of format {version} has the columns {sorted(columns)} and must have a size; "
+                    f"found {found}"
                 )
         rows = tuple(Row(**{name: value for name, value in row.items() if name != "memory"}) for row in data["rows"])
         wide = {name: data[name] for name in PLAN_WIDE if name in data}
