@@ -260,8 +260,10 @@ def test_every_column_survives_json_as_what_it_was() -> None:
 
 def test_a_plan_of_format_1_is_read() -> None:
     """Branches follow from the number of weights, memories from the rows."""
-    rows = [{"size": [1, 1], "guidance": [1.5, -0.5], "memory": "recurrent"}, {"size": [2, 2], "guidance": [2, -1]}]
-    rows[1] |= {"model": "refiner"}
+    rows = [
+        {"size": [1, 1], "guidance": [1.5, -0.5], "memory": "recurrent"},
+        {"size": [2, 2], "guidance": [2, -1], "model": "refiner"},
+    ]
     plan = Plan.from_dict({"rows": rows})
     assert plan.branches == (("class",), ())
     assert plan.memories == {"model": MemoryPlan("recurrent"), "refiner": MemoryPlan("full")}
@@ -291,6 +293,6 @@ def test_a_plan_of_format_1_is_read() -> None:
         ({"format": 2, "memories": {"other": {}}}, "a memory for 'other', but its rows draw with model"),
     ],
 )
-def test_foreign_formats_branches_and_memories_are_refused(data: dict, sentence: str) -> None:
+def test_foreign_formats_branches_and_memories_are_refused(data: dict[str, Any], sentence: str) -> None:
     with pytest.raises(PlanError, match=sentence):
-        Plan.from_dict({"rows": [{"size": [1, 1]}]} | data)
+        Plan.from_dict({"rows": [{"size": [1, 1]}], **data})

@@ -11,8 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from nextscale.errors import InputError
-from nextscale.tokenfile import digest, load_tokens, save_tokens
+from nextscale.tokenfile import digest, load_tokens, save_tokens, token_maps
 from tests.makers import CODES, randomise, tiny_tokenizer
+from tests.toys import bit_tokenizer
 
 MAPS = [torch.full((2, k, k), k) for k in (1, 2, 3, 4)]
 
@@ -94,3 +95,13 @@ def test_damaged_and_missing_files_are_refused(path: Path, tmp_path: Path) -> No
     for other in (tmp_path, tmp_path / "none"):
         with pytest.raises(InputError, match=r"there is no file|is a folder"):
             load_tokens(other, tiny_tokenizer())
+
+
+def test_tokens_of_several_draws_survive(tmp_path: Path) -> None:
+    tokenizer = bit_tokenizer()
+    maps = tokenizer.encode(tokenizer.latent(torch.rand(2, 3, 16, 16))).tokens
+    save_tokens(tmp_path / "bits.safetensors", maps, ["cat", "dog"], "tiny", tokenizer)
+    found = load_tokens(tmp_path / "bits.safetensors", tokenizer)
+    assert all(torch.equal(a, b) for a, b in zip(found.maps, maps, strict=True))
+    with pytest.raises(InputError, match=r"have the shape \(1, 2, 1, 1\); expected \(B, 1, 1, 8\)"):
+        token_maps([one[..., 0] for one in maps], tokenizer)

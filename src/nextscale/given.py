@@ -43,8 +43,7 @@ class GivenTokens:
         for what, found, kind in (("tokens", tokens[k], torch.int64), ("mask", mask[k], torch.bool)):
             if not isinstance(found, Tensor) or found.dtype != kind:
                 raise PlanError(f"row {k} is given the {what} {quoted(found)}; expected a tensor of {kind}")
-        draws = (tokenizer.draws,) if tokenizer.draws > 1 else ()
-        expected, found = (images, *row.size, *draws), tuple(tokens[k].shape)
+        expected, found = (images, *row.size, *tokenizer.token_shape), tuple(tokens[k].shape)
         if found != expected:
             raise PlanError(f"the given tokens of row {k} have the shape {found}; expected {expected}")
         low, high = (int(one) for one in tokens[k].aminmax())

@@ -30,8 +30,8 @@ EXPECTED = "expected one map (B, h, w) of whole numbers per scale, as pipe.encod
 
 @dataclass(frozen=True)
 class TokenFile:
-    """maps: one (B, h, w) int64 map per scale; names: one per picture; model: by what they were encoded; tokenizer:
-    the digest of its tokenizer.
+    """maps: one (B, h, w) or (B, h, w, d) int64 map per scale; names: one per picture; model: by what they were
+    encoded; tokenizer: the digest of its tokenizer.
     """
 
     maps: list[Tensor]
@@ -69,7 +69,8 @@ def _picture(given: Any) -> Image.Image:
 
 
 def token_maps(tokens: Any, tokenizer: Tokenizer) -> list[Tensor]:
-    """Tokens as one (B, h, w) int64 map per scale, of all scales or the first few; (h, w) is one picture's.
+    """Tokens as one (B, h, w) or (B, h, w, d) int64 map per scale, of all scales or the first few; without B it is one
+    picture's.
 
     Raises ``InputError`` for other shapes, other numbers than whole ones, and tokens that the codebook has not.
     """
@@ -78,14 +79,17 @@ def token_maps(tokens: Any, tokenizer: Tokenizer) -> list[Tensor]:
     if not given or len(given) > len(sizes):
         count = f"{len(given)} maps" if given else quoted(tokens)
         raise InputError(f"tokens are {count}, and there are {len(sizes)} scales; {EXPECTED}")
-    maps = [_map(k, one, size, tokenizer.choices) for k, (one, size) in enumerate(zip(given, sizes))]
+    maps = [
+        _map(k, one, (*size, *tokenizer.token_shape), tokenizer.choices)
+        for k, (one, size) in enumerate(zip(given, sizes))
+    ]
     counts = {len(one) for one in maps}
     if len(counts) > 1:
         raise InputError(f"the maps hold {', '.join(map(str, sorted(counts)))} pictures; expected as many in every one")
     return maps
 
 
-def _map(k: int, given: Any, size: tuple[int, int], codes: int) -> Tensor:
+def _map(k: int, given: Any, shape: tuple[int, ...], choices: int) -> Tensor:
     try:
         tokens = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError):
@@ -94,21 +98,21 @@ def _map(k: int, given: Any, size: tuple[int, int], codes: int) -> Tensor:
         raise InputError(f"the tokens of scale {k} are of the type {tokens.dtype}; {EXPECTED}")
     if tokens.layout != torch.strided or tokens.is_meta:
         raise InputError(f"the tokens of scale {k} are {quoted(tokens)}; {EXPECTED}")
-    tokens = tokens[None] if tokens.ndim == 2 else tokens
-    if tokens.ndim != 3 or tuple(tokens.shape[1:]) != size or not len(tokens):
+    tokens = tokens[None] if tokens.ndim == len(shape) else tokens
+    if not tokens.ndim or tuple(tokens.shape[1:]) != shape or not len(tokens):
         raise InputError(
-            f"the tokens of scale {k} have the shape {tuple(tokens.shape)}; expected (B, {size[0]}, {size[1]})"
+            f"the tokens of scale {k} have the shape {tuple(tokens.shape)}; expected (B, {', '.join(map(str, shape))})"
         )
     tokens = tokens.long()
     low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= codes:
-        raise InputError(f"the tokens of scale {k} go from {low} to {high}; expected 0 to {codes - 1}")
+    if low < 0 or high >= choices:
+        raise InputError(f"the tokens of scale {k} go from {low} to {high}; expected 0 to {choices - 1}")
     return tokens
 
 
 def digest(tokenizer: Tokenizer) -> str:
     """What tells a tokenizer from another: 64 hex digits of its sizes and weights, the same in float32 and bfloat16."""
-    sizes = (tokenizer.schedule.sizes, tokenizer.choices, tokenizer.code_dim, tokenizer.stride)
+    sizes = (tokenizer.schedule.sizes, tokenizer.choices, tokenizer.code_dim, tokenizer.stride, *tokenizer.token_shape)
     found = hashlib.sha256(repr(sizes).encode())
     for name, weight in sorted(tokenizer.state_dict().items()):
         rounded = weight.detach().to("cpu", torch.bfloat16).contiguous()

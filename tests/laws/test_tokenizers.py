@@ -31,8 +31,7 @@ def images_for(tokenizer: Tokenizer, batch: int = 2) -> torch.Tensor:
 
 def test_token_maps_have_the_sizes_of_the_schedule(tokenizer: Tokenizer) -> None:
     tokens = tokenizer.encode(tokenizer.latent(images_for(tokenizer))).tokens
-    draws = (tokenizer.draws,) if tokenizer.draws > 1 else ()
-    assert [tuple(t.shape) for t in tokens] == [(2, h, w, *draws) for h, w in tokenizer.schedule]
+    assert [tuple(t.shape) for t in tokens] == [(2, h, w, *tokenizer.token_shape) for h, w in tokenizer.schedule]
     assert all(int(t.min()) >= 0 and int(t.max()) < tokenizer.choices for t in tokens)
 
 

@@ -46,12 +46,14 @@ class Scores:
 
 
 def token_scores(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy (B, L) in nats, and (B, L) bool: was the likeliest code the right one?
+    """Cross-entropy (B, L) in nats, and the share of its draws (B, L) of which the likeliest choice was right.
 
-    logits: (B, L, V); tokens: (B, L) int64.
+    logits: (B, L, V) or (B, L, d, V); tokens: (B, L) or (B, L, d) int64. A token's cross-entropy is that of its draws
+    together.
     """
-    loss = F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none")
-    return loss, logits.argmax(-1) == tokens
+    loss = F.cross_entropy(logits.float().movedim(-1, 1), tokens, reduction="none")
+    hits = (logits.argmax(-1) == tokens).double()
+    return (loss, hits) if tokens.ndim == 2 else (loss.sum(-1), hits.mean(-1))
 
 
 # no_grad and not inference_mode: the attention mask made here is kept and may serve a training step later.
@@ -71,7 +73,7 @@ def score_generator(
         maps = [t[start : start + BATCH].to(device) for t in tokens]
         given = tokenizer.follow(maps, schedule).inputs
         logits = model(given, model.condition(class_features(labels[start : start + BATCH].to(device))))
-        batch_loss, batch_hits = token_scores(logits, torch.cat([t.flatten(1) for t in maps], 1))
+        batch_loss, batch_hits = token_scores(logits, torch.cat([t.flatten(1, 2) for t in maps], 1))
         loss += batch_loss.cpu().double().sum(0)
         hits += batch_hits.cpu().double().sum(0)
         step(start + len(maps[0]), len(labels))

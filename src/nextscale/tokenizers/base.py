@@ -101,6 +101,11 @@ class Tokenizer(nn.Module, ABC):
     def decode_flops(self, schedule: ScaleSchedule) -> int:
         """FLOPs for one image of ``decode``."""
 
+    @property
+    def token_shape(self) -> tuple[int, ...]:
+        """What a token map has behind (B, h, w): nothing, or (d,) where a token has several draws."""
+        return (self.draws,) if self.draws > 1 else ()
+
     def pixels(self, schedule: ScaleSchedule | None = None) -> Size:
         """Height and width of the images of a finished canvas."""
         h, w = (schedule or self.schedule).grid
