@@ -21,7 +21,8 @@ from nextscale.row import Row
 from nextscale.sampling import IndependentNoise, OfficialNoise
 from nextscale.state import Keep, ScaleEvent
 from nextscale.tokenizers.base import Canvas
-from tests.makers import BOTH, CLASSES, MODELS, tiny_tokenizer, tiny_var
+from tests.makers import BOTH, CLASSES, CODE_DIM, MODELS, tiny_tokenizer, tiny_var
+from tests.toys import free_model
 
 TOKENIZER = tiny_tokenizer()
 LABELS = torch.tensor([0, 3, 2])
@@ -303,3 +304,11 @@ def test_parts_of_the_wrong_kind_are_refused_before_anything_runs() -> None:
         run(default_plan(model).with_column(model="refiner"), model, refiner=3)
     with pytest.raises(PlanError, match="keeps tokens of the part 'source', which holds none"):
         run(default_plan(model).with_column(keep="source"), model, source=[])
+
+
+def test_a_model_of_other_tokens_is_refused_before_anything_runs() -> None:
+    plan = default_plan(free_model(draws=CODE_DIM, choices=2))
+    with pytest.raises(PlanError, match="the tokenizer has draws 1, but 'model' was made for 8"):
+        run(plan, free_model(draws=CODE_DIM, choices=2))
+    with pytest.raises(PlanError, match="the tokenizer has choices 48, but 'model' was made for 2"):
+        run(plan, free_model(choices=2))

@@ -118,7 +118,8 @@ class FreeModel(NextScaleModel):
         blocks = [FreeBlock(reads) for _ in range(3)]
         self.blocks = nn.ModuleList(blocks)
         self.slots = tuple(replace(block.attention.spec, block=i) for i, block in enumerate(blocks))
-        self.out, self.draws, self.choices = nn.Linear(C, draws * choices), draws, choices
+        self.out, self.code_dim = nn.Linear(C, draws * choices), CODE_DIM
+        self.draws, self.choices = draws, choices
 
     @property
     def reads(self) -> Mapping[str, int]:

@@ -28,18 +28,22 @@ def check_parts(plan: Plan, parts: Mapping[str, Any], features: Features) -> Non
         raise PlanError(f"the part 'tokenizer' is {quoted(tokenizer)}; expected a tokenizer")
     plan.check_choices(tokenizer.draws, tokenizer.choices)
     for k, row in enumerate(plan.rows):
-        _check_model(plan, k, parts[row.model], features)
+        _check_model(plan, k, parts[row.model], tokenizer, features)
         if row.cull is not None and not callable(parts[row.cull]):
             raise PlanError(f"the plan culls by the part {row.cull!r}; expected a function (event, n, noise) -> rows")
         if row.keep is not None:
             _check_given(k, row, parts[row.keep], features.images, tokenizer)
 
 
-def _check_model(plan: Plan, k: int, model: NextScaleModel, features: Features) -> None:
+def _check_model(plan: Plan, k: int, model: NextScaleModel, tokenizer: Tokenizer, features: Features) -> None:
     row = plan.rows[k]
     if not hasattr(model, "step"):
         raise PlanError(f"the plan draws with the part {row.model!r}; expected a model, not {type(model).__name__}")
     model.check(plan.schedule)
+    for what in ("draws", "choices", "code_dim"):
+        ours, theirs = getattr(tokenizer, what), getattr(model, what)
+        if ours != theirs:
+            raise PlanError(f"the tokenizer has {what} {ours}, but {row.model!r} was made for {theirs}")
     check_pairing(plan.memories[row.model], model.slots)
     for what, block in (("runs block", max(row.blocks or (0,))), ("mixes after block", row.guidance_block or 0)):
         if block >= len(model.blocks):

@@ -116,6 +116,10 @@ class NextScaleModel(nn.Module, ABC):
     """Policy of the memory that is exact for this model, see ``nextscale.memory.make``."""
     guidance: str
     """Name of the model's published guidance schedule, see ``nextscale.guidance``."""
+    draws: int = 1
+    choices: int
+    code_dim: int
+    """Of the tokens it predicts, and channels of its inputs; see ``nextscale.tokenizers.base.Tokenizer``."""
     sources: tuple[str, ...]
     """Names of the sources that its conditional branch sees."""
     prefix_with_first: bool = False

@@ -82,6 +82,7 @@ class ClassTransformer(NextScaleModel):
         c = config.width
         self.config = config
         self.schedule = ScaleSchedule(config.sizes)
+        self.choices, self.code_dim = config.codes, config.code_dim
         self.class_embedding = nn.Embedding(config.classes + 1, c)
         self.pos_start = nn.Parameter(torch.zeros(self.schedule.lengths[0], c))
         self.pos_embedding = nn.Parameter(torch.zeros(self.schedule.tokens, c))

@@ -43,6 +43,7 @@ from nextscale.checkpoints.weights import check_numbers, check_state, read_weigh
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.errors import CheckpointError, InputError, one_line
 from nextscale.files import check_new, check_writable, kind_of, written_aside
+from nextscale.models.base import NextScaleModel
 from nextscale.scales import ScaleSchedule
 
 WEIGHTS = ("tokenizer.safetensors", "model.safetensors")
@@ -179,10 +180,11 @@ def read_official(
         with _checked(file, found, dtype) as state:
             config = converter.config(component, state, sizes)
             components[component] = _build(config, converter.from_official(state, config))
-        if component == "model":
-            sizes = config.sizes
+        model = components[component]
+        if isinstance(model, NextScaleModel):
+            sizes = model.schedule.sizes
             given = converter.SAMPLING.items()
-            sampling = {name: min(value, config.codes) if name == "top_k" else value for name, value in given}
+            sampling = {name: min(value, model.choices) if name == "top_k" else value for name, value in given}
     if len(components) == 2:
         _check_fit(components["tokenizer"], components["model"])
     used = {path: [found for of, found in taken.values() if of is file] for path, file in files.items()}
@@ -282,8 +284,8 @@ def _build(config: Any, state: dict[str, Tensor]) -> nn.Module:
 
 
 def _check_fit(tokenizer: nn.Module, model: nn.Module) -> None:
-    for setting, what in (("codes", "codes"), ("code_dim", "channels per code")):
-        ours, theirs = getattr(tokenizer.config, setting), getattr(model.config, setting)
+    for setting, what in (("choices", "codes"), ("draws", "draws per token"), ("code_dim", "channels per code")):
+        ours, theirs = getattr(tokenizer, setting), getattr(model, setting)
         if ours != theirs:
             raise CheckpointError(
                 f"the tokenizer has {ours} {what} but the transformer expects {theirs}; they do not belong together"
