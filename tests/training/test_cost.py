@@ -11,9 +11,9 @@ import torch
 from nextscale.evaluation.speed import forward_flops
 from nextscale.models.class_transformer import ClassTransformer
 from nextscale.training.cost import Price, Spent, duration, read_costs, write_costs
+from nextscale.training.objectives.tokenizer import TokenizerObjective
 from nextscale.training.progress import Progress
 from nextscale.training.start import start
-from nextscale.training.tokenizer import TokenizerObjective
 from nextscale.training.trainer import Trainer
 from tests.training.tiny import TINY
 

@@ -13,8 +13,8 @@ from nextscale.checkpoints.load import load_vocabulary
 from nextscale.checkpoints.store import load_component
 from nextscale.conditions.classes import ClassVocabulary, Thing
 from nextscale.errors import CheckpointError, InputError, TrainingError
-from nextscale.training.generator import GeneratorObjective
 from nextscale.training.initial import Origin, known_labels, merged
+from nextscale.training.objectives.generator import GeneratorObjective
 from nextscale.training.start import start
 from nextscale.training.trainer import Trainer
 from tests.training.tiny import TINY, write_images

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from nextscale.models.class_transformer import ClassTransformer
 from nextscale.tokenizers.base import Tokenizer
+from nextscale.training.objectives.lesson import Lesson
+from nextscale.training.objectives.teacher_forcing import teacher_forcing, token_weights
 from nextscale.training.sections import DataSection, OptimSection, RunSection, ScheduleSection, Section, Share
 
 
@@ -100,6 +103,12 @@ class GeneratorRecipe(Section):
     @abstractmethod
     def new_model(self, tokenizer: Tokenizer, classes: int) -> ClassTransformer:
         """An initialised model of the recipe's sizes, completed by those of the tokenizer and the data."""
+
+    def new_lesson(self, tokenizer: Tokenizer) -> Lesson:
+        """What the model is taught on the tokens of ``tokenizer``."""
+        weights = self.loss.scale_weights
+        token_weights(weights, tokenizer.schedule)  # refuses as many as do not fit
+        return partial(teacher_forcing, label_smoothing=self.loss.label_smoothing, scale_weights=weights)
 
     def sizes(self, tokenizer: Tokenizer, classes: int) -> dict[str, Any]:
         """The sizes that every model's configuration has."""

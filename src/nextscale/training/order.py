@@ -13,7 +13,7 @@ from torch import Tensor
 
 AT_ONCE = 8
 """Groups that are open at the same time and shuffled together."""
-PURPOSES = ("weights", "order", "step", "codebook", "global")
+PURPOSES = ("weights", "order", "step", "codebook", "global", "shared")
 
 
 def key(seed: int, purpose: str, step: int = 0) -> int:
@@ -28,15 +28,18 @@ def generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
 
 
 class SampleNoise:
-    """The noise of one step, keyed by sample: every number belongs to a place of the global batch.
+    """The noise of one step: numbers per sample, and numbers that all samples share.
 
-    It is drawn for the whole batch of ``batch`` samples, in the order of the calls, and then cut to ``part``. However a
-    batch is split over processes or accumulated, sample i of step s therefore meets the same numbers.
+    A sample's numbers belong to its place in the global batch: they are drawn for the whole batch of ``batch`` samples,
+    in the order of the calls, and then cut to ``part``. However a batch is split over processes or accumulated, sample
+    i of step s therefore meets the same numbers. The shared ones know the step alone, so every part meets the same.
+    Neither kind moves the other on.
     """
 
     def __init__(self, seed: int, step: int, batch: int, part: slice) -> None:
         self.step, self.batch, self.part = step, batch, part
         self._generator = generator(seed, "step", step)
+        self._shared = generator(seed, "shared", step)
 
     def __len__(self) -> int:
         return len(range(self.batch)[self.part])
@@ -44,6 +47,10 @@ class SampleNoise:
     def uniform(self, *shape: int) -> Tensor:
         """Numbers in [0, 1), (len(self), *shape) float32 on the CPU; every call draws new ones."""
         return torch.rand((self.batch, *shape), generator=self._generator)[self.part]
+
+    def shared(self, *shape: int) -> Tensor:
+        """Numbers in [0, 1) of the step, (*shape) float32 on the CPU; every call draws new ones."""
+        return torch.rand(shape, generator=self._shared)
 
 
 def rows(images: int, batch: int, seed: int, step: int, groups: tuple[int, ...] = ()) -> Tensor:

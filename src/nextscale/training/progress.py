@@ -17,7 +17,7 @@ from nextscale.evaluation.speed import matmul_peak
 from nextscale.models.base import NextScaleModel
 from nextscale.training import parallel
 from nextscale.training.cost import Price, Spent, measure, read_costs, together, write_costs
-from nextscale.training.objectives import Metrics, Objective
+from nextscale.training.objectives.base import Metrics, Objective
 from nextscale.training.recipe import Recipe
 from nextscale.training.runfolder import RunFolder, write_durably
 

@@ -22,19 +22,19 @@ from nextscale.errors import InputError
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.tokenizers.residual import ResidualTokenizer
 from nextscale.training import order
-from nextscale.training.classifier import ClassifierObjective, new_network
 from nextscale.training.classifier_recipe import ClassifierRecipe
 from nextscale.training.engine import engine
-from nextscale.training.generator import GeneratorObjective
 from nextscale.training.initial import Origin, folder_of, merged
-from nextscale.training.objectives import Objective
+from nextscale.training.objectives.base import Objective
+from nextscale.training.objectives.classifier import ClassifierObjective, new_network
+from nextscale.training.objectives.generator import GeneratorObjective
+from nextscale.training.objectives.tokenizer import TokenizerObjective
 from nextscale.training.parallel import my_parts, rank, wait_for_all
 from nextscale.training.progress import Progress, silent
 from nextscale.training.recipe import Recipe, kinds, load_recipe
 from nextscale.training.room import check_room
 from nextscale.training.runfolder import RunFolder
 from nextscale.training.system import name_compiler_folder
-from nextscale.training.tokenizer import TokenizerObjective
 from nextscale.training.tokenizer_recipe import TokenizerRecipe
 from nextscale.training.trainer import Trainer
 
@@ -116,7 +116,7 @@ def start(
         objective.warnings += doubts
     if origin is not None:
         origin.give_weights(objective.module, getattr(objective, "vocabulary", None))
-    reads = objective.reads if isinstance(objective, GeneratorObjective) else train
+    reads = objective.data.reads if isinstance(objective, GeneratorObjective) else train
     return Trainer(objective, resolved, folder, accelerator, reads, shown, origin is not None)
 
 

@@ -1,11 +1,12 @@
 """Tokens of a data set, encoded once by a frozen tokenizer and kept in files that are mapped into memory.
 
 For augmentation several copies of the set are kept: copy 0 shows the images as they are, every further one mirrored,
-moved, recoloured or cropped in another way. Each copy is one safetensors file of one tensor ``tokens`` (N, L). Its
+moved, recoloured or cropped in another way. Each copy is one safetensors file of one tensor ``tokens`` (N, L d). Its
 name is the fingerprint of all that its content depends on, so tokens of another tokenizer, other data or another
 augmentation are never found; its header holds the sha256 of its content, so that damage does not pass.
 
-Shape letters: ``N`` images of the set, ``B`` of one batch, ``L`` tokens of all scales of an image.
+Shape letters: ``N`` images of the set, ``B`` of one batch, ``L`` tokens of all scales of an image, ``d`` draws of a
+token (1 where it is the index of a code), ``h w`` one token map.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from torch import Tensor
 from nextscale.data.images import ImageData
 from nextscale.errors import TrainingError
 from nextscale.files import sha256
+from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training import system
-from nextscale.training.objectives import recolour, shift, to_signed
+from nextscale.training.objectives.images import recolour, shift, to_signed
 from nextscale.training.order import SampleNoise
 from nextscale.training.parallel import processes, rank, sum_over
 
@@ -71,10 +73,16 @@ PLAIN = Augmentation()
 
 @torch.no_grad()
 def encode(tokenizer: Tokenizer, images: Tensor) -> Tensor:
-    """Tokens (B, L) int64 of images (B, 3, H, W) in [-1, 1], in float32 whatever the precision of training."""
+    """Tokens (B, L d) int64 of images (B, 3, H, W) in [-1, 1], in float32 whatever the precision of training."""
     with torch.autocast(images.device.type, enabled=False):
         maps = tokenizer.encode(tokenizer.latent(images)).tokens
     return torch.cat([tokens.flatten(1) for tokens in maps], 1)
+
+
+def token_maps(tokens: Tensor, schedule: ScaleSchedule, draws: int = 1) -> list[Tensor]:
+    """Tokens (B, L d) as one token map per scale, (B, h, w) or (B, h, w, d)."""
+    parts, several = tokens.split([length * draws for length in schedule.lengths], 1), [draws] if draws > 1 else []
+    return [part.unflatten(1, (*size, *several)) for part, size in zip(parts, schedule, strict=True)]
 
 
 class Tokens:
@@ -83,13 +91,13 @@ class Tokens:
     groups: tuple[int, ...] = ()
 
     def __init__(self, copies: list[np.ndarray[Any, Any]]) -> None:
-        self._copies, self.waited = copies, 0.0
+        self._copies, self.count, self.waited = copies, len(copies), 0.0
 
     def prefetch(self, rows: Tensor) -> None:
         """Nothing to do: the system keeps what was read in memory."""
 
     def read(self, copies: Tensor, rows: Tensor) -> Tensor:
-        """Tokens (B, L) int64 of the images ``rows`` (B,), each from the copy named in ``copies`` (B,)."""
+        """Tokens (B, L d) int64 of the images ``rows`` (B,), each from the copy named in ``copies`` (B,)."""
         start = time.perf_counter()
         found = [self._copies[copy][row] for copy, row in zip(copies.tolist(), rows.tolist(), strict=True)]
         tokens = torch.from_numpy(np.stack(found)).long()
@@ -97,7 +105,7 @@ class Tokens:
         return tokens
 
     def all(self) -> Tensor:
-        """Tokens (N, L) int64 of copy 0."""
+        """Tokens (N, L d) int64 of copy 0."""
         return torch.from_numpy(self._copies[0].astype(np.int64))
 
 
@@ -122,7 +130,7 @@ def cached_tokens(
     Raises:
         TrainingError: the folder cannot be written.
     """
-    kind = {"images": len(data), "tokens": tokenizer.schedule.tokens, "codes": tokenizer.choices}
+    kind = {"images": len(data), "tokens": tokenizer.schedule.tokens * tokenizer.draws, "codes": tokenizer.choices}
     found, damaged, wanting = [], [], []
     for copy in range(copies):
         changes = {} if copy == 0 else asdict(augmentation) | {"copy": copy, "mirrored": augmentation.mirrored(copy)}
@@ -223,7 +231,7 @@ class CopyFile:
         self.aside = self.path.with_name(f"{self.path.stem}-{number:08x}.part")
 
     def write(self, row: int, tokens: Tensor) -> None:
-        """Write the tokens (B, L) of the images from ``row`` on."""
+        """Write the tokens (B, L d) of the images from ``row`` on."""
         with self.aside.open("r+b") as file:
             file.seek(self.start + row * self.shape[1] * self.dtype.itemsize)
             file.write(tokens.cpu().numpy().astype(self.dtype).tobytes())
@@ -255,7 +263,7 @@ class CopyFile:
             return False
 
     def open(self) -> np.ndarray[Any, Any]:
-        """The tokens (N, L), mapped into memory."""
+        """The tokens (N, L d), mapped into memory."""
         return np.memmap(self.path, self.dtype, "r", self.start, self.shape)
 
     def _header(self, digest: str) -> bytes:

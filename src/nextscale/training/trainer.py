@@ -26,7 +26,7 @@ from nextscale.errors import CheckpointError, TrainingError, one_line
 from nextscale.training import order, parallel
 from nextscale.training.card import run_card
 from nextscale.training.divergence import PATIENCE, DivergenceWatch
-from nextscale.training.objectives import Metrics, Objective
+from nextscale.training.objectives.base import Metrics, Objective
 from nextscale.training.optim import MovingAverage, decay_at, lr_factor, parameter_groups
 from nextscale.training.progress import Account, Progress, silent
 from nextscale.training.recipe import Recipe

@@ -1,8 +1,7 @@
-"""Training a class-conditional generator on the tokens of a frozen tokenizer.
+"""Training a class-conditional generator on the tokens of a frozen tokenizer: data, and the lesson of its recipe.
 
-Loss: cross-entropy, the mean over all tokens of all scales, which may have weights. The images and some variants of
-them are encoded once, before training, or new variants at every step (see ``tokens.py``).
-Shape letters: ``N`` images of the set, ``B`` batch, ``h w`` one token map, ``L`` tokens of all scales, ``V`` codes.
+The images and some variants of them are encoded once, before training, or new variants at every step (see ``data.py``).
+Shape letter: ``B`` batch.
 """
 
 from __future__ import annotations
@@ -11,21 +10,23 @@ import math
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from nextscale.conditions.classes import ClassVocabulary, class_features
-from nextscale.data.images import ImageData, Source
+from nextscale.data.images import ImageData
 from nextscale.errors import InputError
 from nextscale.measures.generator import score_generator
 from nextscale.models.class_transformer import ClassTransformer
 from nextscale.pipeline import Pipeline
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training.generator_recipe import GeneratorRecipe
-from nextscale.training.objectives import Metrics, picture
+from nextscale.training.objectives.base import Metrics
+from nextscale.training.objectives.data import TokenData
+from nextscale.training.objectives.images import picture
+from nextscale.training.objectives.lesson import Pupil
 from nextscale.training.order import SampleNoise
-from nextscale.training.tokens import Augmentation, Progress, Tokens, cached_tokens, encode
+from nextscale.training.tokens import Augmentation, Progress, cached_tokens, token_maps
 
 SAMPLES, SAMPLES_PER_ROW = 24, 12
 
@@ -50,7 +51,7 @@ class GeneratorObjective:
         name: str = "unnamed",
         progress: Progress | None = None,
     ) -> None:
-        self.name, self.recipe, self.train, self.vocabulary, self.device = name, recipe, train, vocabulary, device
+        self.name, self.recipe, self.vocabulary = name, recipe, vocabulary
         self.tokenizer, self.images = tokenizer.to(device), len(train)
         if recipe.sampling.top_k > tokenizer.choices:
             raise InputError(
@@ -58,51 +59,31 @@ class GeneratorObjective:
                 "expected at most as many, 0 for off"
             )
         self.module = recipe.new_model(tokenizer, len(vocabulary)).to(device)
-        self.weights = token_weights(recipe, tokenizer).to(device)
+        self.lesson = recipe.new_lesson(tokenizer)
         self.ignorance = {"loss": math.log(tokenizer.choices)}
         self.stages = [0]
         self.labels = vocabulary.labels(train.labels, train.style_labels).to(device)
         self.heldout_labels = vocabulary.labels(heldout.labels, heldout.style_labels).to(device)
         self.warnings = [_one_class(train)] if len(train.labels.unique()) == 1 else []
-        data = recipe.data
-        self.augmentation = Augmentation(data.flip, data.unmirrored, data.shift, data.recolour)
-        self.tokens: Tokens | None = None
+        data, tokens = recipe.data, None
+        augmentation = Augmentation(data.flip, data.unmirrored, data.shift, data.recolour)
         if data.copies:
-            self.tokens, damaged = cached_tokens(
-                cache, self.tokenizer, revision, train, data.copies, self.augmentation, progress
-            )
+            tokens, damaged = cached_tokens(cache, self.tokenizer, revision, train, data.copies, augmentation, progress)
             self.warnings += damaged
+        dropped = {"class": recipe.loss.label_drop}
+        self.data = TokenData(train, class_features(self.labels), self.tokenizer, augmentation, tokens, dropped)
         held_out, damaged = cached_tokens(cache, self.tokenizer, revision, heldout, progress=progress)
         self.warnings += damaged
-        self.heldout = self._maps(held_out.all())
-        self.reads: Source = self.tokens or train
+        self.heldout = token_maps(held_out.all(), tokenizer.schedule, tokenizer.draws)
 
     def begin(self, generator: torch.Generator) -> None:
         """Nothing to prepare."""
 
     def loss(self, model: nn.Module, rows: Tensor, noise: SampleNoise) -> tuple[Tensor, dict[str, Tensor]]:
-        variant = noise.uniform()
-        dropped = (noise.uniform() < self.recipe.loss.label_drop).to(self.device)
-        paths = noise.uniform(self.module.config.depth, self.module.gates).to(self.device)
-        targets = self._variants(rows, variant, noise).to(self.device)
-        features = class_features(self.labels[rows.to(self.device)], dropped=dropped)
-        condition = self.module.drop_paths(self.module.condition(features), paths)
-        with torch.no_grad():
-            seen = self.tokenizer.follow(self._maps(targets)).inputs
-        logits = model(seen, condition, recompute=self.recipe.run.checkpointing).float()
-        smoothing = self.recipe.loss.label_smoothing
-        losses = F.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), reduction="none", label_smoothing=smoothing
-        ).view_as(targets)
-        accuracy = (logits.detach().argmax(-1) == targets).float().mean()
-        return (losses * self.weights).mean(), {"accuracy": accuracy}
-
-    def _variants(self, rows: Tensor, variant: Tensor, noise: SampleNoise) -> Tensor:
-        """Tokens (B, L) of a variant of each image of ``rows``, chosen by ``variant`` (B,), uniform in [0, 1)."""
-        if self.tokens is not None:
-            return self.tokens.read((variant * self.recipe.data.copies).long(), rows)
-        turned = variant < self.augmentation.flip
-        return encode(self.tokenizer, self.augmentation.images(self.train, rows, turned, noise, self.device))
+        # The model's numbers stand between the data's, as they always have: older runs go on as they began.
+        variant, features = self.data.choose(rows, noise)
+        pupil = Pupil(model, noise, self.recipe.run.checkpointing)
+        return self.lesson(pupil, self.data.encoded(rows, variant, noise), features, noise)
 
     def after_step(self, optimizer: torch.optim.Optimizer, average: nn.Module, generator: torch.Generator) -> Metrics:
         return {}
@@ -148,29 +129,6 @@ class GeneratorObjective:
         pipe = Pipeline(self.tokenizer, module, self.vocabulary, name=self.name, defaults=defaults)
         pipe.set_progress_bar_config(disable=True)
         return pipe
-
-    def _maps(self, tokens: Tensor) -> list[Tensor]:
-        """Tokens (B, L) as one token map (B, h, w) per scale."""
-        schedule = self.tokenizer.schedule
-        return [part.unflatten(1, size) for part, size in zip(tokens.split(schedule.lengths, 1), schedule, strict=True)]
-
-
-def token_weights(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> Tensor:
-    """How much each token (L,) counts in the loss; the mean is 1.
-
-    Raises:
-        InputError: the recipe has not as many weights as the tokenizer has scales.
-    """
-    schedule, weights = tokenizer.schedule, recipe.loss.scale_weights
-    if weights is None:
-        return torch.ones(schedule.tokens)
-    if len(weights) != len(schedule):
-        raise InputError(
-            f"loss.scale_weights has {len(weights)} numbers; expected one for each of the tokenizer's {len(schedule)} "
-            "scales"
-        )
-    repeated = torch.tensor(weights).repeat_interleave(torch.tensor(schedule.lengths))
-    return repeated / repeated.mean()
 
 
 def _one_class(train: ImageData) -> str:

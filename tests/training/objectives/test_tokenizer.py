@@ -24,10 +24,10 @@ from nextscale.features.perceptual import Perceptual, PerceptualConfig
 from nextscale.tokenizers.autoencoder import AutoencoderConfig
 from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 from nextscale.training.codebook import residuals
+from nextscale.training.objectives.tokenizer import TokenizerObjective
 from nextscale.training.order import SampleNoise, generator, rows
 from nextscale.training.recipe import load_recipe
 from nextscale.training.start import start
-from nextscale.training.tokenizer import TokenizerObjective
 from nextscale.training.tokenizer_recipe import TokenizerRecipe
 from tests.training.tiny import SIDE, TINY_TOKENIZER
 

@@ -22,7 +22,8 @@ from nextscale.measures.tokenizer import codebook_use, psnr
 from nextscale.tokenizers.residual import ResidualTokenizer
 from nextscale.training.adversarial import Adversary
 from nextscale.training.codebook import RESCUED, CodeUse, CollapseWatch, draw_codebook, pick, residuals
-from nextscale.training.objectives import Metrics, mirror, picture, recolour, shift, to_signed
+from nextscale.training.objectives.base import Metrics
+from nextscale.training.objectives.images import mirror, picture, recolour, shift, to_signed
 from nextscale.training.order import SampleNoise
 from nextscale.training.parallel import processes, sum_over
 from nextscale.training.perceptual import load_perceptual

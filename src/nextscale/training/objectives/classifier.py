@@ -21,7 +21,8 @@ from nextscale.features.classifier import Classifier, ClassifierConfig, Predicti
 from nextscale.features.perceptual import Perceptual, PerceptualConfig
 from nextscale.measures.recognition import wide_classes
 from nextscale.training.classifier_recipe import ClassifierRecipe
-from nextscale.training.objectives import Metrics, picture, recolour, shift, to_signed
+from nextscale.training.objectives.base import Metrics
+from nextscale.training.objectives.images import picture, recolour, shift, to_signed
 from nextscale.training.order import SampleNoise
 
 SAMPLES, SAMPLES_PER_ROW = 24, 12

@@ -15,9 +15,9 @@ from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData, InMemory
 from nextscale.errors import InputError
 from nextscale.features.classifier import Prediction
-from nextscale.training.classifier import ClassifierObjective, cut_out, hits
 from nextscale.training.classifier_recipe import ClassifierRecipe
-from nextscale.training.objectives import to_signed
+from nextscale.training.objectives.classifier import ClassifierObjective, cut_out, hits
+from nextscale.training.objectives.images import to_signed
 from nextscale.training.order import SampleNoise
 from nextscale.training.recipe import load_recipe
 from nextscale.training.start import start

@@ -15,8 +15,8 @@ from nextscale.data.folder import load_data
 from nextscale.data.images import InMemory
 from nextscale.errors import InputError
 from nextscale.models.class_transformer import ClassTransformer
-from nextscale.training.generator import GeneratorObjective
-from nextscale.training.objectives import to_signed
+from nextscale.training.objectives.generator import GeneratorObjective
+from nextscale.training.objectives.images import to_signed
 from nextscale.training.order import SampleNoise
 from nextscale.training.start import start, vocabulary_of
 from nextscale.training.tokens import encode
@@ -64,11 +64,12 @@ def test_validation_drops_no_label(images: Path, tokenizer: Path, tmp_path: Path
 def test_some_classes_are_never_mirrored(images: Path, tokenizer: Path, tmp_path: Path) -> None:
     more = ("data.flip=1.0", "data.unmirrored=[warm]", "data.copies=0", "data.shift=0")
     goal = objective(images, tokenizer, tmp_path, *more)
-    whole = goal.train.images
-    goal.train = replace(goal.train, pictures=InMemory(whole, goal.train.resolution))  # nothing to crop
+    data = goal.data.images
+    whole = data.images
+    goal.data.images = replace(data, pictures=InMemory(whole, data.resolution))  # nothing to crop
     plain, turned = (encode(goal.tokenizer, to_signed(i, CPU)) for i in (whole, whole.flip(-1)))
     noise = SampleNoise(0, 0, goal.images, slice(None))
-    found = goal._variants(torch.arange(goal.images), noise.uniform(), noise)
+    found = goal.data.found(torch.arange(goal.images), noise.uniform(), noise)
     warm = goal.labels == goal.vocabulary.names.index("warm")
     assert torch.equal(found, torch.where(warm[:, None], plain, turned))
     assert not torch.equal(plain[~warm], turned[~warm])
@@ -77,13 +78,13 @@ def test_some_classes_are_never_mirrored(images: Path, tokenizer: Path, tmp_path
 def test_new_variants_at_every_step_are_keyed_by_sample(images: Path, tokenizer: Path, tmp_path: Path) -> None:
     more = ("data.flip=0.5", "data.copies=0", "data.shift=4", "data.recolour=0.5", "run.batch=6")
     goal = objective(images, tokenizer, tmp_path, *more)
-    assert goal.reads is goal.train
+    assert goal.data.reads is goal.data.images
     assert list((tmp_path / "run" / "tokens").iterdir()) != []  # the held-out images alone
     rows = torch.tensor([3, 3, 8, 1, 0, 12])
 
     def targets(step: int, part: slice) -> torch.Tensor:
         noise = SampleNoise(3, step, 6, part)
-        return goal._variants(rows[part], noise.uniform(), noise)
+        return goal.data.found(rows[part], noise.uniform(), noise)
 
     whole = targets(0, slice(None))
     assert torch.equal(whole, torch.cat([targets(0, slice(0, 4)), targets(0, slice(4, 6))]))
@@ -126,9 +127,9 @@ def test_one_class_alone_is_said(images: Path, tokenizer: Path, tmp_path: Path) 
 
 def test_class_and_style_are_the_label(images: Path, tokenizer: Path, tmp_path: Path) -> None:
     plain = objective(images, tokenizer, tmp_path)
-    drawn_in = torch.arange(len(plain.train)) % 3
-    train = replace(plain.train, style_labels=drawn_in, styles=["noto", "twemoji", "openmoji"])
-    heldout = load_data(images, plain.train.resolution, "heldout")
+    drawn_in = torch.arange(len(plain.data.images)) % 3
+    train = replace(plain.data.images, style_labels=drawn_in, styles=["noto", "twemoji", "openmoji"])
+    heldout = load_data(images, plain.data.images.resolution, "heldout")
     vocabulary = ClassVocabulary(tuple(train.classes), (), tuple(train.styles))
     frozen = plain.tokenizer, "revision"
     goal = GeneratorObjective(plain.recipe, train, heldout, *frozen, vocabulary, CPU, tmp_path / "tokens")
@@ -136,7 +137,7 @@ def test_class_and_style_are_the_label(images: Path, tokenizer: Path, tmp_path: 
     assert goal.module.config.classes == 6
     loss, _ = goal.loss(goal.module, torch.arange(13), SampleNoise(0, 0, 13, slice(None)))
     assert loss.isfinite()
-    assert goal.sample(goal.module.eval()).size == (6 * plain.train.resolution, plain.train.resolution)
+    assert goal.sample(goal.module.eval()).size == (6 * plain.data.images.resolution, plain.data.images.resolution)
 
 
 def test_a_label_without_training_images_is_missing_in_the_vocabulary(images: Path) -> None:
@@ -154,11 +155,11 @@ def test_shards_train_like_the_folder_they_were_made_of(images: Path, tokenizer:
             shard.add(images / side, ".")
     packed = Path(tmp_path / "shards" / "{train,val}" / "0.tar")
     files, shards = (objective(data, tokenizer, tmp_path / name) for name, data in (("a", images), ("b", packed)))
-    assert shards.train.groups == (13,)
+    assert shards.data.images.groups == (13,)
 
     def content(goal: GeneratorObjective) -> set[tuple[int, ...]]:
         rows = torch.arange(goal.images)
-        tokens = goal._variants(rows, rows * 0.0, SampleNoise(0, 0, goal.images, slice(None)))
+        tokens = goal.data.found(rows, rows * 0.0, SampleNoise(0, 0, goal.images, slice(None)))
         return {(int(label), *row.tolist()) for label, row in zip(goal.labels, tokens, strict=True)}
 
     assert content(files) == content(shards)

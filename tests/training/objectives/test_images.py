@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextscale.training.objectives import mirror, picture, recolour, shift, to_signed
+from nextscale.training.objectives.images import mirror, picture, recolour, shift, to_signed
 from nextscale.training.order import SampleNoise
 
 

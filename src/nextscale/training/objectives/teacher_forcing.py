@@ -1,0 +1,57 @@
+"""The lesson of VAR (arXiv 2404.02905): every scale is predicted from the true coarser ones, all at once.
+
+Shape letters: ``B`` batch, ``L`` tokens of all scales, ``d`` draws of a token, ``V`` choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nextscale.conditions.base import Features
+from nextscale.errors import InputError
+from nextscale.scales import ScaleSchedule
+from nextscale.tokenizers.base import Encoded
+from nextscale.training.objectives.lesson import Pupil
+from nextscale.training.order import SampleNoise
+
+
+def teacher_forcing(
+    model: Pupil,
+    encoded: Encoded,
+    features: Features,
+    noise: SampleNoise,
+    *,
+    label_smoothing: float = 0.0,
+    scale_weights: Sequence[float] | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy, the mean over all draws of all tokens. The keywords are as in ``GeneratorLoss``."""
+    schedule = encoded.canvas.schedule
+    logits = model(encoded.inputs, model.condition(features, schedule=schedule), schedule).float()
+    targets = torch.cat([tokens.flatten(1, 2) for tokens in encoded.tokens], 1)  # (B, L) or (B, L, d)
+    losses = F.cross_entropy(
+        logits.flatten(0, -2), targets.flatten(), reduction="none", label_smoothing=label_smoothing
+    ).view_as(targets)
+    weights = token_weights(scale_weights, schedule).to(losses.device)
+    accuracy = (logits.detach().argmax(-1) == targets).float().mean()
+    return (losses * weights.view(-1, *[1] * (losses.ndim - 2))).mean(), {"accuracy": accuracy}
+
+
+def token_weights(scale_weights: Sequence[float] | None, schedule: ScaleSchedule) -> Tensor:
+    """How much each token (L,) counts in a loss; the mean is 1.
+
+    Raises:
+        InputError: there are not as many weights as scales.
+    """
+    if scale_weights is None:
+        return torch.ones(schedule.tokens)
+    if len(scale_weights) != len(schedule):
+        raise InputError(
+            f"loss.scale_weights has {len(scale_weights)} numbers; expected one for each of the tokenizer's "
+            f"{len(schedule)} scales"
+        )
+    repeated = torch.tensor(scale_weights).repeat_interleave(torch.tensor(schedule.lengths))
+    return repeated / repeated.mean()
