@@ -76,3 +76,27 @@ def test_groups_are_read_a_few_at_a_time(groups: list[int], seed: int) -> None:
         places.setdefault(group_of[row], []).append(place)
     for place in range(images):
         assert sum(min(at) <= place <= max(at) for at in places.values()) <= order.AT_ONCE
+
+
+@given(st.integers(1, 4), st.integers(0, 3), st.integers(0, 3))
+def test_every_part_of_a_step_shares_numbers_which_move_no_sample_s_own(size: int, seed: int, step: int) -> None:
+    first, second = (order.SampleNoise(seed, step, 2 * size, part) for part in (slice(0, size), slice(size, 2 * size)))
+    plain = order.SampleNoise(seed, step, 2 * size, slice(None))
+    first.uniform(3)  # samples' numbers do not move the shared ones either
+    shared = [first.shared(), first.shared(2, 3)]
+    assert [tuple(x.shape) for x in shared] == [(), (2, 3)]
+    assert torch.equal(shared[0], second.shared())
+    second.uniform(3)
+    assert torch.equal(shared[1], second.shared(2, 3))
+    plain.uniform(3)
+    assert torch.equal(torch.cat([first.uniform(), second.uniform()]), plain.uniform())
+
+
+def test_shared_numbers_differ_between_calls_steps_and_seeds_and_from_those_of_samples() -> None:
+    noise = order.SampleNoise(0, 0, 50, slice(None))
+    drawn = [noise.shared(50), noise.shared(50), noise.uniform()]
+    drawn += [order.SampleNoise(seed, step, 50, slice(None)).shared(50) for seed, step in ((0, 1), (1, 0))]
+    numbers = torch.cat(drawn)
+    assert len(numbers.unique()) == len(numbers)
+    assert float(numbers.min()) >= 0
+    assert float(numbers.max()) < 1

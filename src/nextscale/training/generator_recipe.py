@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from nextscale.models.class_transformer import ClassTransformer
+from nextscale.models.base import NextScaleModel
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training.objectives.lesson import Lesson
 from nextscale.training.objectives.teacher_forcing import teacher_forcing, token_weights
@@ -99,9 +99,11 @@ class GeneratorRecipe(Section):
     run: GeneratorRunSection
     kind: str
     model: TransformerSection
+    trainable: ClassVar[tuple[str, ...]] = ("*",)
+    """Patterns of the names of the parameters that are trained, such as ``head_*``; the others stay as they are."""
 
     @abstractmethod
-    def new_model(self, tokenizer: Tokenizer, classes: int) -> ClassTransformer:
+    def new_model(self, tokenizer: Tokenizer, classes: int) -> NextScaleModel:
         """An initialised model of the recipe's sizes, completed by those of the tokenizer and the data."""
 
     def new_lesson(self, tokenizer: Tokenizer) -> Lesson:

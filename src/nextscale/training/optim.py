@@ -6,14 +6,35 @@ Source: VAR (arXiv 2404.02905) and its published code.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from nextscale.errors import InputError
+
 UNDECAYED = ("pos_", "level_embedding", "ada_gss", "scale_mul")
 """Parameters whose own name starts like this are never decayed, whatever their shape."""
+
+
+def freeze_others(module: nn.Module, trainable: Sequence[str]) -> None:
+    """Freeze every parameter whose name fits none of the patterns ``trainable``, such as ``blocks.*.ada_lin.*``.
+
+    Raises:
+        InputError: a pattern fits no parameter.
+    """
+    parameters = dict(module.named_parameters())
+    for pattern in trainable:
+        if not any(fnmatchcase(name, pattern) for name in parameters):
+            raise InputError(
+                f"no parameter has a name like {pattern!r}; expected patterns of names such as "
+                f"{next(reversed(parameters))!r}"
+            )
+    for name, parameter in parameters.items():
+        if not any(fnmatchcase(name, pattern) for pattern in trainable):
+            parameter.requires_grad_(False)
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, object]]:

@@ -31,6 +31,11 @@ def objective(images: Path, tokenizer: Path, tmp_path: Path, *more: str) -> Gene
     return trainer.objective
 
 
+def model_of(goal: GeneratorObjective) -> ClassTransformer:
+    assert isinstance(goal.module, ClassTransformer)
+    return goal.module
+
+
 def seen(goal: GeneratorObjective, model: ClassTransformer) -> tuple[torch.Tensor, torch.Tensor]:
     """Labels and targets of one training step over all images, as the model and the loss see them."""
     caught: list[torch.Tensor] = []
@@ -46,9 +51,10 @@ def test_labels_are_dropped_in_training(
     share: float, dropped: int, images: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     goal = objective(images, tokenizer, tmp_path, f"loss.label_drop={share}")
-    given, true = seen(goal, goal.module)
-    assert int((given == goal.module.config.classes).sum()) == dropped
-    assert torch.equal(given[given != goal.module.config.classes], true[given != goal.module.config.classes])
+    given, true = seen(goal, model_of(goal))
+    null = model_of(goal).config.classes
+    assert int((given == null).sum()) == dropped
+    assert torch.equal(given[given != null], true[given != null])
 
 
 def test_validation_drops_no_label(images: Path, tokenizer: Path, tmp_path: Path) -> None:
@@ -56,7 +62,7 @@ def test_validation_drops_no_label(images: Path, tokenizer: Path, tmp_path: Path
     goal.module.eval()
     assert goal.validate(goal.module) == goal.validate(goal.module)
     caught: list[torch.Tensor] = []
-    goal.module.class_embedding.register_forward_hook(lambda _, arguments, __: caught.append(arguments[0]))
+    model_of(goal).class_embedding.register_forward_hook(lambda _, arguments, __: caught.append(arguments[0]))
     goal.validate(goal.module)
     assert torch.equal(torch.cat(caught), goal.heldout_labels)
 
@@ -134,7 +140,7 @@ def test_class_and_style_are_the_label(images: Path, tokenizer: Path, tmp_path: 
     frozen = plain.tokenizer, "revision"
     goal = GeneratorObjective(plain.recipe, train, heldout, *frozen, vocabulary, CPU, tmp_path / "tokens")
     assert goal.labels.tolist() == [int(s) * 2 + int(c) for s, c in zip(drawn_in, train.labels, strict=True)]
-    assert goal.module.config.classes == 6
+    assert model_of(goal).config.classes == 6
     loss, _ = goal.loss(goal.module, torch.arange(13), SampleNoise(0, 0, 13, slice(None)))
     assert loss.isfinite()
     assert goal.sample(goal.module.eval()).size == (6 * plain.data.images.resolution, plain.data.images.resolution)

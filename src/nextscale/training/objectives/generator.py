@@ -17,7 +17,7 @@ from nextscale.conditions.classes import ClassVocabulary, class_features
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
 from nextscale.measures.generator import score_generator
-from nextscale.models.class_transformer import ClassTransformer
+from nextscale.models.base import NextScaleModel
 from nextscale.pipeline import Pipeline
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training.generator_recipe import GeneratorRecipe
@@ -25,6 +25,7 @@ from nextscale.training.objectives.base import Metrics
 from nextscale.training.objectives.data import TokenData
 from nextscale.training.objectives.images import picture
 from nextscale.training.objectives.lesson import Pupil
+from nextscale.training.optim import freeze_others
 from nextscale.training.order import SampleNoise
 from nextscale.training.tokens import Augmentation, Progress, cached_tokens, token_maps
 
@@ -59,6 +60,7 @@ class GeneratorObjective:
                 "expected at most as many, 0 for off"
             )
         self.module = recipe.new_model(tokenizer, len(vocabulary)).to(device)
+        freeze_others(self.module, recipe.trainable)
         self.lesson = recipe.new_lesson(tokenizer)
         self.ignorance = {"loss": math.log(tokenizer.choices)}
         self.stages = [0]
@@ -90,7 +92,7 @@ class GeneratorObjective:
 
     def validate(self, module: nn.Module) -> Metrics:
         """Cross-entropy and accuracy on the held-out images with their labels, per scale and over all tokens."""
-        assert isinstance(module, ClassTransformer)
+        assert isinstance(module, NextScaleModel)
         scores = score_generator(module, self.tokenizer, self.heldout, self.heldout_labels)
         metrics = {"loss": scores.total.loss, "accuracy": scores.total.accuracy}
         for k, score in enumerate(scores.scales):
@@ -124,7 +126,7 @@ class GeneratorObjective:
         pipe.save_pretrained(folder, overwrite=True)
 
     def _pipeline(self, module: nn.Module) -> Pipeline:
-        assert isinstance(module, ClassTransformer)
+        assert isinstance(module, NextScaleModel)
         defaults = self.recipe.sampling.model_dump()
         pipe = Pipeline(self.tokenizer, module, self.vocabulary, name=self.name, defaults=defaults)
         pipe.set_progress_bar_config(disable=True)

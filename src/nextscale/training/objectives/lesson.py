@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from nextscale.conditions.base import Features
 from nextscale.models.base import Condition
@@ -35,11 +35,11 @@ class Pupil:
     gradients to save memory. Everything else is the model's own.
     """
 
-    def __init__(self, model: nn.Module, noise: SampleNoise, recompute: bool = False) -> None:
-        self._model: Any = model  # as it is to be called; it may be compiled
-        self._recompute = recompute
+    def __init__(self, model: Any, noise: SampleNoise, recompute: bool = False) -> None:
+        """model: as it is to be called, it may be compiled."""
+        self._model, self._recompute = model, recompute
         drops = hasattr(model, "drop_paths")
-        self._chance = noise.uniform(self._model.config.depth, self._model.gates) if drops else None
+        self._chance = noise.uniform(model.config.depth, model.gates) if drops else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)

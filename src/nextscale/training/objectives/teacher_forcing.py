@@ -1,4 +1,4 @@
-"""The lesson of VAR (arXiv 2404.02905): every scale is predicted from the true coarser ones, all at once.
+"""Teacher forcing: every scale is predicted from the true coarser ones, all at once (arXiv 2404.02905).
 
 Shape letters: ``B`` batch, ``L`` tokens of all scales, ``d`` draws of a token, ``V`` choices.
 """
