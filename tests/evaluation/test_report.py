@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nextscale.conditions.classes import ClassVocabulary
+from nextscale.conditions.classes import ClassVocabulary, class_features
 from nextscale.data.folder import load_data
 from nextscale.errors import InputError
 from nextscale.evaluation.report import Bar, evaluate
@@ -34,10 +34,10 @@ def test_every_number_is_measured_on_the_images_it_names(subject: Subject, pictu
     assert t.psnr == t.psnr_by_scale[-1]
     assert (t.use, t.use_by_scale) == code_use(train_tokens, CODES)
     assert subject.model is not None
-    assert g.scores == score_generator(subject.model, subject.tokenizer, tokens, heldout.labels)
+    assert g.scores == score_generator(subject.model, subject.tokenizer, tokens, class_features(heldout.labels))
     rows = sample_rows(TRAIN, HELDOUT)
     sampled = [maps[rows] for maps in train_tokens]
-    assert g.train == score_generator(subject.model, subject.tokenizer, sampled, train.labels[rows])
+    assert g.train == score_generator(subject.model, subject.tokenizer, sampled, class_features(train.labels[rows]))
     assert g.train != g.scores
     assert g.uniform_loss == math.log(CODES)
     assert (t.source.split, t.source.images, t.source.data_hash) == ("heldout", HELDOUT, heldout.hash)

@@ -132,7 +132,7 @@ def compare(
             with progress(f"encoding for {subject.name}", "images") as step:
                 tokens = encode_all(subject.tokenizer, data, step)
         with progress(f"predicting with {subject.name}", "images") as step:
-            scores.append(score_generator(model, subject.tokenizer, tokens, labels, step))
+            scores.append(score_generator(model, subject.tokenizer, tokens, class_features(labels), step))
     contestants = [_contestant(subject, model) for subject, model in zip(subjects, models, strict=True)]
     measured = zip(subjects, models, scores, generation_speeds(contestants, ROUNDS), strict=True)
     return Comparison(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nextscale import __version__
+from nextscale.conditions.classes import class_features
 from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.errors import InputError
@@ -182,7 +183,7 @@ def _generator_report(subject: Subject, split: Encoded, training: Encoded, progr
     assert model is not None
     start = time.perf_counter()
     with progress("predicting", "images") as step:
-        scores = score_generator(model, subject.tokenizer, split.tokens, split.labels, step)
+        scores = score_generator(model, subject.tokenizer, split.tokens, class_features(split.labels), step)
     speed = len(split.labels) / (time.perf_counter() - start)
     train_scores = train_source = None
     if split.data.split == "heldout":
@@ -190,7 +191,9 @@ def _generator_report(subject: Subject, split: Encoded, training: Encoded, progr
         train_source = Source.of(training.data, len(rows))
         sampled = [maps[rows] for maps in training.tokens]
         with progress("predicting training images", "images") as step:
-            train_scores = score_generator(model, subject.tokenizer, sampled, training.labels[rows], step)
+            train_scores = score_generator(
+                model, subject.tokenizer, sampled, class_features(training.labels[rows]), step
+            )
     weight = next(model.parameters())
     return GeneratorReport(
         source=Source.of(split.data),

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextscale.conditions.classes import class_features
+from nextscale.conditions.base import Features
 from nextscale.measures.tokenizer import BATCH, Step, silent
 from nextscale.models.base import NextScaleModel
 from nextscale.scales import ScaleSchedule
@@ -48,33 +48,34 @@ class Scores:
 def token_scores(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy (B, L) in nats, and the share of its draws (B, L) of which the likeliest choice was right.
 
-    logits: (B, L, V) or (B, L, d, V); tokens: (B, L) or (B, L, d) int64. A token's cross-entropy is that of its draws
-    together.
+    logits: (B, L, V) or (B, L, d, V); tokens: (B, L) or (B, L, d) int64. A token's cross-entropy is the mean
+    over its draws.
     """
     loss = F.cross_entropy(logits.float().movedim(-1, 1), tokens, reduction="none")
     hits = (logits.argmax(-1) == tokens).double()
-    return (loss, hits) if tokens.ndim == 2 else (loss.sum(-1), hits.mean(-1))
+    return (loss, hits) if tokens.ndim == 2 else (loss.mean(-1), hits.mean(-1))
 
 
 # no_grad and not inference_mode: the attention mask made here is kept and may serve a training step later.
 @torch.no_grad()
 def score_generator(
-    model: NextScaleModel, tokenizer: Tokenizer, tokens: Sequence[Tensor], labels: Tensor, step: Step = silent
+    model: NextScaleModel, tokenizer: Tokenizer, tokens: Sequence[Tensor], features: Features, step: Step = silent
 ) -> Scores:
-    """Scores of ``model`` (in evaluation mode) on images given as token maps; no label is dropped, nothing smoothed.
+    """Scores of ``model`` (in evaluation mode) on images given as token maps; nothing is dropped or smoothed.
 
-    tokens: (N, h, w) int64, one per scale, as ``encode_all`` gives them; labels: (N,) int64, the model's class ids.
+    tokens: (N, h, w) or (N, h, w, d) int64, one per scale, as ``encode_all`` gives them; features: of the N images.
     """
     assert not model.training, "a model in training mode drops paths; call eval() first"
     device, schedule = next(model.parameters()).device, model.schedule
     loss = torch.zeros(schedule.tokens, dtype=torch.float64)
     hits = torch.zeros_like(loss)
-    for start in range(0, len(labels), BATCH):
+    for start in range(0, features.images, BATCH):
         maps = [t[start : start + BATCH].to(device) for t in tokens]
         given = tokenizer.follow(maps, schedule).inputs
-        logits = model(given, model.condition(class_features(labels[start : start + BATCH].to(device))))
+        batch = features.select(torch.arange(start, start + len(maps[0]))).to(device)
+        logits = model(given, model.condition(batch, schedule=schedule), schedule)
         batch_loss, batch_hits = token_scores(logits, torch.cat([t.flatten(1, 2) for t in maps], 1))
         loss += batch_loss.cpu().double().sum(0)
         hits += batch_hits.cpu().double().sum(0)
-        step(start + len(maps[0]), len(labels))
-    return Scores.of(loss / len(labels), hits / len(labels), schedule)
+        step(start + len(maps[0]), features.images)
+    return Scores.of(loss / features.images, hits / features.images, schedule)

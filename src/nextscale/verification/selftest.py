@@ -26,6 +26,7 @@ from nextscale.checkpoints.find import model_folder
 from nextscale.checkpoints.load import read_origin
 from nextscale.checkpoints.published import PUBLISHED, Published
 from nextscale.checkpoints.store import computed_revision
+from nextscale.conditions.classes import class_features
 from nextscale.device import cpu_name, peak_memory
 from nextscale.evaluation.speed import matmul_peak
 from nextscale.measures.generator import score_generator
@@ -154,7 +155,7 @@ def _on_a_picture(pipe: Pipeline, like: Published | None) -> list[Check]:
     measured = reconstruction_psnr(pipe.tokenizer, pixels, tokens, range(len(tokens)))
     psnr = [float(measured[k]) for k in range(len(tokens))]
     label = IMAGENET_CLASS if pipe.model.reads["class"] == 1000 else 0
-    scores = score_generator(pipe.model, pipe.tokenizer, tokens, torch.tensor([label])).total
+    scores = score_generator(pipe.model, pipe.tokenizer, tokens, class_features(torch.tensor([label]))).total
     codes, judged = pipe.tokenizer.choices, like is not None
     return [
         Check(

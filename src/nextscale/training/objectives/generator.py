@@ -65,7 +65,7 @@ class GeneratorObjective:
         self.ignorance = {"loss": math.log(tokenizer.choices)}
         self.stages = [0]
         self.labels = vocabulary.labels(train.labels, train.style_labels).to(device)
-        self.heldout_labels = vocabulary.labels(heldout.labels, heldout.style_labels).to(device)
+        self.heldout_features = class_features(vocabulary.labels(heldout.labels, heldout.style_labels).to(device))
         self.warnings = [_one_class(train)] if len(train.labels.unique()) == 1 else []
         data, tokens = recipe.data, None
         augmentation = Augmentation(data.flip, data.unmirrored, data.shift, data.recolour)
@@ -93,7 +93,7 @@ class GeneratorObjective:
     def validate(self, module: nn.Module) -> Metrics:
         """Cross-entropy and accuracy on the held-out images with their labels, per scale and over all tokens."""
         assert isinstance(module, NextScaleModel)
-        scores = score_generator(module, self.tokenizer, self.heldout, self.heldout_labels)
+        scores = score_generator(module, self.tokenizer, self.heldout, self.heldout_features)
         metrics = {"loss": scores.total.loss, "accuracy": scores.total.accuracy}
         for k, score in enumerate(scores.scales):
             metrics |= {f"loss_{k}": score.loss, f"accuracy_{k}": score.accuracy}
