@@ -105,11 +105,11 @@ class Plan:
         name, every = self.rows[k].model, tuple(range(len(model.blocks)))
         end = next((j for j in range(k, len(self.rows)) if self.rows[j].model != name), len(self.rows))
         runs = [every if row.blocks is None else row.blocks for row in self.rows[k:end]]
-        before = () if self.memories[name].takeover == "empty" else runs[0]
-        blocks = (*(before,) * k, *runs, *((),) * (len(self.rows) - end))
+        empty = k > 0 and self.memories[name].takeover == "empty"
+        blocks = (*(() if empty else runs[0],) * k, *runs, *((),) * (len(self.rows) - end))
         alive = self.alive
         turns = tuple(j for j in range(k, len(self.rows)) if alive[j + 1] != alive[j])
-        prefix = model.prefix_tokens(self.schedule)
+        prefix = 0 if empty and model.prefix_with_first else model.prefix_tokens(self.schedule)
         return Course(model.slots, self.schedule, blocks, turns, prefix, model.prefix_with_first)
 
     def sees(self, k: int) -> Branches:

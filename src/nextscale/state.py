@@ -162,7 +162,7 @@ class State:
         course = plan.course(k, model)
         start = condition.start
         self.memory = make_memory(planned, look_ahead(planned, course), condition.rows, start.dtype, start.device)
-        model.prefill(condition, self.memory)
+        model.prefill(condition, self.memory, course.blocks[course.first])
         for j in range(course.first, k):
             self.memory.begin_scale(j)
             model.step(self.inputs[j], j, self.condition(plan.sees(j)), self.memory, course.blocks[j])

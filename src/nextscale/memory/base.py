@@ -84,6 +84,10 @@ class Course:
         """The last scale at which a slot's block runs; -1 where it never does."""
         return max((k for k, run in enumerate(self.blocks) if self.slots[slot].block in run), default=-1)
 
+    def tokens(self, k: int) -> int:
+        """Tokens of scale k, and of the prefix where that stands with them."""
+        return self.schedule.lengths[k] + (self.prefix if self.with_first and k == 0 else 0)
+
     def seen(self, k: int) -> int:
         """Tokens of the prefix and of all scales up to k that the model sees."""
         return self.prefix + self.schedule.offsets[k + 1] - self.schedule.offsets[self.first]
