@@ -62,7 +62,7 @@ def _carry_out(
     state = _start(plan, parts, features, noise, entries)
     for k, row in enumerate(plan.rows):
         if k == 0 or row.model != plan.rows[k - 1].model:
-            state.take_over(plan, k, parts[row.model])
+            state.take_over(plan, k, parts)
         state.inputs.append(None if k == 0 else tokenizer.next_input(state.canvas, k))
         event = _draw(plan, k, parts, state)
         answer = None

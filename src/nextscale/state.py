@@ -151,17 +151,18 @@ class State:
             self._conditions[sees] = self._model.condition(self.features, sees, self.canvas.schedule)
         return self._conditions[sees]
 
-    def take_over(self, plan: Plan, k: int, model: NextScaleModel) -> None:
+    def take_over(self, plan: Plan, k: int, parts: Mapping[str, Any]) -> None:
         """Model and memory from row k on. The memory before goes first; then, unless the plan says otherwise, the model
         runs over every scale so far. Nothing is drawn, so no head runs, and the noise goes on.
         """
         if self._model is not None:
             self.memory.free()
+        name = plan.rows[k].model
+        planned, model = plan.memories[name], parts[name]
         self._model, self._conditions = model, {}
-        planned, condition = plan.memories[plan.rows[k].model], self.condition(plan.sees(k))
-        course = plan.course(k, model)
-        start = condition.start
-        self.memory = make_memory(planned, look_ahead(planned, course), condition.rows, start.dtype, start.device)
+        condition, course = self.condition(plan.sees(k)), plan.course(k, model)
+        outlook, start = look_ahead(planned, course, parts), condition.start
+        self.memory = make_memory(planned, outlook, condition.rows, start.dtype, start.device)
         model.prefill(condition, self.memory, course.blocks[course.first])
         for j in range(course.first, k):
             self.memory.begin_scale(j)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,14 +14,16 @@ from nextscale.memory.base import Course, Memory, MemoryPlan, Outlook
 
 
 class Policy(NamedTuple):
-    """memory: its class; outlook: of a course and the settings; serves: what it remembers for slots, beside those that
-    read their own scale; settings: their names and types.
+    """memory: its class; outlook: of a course, the settings and (if ``calibrated``) the calibration that a plan names,
+    all that the memory is made from beside rows and precision, so a policy may bring an outlook that says more; serves:
+    what it remembers for slots, beside those that read their own scale; settings: their names and types.
     """
 
     memory: Callable[..., Memory]
     outlook: Callable[..., Outlook]
     serves: frozenset[str] = frozenset()
     settings: Mapping[str, type] = {}
+    calibrated: bool = False
 
 
 POLICIES: Mapping[str, Policy] = {
@@ -41,8 +43,11 @@ def check_memory(memory: MemoryPlan) -> None:
         if name not in known or not isinstance(value, known[name]):
             says = ", ".join(f"{one} ({kind.__name__})" for one, kind in known.items()) or "no settings"
             raise PlanError(f"the memory {memory.policy!r} has {name} {quoted(value)}; it takes {says}")
-    if memory.calibration is not None:
+    calibrated = POLICIES[memory.policy].calibrated
+    if memory.calibration is not None and not calibrated:
         raise PlanError(f"the memory {memory.policy!r} takes no calibration; leave out {quoted(memory.calibration)}")
+    if memory.calibration is None and calibrated:
+        raise PlanError(f"the memory {memory.policy!r} needs a calibration; name the part that holds it")
 
 
 def check_pairing(memory: MemoryPlan, slots: Iterable[SlotSpec]) -> None:
@@ -57,10 +62,11 @@ def check_pairing(memory: MemoryPlan, slots: Iterable[SlotSpec]) -> None:
         )
 
 
-def look_ahead(memory: MemoryPlan, course: Course) -> Outlook:
-    """What that memory will keep of a course."""
+def look_ahead(memory: MemoryPlan, course: Course, parts: Mapping[str, Any] | None = None) -> Outlook:
+    """What that memory will keep of a course. parts: hold the calibration that the plan names."""
     check_pairing(memory, course.slots)
-    return POLICIES[memory.policy].outlook(course, **memory.settings)
+    calibration = {} if memory.calibration is None else {"calibration": (parts or {})[memory.calibration]}
+    return POLICIES[memory.policy].outlook(course, **memory.settings, **calibration)
 
 
 def make_memory(memory: MemoryPlan, outlook: Outlook, rows: int, dtype: torch.dtype, device: torch.device) -> Memory:

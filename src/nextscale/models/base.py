@@ -290,7 +290,9 @@ class NextScaleModel(nn.Module, ABC):
 
     def prefill_flops(self, course: Course, rows: int) -> int:
         """FLOPs of :meth:`prefill`."""
-        tokens = 0 if course.with_first else course.prefix
+        tokens = course.prefix
+        if not tokens or course.with_first:
+            return 0
         blocks = (
             self.blocks[i].flops(tokens, *(tokens for _ in self.slots_of[i]))  # type: ignore[operator]
             for i in course.blocks[course.first]
