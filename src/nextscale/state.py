@@ -82,18 +82,18 @@ class ScaleEvent:
 
     def select(self, rows: Tensor) -> ScaleEvent:
         """The event of some of the images, as a cull sees it: rows (B',) int64."""
-        rows = rows.to(self.logits.device)
+        there = rows.to(self.logits.device)
         branches = len(self.branch_logits) // len(self.logits)
         return replace(
             self,
-            canvas=self.canvas.select(rows),
-            tokens=self.tokens[rows],
-            drawn=self.drawn[rows],
-            branch_logits=self.branch_logits[stacked(rows, len(self.logits), branches)],
-            logits=self.logits[rows],
-            weights=None if self.weights is None else self.weights[rows],
+            canvas=self.canvas.select(there),
+            tokens=self.tokens[there],
+            drawn=self.drawn[there],
+            branch_logits=self.branch_logits[stacked(there, len(self.logits), branches)],
+            logits=self.logits[there],
+            weights=None if self.weights is None else self.weights[there],
             lineage=self.lineage.select(rows.tolist()),
-            history=[tokens[rows] for tokens in self.history],
+            history=[tokens[there] for tokens in self.history],
         )
 
 
@@ -173,20 +173,20 @@ class State:
         """Keep, repeat or reorder images, (B',) int64: the only place where a population changes. Call after a scale
         was accumulated and before the next input.
         """
-        images, rows = self.images, rows.to(self.canvas.latent.device)
-        self.canvas = self.canvas.select(rows)
-        self.features = self.features.select(rows)
+        images, there = self.images, rows.to(self.canvas.latent.device)
+        self.canvas = self.canvas.select(there)
+        self.features = self.features.select(there)
         self.given = {name: one.select(rows) for name, one in self.given.items()}
         self.noise = self.noise.select(rows)
         self.lineage = self.lineage.select(rows.tolist())
-        self.inputs = [None if x is None else x.index_select(0, rows) for x in self.inputs]
-        self.tokens = [t.index_select(0, rows) for t in self.tokens]
+        self.inputs = [None if x is None else x.index_select(0, there) for x in self.inputs]
+        self.tokens = [t.index_select(0, there) for t in self.tokens]
         branches = 0
         for sees, condition in self._conditions.items():
             branches = len(sees)
-            self._conditions[sees] = condition.select(stacked(rows, images, branches))
+            self._conditions[sees] = condition.select(stacked(there, images, branches))
         if self._model is not None:
-            self.memory.select(stacked(rows, images, branches))
+            self.memory.select(stacked(there, images, branches))
 
 
 def stacked(rows: Tensor, images: int, branches: int) -> Tensor:

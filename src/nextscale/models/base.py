@@ -144,7 +144,7 @@ class NextScaleModel(nn.Module, ABC):
 
     @abstractmethod
     def blank(self, images: int, device: torch.device) -> Features:
-        """Features of the shapes that it reads, which mean nothing: for what only costs are asked of."""
+        """Features of every source it may be asked for, which mean nothing: for what only costs are asked of."""
 
     @abstractmethod
     def condition(
