@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -70,12 +71,12 @@ class Course:
     prefix: int = 0
     with_first: bool = False
 
-    @property
+    @cached_property
     def first(self) -> int:
         """The first scale that the model sees."""
         return next(k for k, run in enumerate(self.blocks) if run)
 
-    @property
+    @cached_property
     def last(self) -> int:
         """The last scale that the model sees."""
         return max(k for k, run in enumerate(self.blocks) if run)
