@@ -19,6 +19,7 @@ from torch import Tensor
 from nextscale.errors import PlanError, quoted
 from nextscale.layers.slots import SlotSpec
 from nextscale.scales import ScaleSchedule
+from nextscale.values import plain
 
 TAKEOVERS = ("catch_up", "empty")
 
@@ -42,6 +43,7 @@ class MemoryPlan:
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise PlanError(f"a memory's {name} is {quoted(getattr(self, name))}, of the wrong type")
+        object.__setattr__(self, "settings", {name: plain(value) for name, value in self.settings.items()})
         if self.takeover not in TAKEOVERS:
             raise PlanError(f"a memory's takeover is {quoted(self.takeover)}; expected {' or '.join(TAKEOVERS)}")
 
