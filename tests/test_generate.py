@@ -289,6 +289,11 @@ def test_given_tokens_are_looked_at_before_anything_runs(change: Callable[[Tenso
     for given, what in (
         (GivenTokens([change(one) for one in tokens], masks), sentence),
         (GivenTokens(tokens, [one.int() for one in masks]), "row 0 is given the mask tensor"),
+        (GivenTokens(tokens, [one[None].expand(2, *one.shape) for one in masks]), "the mask of row 0 has the shape"),
+        (
+            GivenTokens(tokens, [one.flatten() for one in masks]),
+            r"has the shape \(1,\); expected \(1, 1\) or \(3, 1, 1",
+        ),
         (GivenTokens(None, None), "only 0 maps of them were given"),  # type: ignore[arg-type]
     ):
         with pytest.raises(PlanError, match=what):

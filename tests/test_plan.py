@@ -74,6 +74,7 @@ def test_a_prefix_keeps_the_whole_schedule() -> None:
         ({"passes": (3,)}, "passes is .3,.; the tokens that stay after each must be at least 1 and together 1"),
         ({"passes": ()}, "passes is "),
         ({"again_guidance": (1.0, 0.0)}, "again_guidance weighs later passes, and there is one pass"),
+        ({"again_guidance": ()}, "again_guidance has 0 weights; expected one for each of the plan's 2 branches"),
         ({"population": 3}, "population 3 and the cull None; expected both or neither"),
         ({"population": 0, "cull": "best"}, "population of 0; expected at least 1"),
     ],
@@ -122,6 +123,28 @@ def test_a_foreign_schedule_and_a_negative_guidance_are_refused() -> None:
     for scale in (-1, 1e30, math.inf, math.nan):
         with pytest.raises(PlanError, match=r"guidance_scale is .*; it must lie between 0 and 1,000,000"):
             default_plan(tiny_var(), guidance_scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("size", "sentence"),
+    [
+        ((1, 1), "scales must not shrink, but 1x1 follows 4x4"),
+        ((0, 5), "a scale of 0x5 is impossible"),
+        ((10**30, 5), "expected at most 65,536"),
+    ],
+)
+def test_sizes_that_cannot_be_are_an_impossible_plan(size: tuple[int, int], sentence: str) -> None:
+    with pytest.raises(PlanError, match=sentence):
+        replace(PLAN, undrawn=(size,))
+
+
+@pytest.mark.parametrize("count", [0, 3, 5, 10**30])
+def test_a_prefix_of_more_scales_than_are_drawn_is_refused(count: int) -> None:
+    """One beyond the rows of a prefix used to lose the scales between."""
+    short = PLAN.prefix(2)
+    assert short.prefix(2) == short
+    with pytest.raises(PlanError, match="scales were asked for; the plan draws 1 to 2"):
+        short.prefix(count)
 
 
 def test_rows_are_plain_data() -> None:

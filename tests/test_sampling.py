@@ -157,6 +157,19 @@ def test_a_repeated_image_draws_anew_and_a_kept_one_does_not() -> None:
     assert not (v[1] == v[0]).any()
 
 
+def test_images_that_are_copied_again_and_again_never_share_their_noise() -> None:
+    """A second copy of an image whose first one still lives used to draw what that one draws."""
+    noise = IndependentNoise([5])
+    for rows in ([0, 0], [0, 1, 0], [1, 0, 2, 1, 0, 0]):
+        noise = noise.select(torch.tensor(rows))  # type: ignore[assignment]
+    assert len(set(noise.lineage)) == len(noise.lineage) == 6
+    other = IndependentNoise([9, 5]).select(torch.tensor([0, 1, 1]))
+    other = other.select(torch.tensor([1, 2, 1, 0, 0]))
+    assert (
+        other.lineage[:3] == IndependentNoise([5]).select(torch.tensor([0, 0])).select(torch.tensor([0, 1, 0])).lineage
+    )  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_seeds_out_of_range_are_refused(seed: int) -> None:
     with pytest.raises(InputError, match="out of range"):

@@ -1,5 +1,5 @@
 """Small tokenizers and models of other kinds than VAR's, for the laws: bits, free schedules, no memory, passes,
-prefixes, and an adapter around a slot.
+prefixes, positions, and adapters around a slot.
 """
 
 from __future__ import annotations
@@ -93,6 +93,19 @@ class PlacingTokenizer(BitTokenizer):
         return canvas.latent.flatten(2)[..., k - 1, None, None]
 
 
+class LastMapTokenizer(BitTokenizer):
+    """Every scale holds all of the latent at its size, and the canvas is the last map alone (arXiv 2502.20313)."""
+
+    def quantize(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:
+        return (F.interpolate(latent, canvas.schedule[k], mode="area") > 0).long().permute(0, 2, 3, 1)
+
+    def accumulate(self, canvas: Canvas, codes: Tensor, k: int) -> Canvas:
+        return replace(canvas, latent=codes, done=k + 1)
+
+    def next_input(self, canvas: Canvas, k: int) -> Tensor:
+        return F.interpolate(canvas.latent, canvas.schedule[k], mode="bicubic")
+
+
 class FreeModel(NextScaleModel):
     """A transformer without positions, so that any schedule will do. It can go over a scale again.
 
@@ -153,14 +166,16 @@ class FreeModel(NextScaleModel):
         else:
             x = self.words(inputs.flatten(2).mT)
         if again is not None:
-            known = self.words(again.codes.flatten(2).mT)
+            known = self.words(again.inputs.flatten(2).mT)
             seen = torch.where(again.masked[..., None], self.mask, known)
             x = x + (seen if inputs is not None else seen.repeat(condition.rows // len(seen), 1, 1))
         x = x.repeat(condition.rows // len(x), 1, 1)
         assert condition.vector is not None
         return x + condition.vector[:, None] + k * self.level
 
-    def run_block(self, i: int, x: Tensor, condition: Condition, slots: Any) -> Tensor:
+    def run_block(
+        self, i: int, x: Tensor, k: int | None, condition: Condition, slots: Any, schedule: ScaleSchedule
+    ) -> Tensor:
         return self.blocks[i](x, *slots)
 
     def head(self, hidden: Tensor, condition: Condition, number: int = 0) -> Tensor:
@@ -192,9 +207,28 @@ class FreeBlock(nn.Module):
         return self.attention.flops(tokens, seen) + 2 * tokens * C * C
 
 
-def free_model(seed: int = 0, **settings: Any) -> FreeModel:
+class PlacedModel(FreeModel):
+    """Every block adds where its tokens stand: a place of the last map, as rotary positions have it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.axes = nn.Parameter(torch.zeros(2, C))
+
+    def run_block(
+        self, i: int, x: Tensor, k: int | None, condition: Condition, slots: Any, schedule: ScaleSchedule
+    ) -> Tensor:
+        sizes, ahead = (), 0 if condition.prefix is None else condition.prefix.vectors.shape[1]
+        if k is None or k >= 0:
+            sizes = schedule.sizes if k is None else (schedule[k],)
+        places = [torch.cartesian_prod(torch.arange(h) / h, torch.arange(w) / w) for h, w in sizes]
+        scaled = torch.cat([torch.zeros(ahead, 2), *places]) * torch.tensor(schedule.grid)
+        at = scaled[: x.shape[1]] if k in (None, -1) else scaled[-x.shape[1] :]
+        return super().run_block(i, x + at @ self.axes, k, condition, slots, schedule)
+
+
+def free_model(seed: int = 0, kind: type[FreeModel] = FreeModel, **settings: Any) -> FreeModel:
     """Randomised."""
-    model = FreeModel(**settings)
+    model = kind(**settings)
     randomise(model, seed, 0.4)
     return model.eval().requires_grad_(False)
 
@@ -219,6 +253,72 @@ class Reference:
 
     def select(self, rows: Tensor) -> SlotWrapper:
         return replace(self, keys=self.keys[rows], values=self.values[rows])
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A slot around a slot: from scale ``first`` on every query sees ``keys`` and ``values``, (R, H, T, D), too."""
+
+    keys: Tensor
+    values: Tensor
+    first: int
+    prefix: int = 0
+
+    def wrap(self, slot: Any, k: int | None, schedule: ScaleSchedule) -> Any:
+        return _Beside(slot, self, k, schedule)
+
+    def select(self, rows: Tensor) -> SlotWrapper:
+        return replace(self, keys=self.keys[rows], values=self.values[rows])
+
+
+class _Beside:
+    def __init__(self, inner: AttentionSlot, pinned: Pinned, k: int | None, schedule: ScaleSchedule) -> None:
+        self.inner, self.pinned, self.k, self.schedule = inner, pinned, k, schedule
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        pinned, queries = self.pinned, q.shape[2]
+        keys, values, mask = self.inner.see(q, k, v)
+        if self.k is not None and self.k < pinned.first:
+            return attend(q, keys, values, mask)
+        seen = torch.ones(queries, keys.shape[2] + pinned.keys.shape[2], dtype=torch.bool)
+        if self.k is None:
+            seen[: pinned.prefix + self.schedule.offsets[pinned.first], keys.shape[2] :] = False
+        if mask is not None:
+            seen[:, : keys.shape[2]] = mask
+        return attend(q, torch.cat([keys, pinned.keys], 2), torch.cat([values, pinned.values], 2), seen)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A slot around a slot: instead of the prefix, of ``count`` tokens, what a scale sees of it is its mean."""
+
+    count: int
+
+    def wrap(self, slot: Any, k: int | None, schedule: ScaleSchedule) -> Any:
+        return _Mean(slot, self.count, k)
+
+    def select(self, rows: Tensor) -> SlotWrapper:
+        return self
+
+
+class _Mean:
+    def __init__(self, inner: AttentionSlot, count: int, k: int | None) -> None:
+        self.inner, self.count, self.k = inner, count, k
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values, mask = self.inner.see(q, k, v)
+        if self.k == -1:
+            return attend(q, keys, values, mask)
+        means = [x[:, :, : self.count].mean(2, keepdim=True) for x in (keys, values)]
+        if self.k is not None:
+            keys, values = (
+                torch.cat([m, x[:, :, self.count :]], 2) for m, x in zip(means, (keys, values), strict=True)
+            )
+            return attend(q, keys, values)
+        assert mask is not None
+        own = torch.arange(q.shape[2])[:, None] < self.count
+        seen = torch.cat([mask & (own | (torch.arange(keys.shape[2]) >= self.count)), ~own], 1)
+        return attend(q, torch.cat([keys, means[0]], 2), torch.cat([values, means[1]], 2), seen)
 
 
 class _Around:

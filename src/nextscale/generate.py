@@ -18,13 +18,14 @@ from torch import Tensor
 
 from nextscale.conditions.base import Entry, Features
 from nextscale.errors import InputError, PlanError, quoted
-from nextscale.given import GivenCanvases, given_parts, put_back
+from nextscale.given import GivenCanvases, codes_of, given_parts, put_back
 from nextscale.guidance import mix
 from nextscale.models.base import Again, NextScaleModel
 from nextscale.parts import check_parts
 from nextscale.plan import Plan
 from nextscale.row import Row
 from nextscale.sampling import Noise, filter_logits, smooth_weights
+from nextscale.scales import ScaleSchedule
 from nextscale.state import Callback, Keep, Lineage, ScaleEvent, State, like
 from nextscale.tokenizers.base import Canvas, Tokenizer
 from nextscale.values import is_whole, listed, plain
@@ -61,7 +62,7 @@ def _carry_out(
     state = _start(plan, parts, features, noise, entries)
     for k, row in enumerate(plan.rows):
         if k == 0 or row.model != plan.rows[k - 1].model:
-            state.take_over(plan, k, parts[row.model])
+            state.take_over(plan, k, parts)
         state.inputs.append(None if k == 0 else tokenizer.next_input(state.canvas, k))
         event = _draw(plan, k, parts, state)
         answer = None
@@ -88,21 +89,24 @@ def _start(plan: Plan, parts: Mapping[str, Any], features: Features, noise: Nois
 def _draw(plan: Plan, k: int, parts: Mapping[str, Any], state: State) -> ScaleEvent:
     """Draw the tokens of scale k, in one pass or several, put given ones back, and accumulate."""
     row, tokenizer, again, weights = plan.rows[k], parts["tokenizer"], None, None
+    given, passes = None if row.keep is None else state.given[row.keep], row.passes or (row.size[0] * row.size[1],)
     state.memory.begin_scale(k, row.blocks)
-    for stay in row.passes or (row.size[0] * row.size[1],):
+    for number, stay in enumerate(passes):
         branch_logits, logits = _logits(plan, k, parts[row.model], state, again)
         filtered = filter_logits(logits, row.temperature, row.top_k, row.top_p, row.order)
         probs = filtered.softmax(-1)
-        drawn = state.noise.pick(probs, k, 0 if again is None else again.number)
+        drawn = state.noise.pick(probs, k, number).unflatten(1, row.size)
+        if again is not None:
+            masked = again.masked.view(drawn.shape[:3])
+            drawn = torch.where(masked[..., None] if drawn.ndim == 4 else masked, drawn, again.tokens)
+        tokens = put_back(k, given, drawn)
         if row.smooth is not None:
             weights = smooth_weights(filtered, state.noise.gumbel(filtered, k), *row.smooth)
-        if row.passes is not None:
-            again = _go_on(again, drawn, probs, stay, row, tokenizer)
+        if number + 1 < len(passes):
+            again = _go_on(again, tokens, probs, stay, tokenizer, k, plan.schedule)
     state.memory.end_scale(k)
-    drawn = drawn.unflatten(1, row.size) if again is None else again.tokens
-    tokens, codes = put_back(k, row, state.given, drawn, weights, tokenizer)
+    codes = codes_of(k, given, tokens, weights, tokenizer)
     state.canvas = tokenizer.accumulate(state.canvas, codes, k)
-    given = None if row.keep is None else state.given[row.keep]
     if isinstance(given, GivenCanvases):
         state.canvas = given.mixed_into(state.canvas, k)
     state.tokens.append(tokens)
@@ -125,24 +129,23 @@ def _logits(plan: Plan, k: int, model: NextScaleModel, state: State, again: Agai
     if mixed is None:
         branch_logits = model.head(hidden, condition, number)
         return branch_logits, mix(branch_logits, weights)
-    first = condition.select(torch.arange(images, device=hidden.device))
-    logits = model.head(hidden[:images], first, number)
+    logits = model.head(hidden[:images], condition, number)
     return logits, logits
 
 
-def _go_on(again: Again | None, fresh: Tensor, probs: Tensor, stay: int, row: Row, tokenizer: Tokenizer) -> Again:
+def _go_on(
+    again: Again | None, drawn: Tensor, probs: Tensor, stay: int, tokenizer: Tokenizer, k: int, schedule: ScaleSchedule
+) -> Again:
     """What a pass leaves: of the places that were masked, the ``stay`` whose tokens were the most probable keep them;
     ties go to the first.
     """
-    masked, number, tokens = torch.ones(fresh.shape[:2], dtype=torch.bool, device=fresh.device), 1, fresh
-    if again is not None:
-        masked, number = again.masked, again.number + 1
-        tokens = torch.where(masked[..., None] if fresh.ndim == 3 else masked, fresh, again.tokens.flatten(1, 2))
-    sure = probs.gather(-1, fresh[..., None])[..., 0]
+    sure = probs.gather(-1, drawn.flatten(1, 2)[..., None])[..., 0]
     sure = sure.prod(-1) if sure.ndim == 3 else sure
+    masked = torch.ones_like(sure, dtype=torch.bool) if again is None else again.masked
     best = sure.masked_fill(~masked, -1).argsort(stable=True, dim=1, descending=True)[:, :stay]
-    drawn = tokens.unflatten(1, row.size)
-    return Again(drawn, tokenizer.codes(drawn), masked.scatter(1, best, False), number)
+    alone = tokenizer.accumulate(tokenizer.start(len(drawn), schedule), tokenizer.codes(drawn), k)
+    number = 1 if again is None else again.number + 1
+    return Again(drawn, tokenizer.next_input(alone, k), masked.scatter(1, best, False), number)
 
 
 def _answered(answer: Any, event: ScaleEvent, state: State) -> ScaleEvent:

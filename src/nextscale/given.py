@@ -35,6 +35,11 @@ class GivenTokens:
         masks = [mask if mask.ndim == 2 else mask[rows.to(mask.device)] for mask in self.masks]
         return GivenTokens([one[rows.to(one.device)] for one in self.tokens], masks)
 
+    def mask_for(self, k: int, tokens: Tensor) -> Tensor:
+        """The mask of scale k, to stand beside these tokens."""
+        mask = self.masks[k].to(tokens.device)
+        return mask[..., None] if tokens.ndim == 4 else mask
+
     def check(self, k: int, row: Row, images: int, tokenizer: Tokenizer) -> None:
         """Raises ``PlanError`` where this is not what row k keeps."""
         tokens, mask = (listed(maps) or [] for maps in (self.tokens, self.masks))
@@ -46,6 +51,11 @@ class GivenTokens:
         expected, found = (images, *row.size, *tokenizer.token_shape), tuple(tokens[k].shape)
         if found != expected:
             raise PlanError(f"the given tokens of row {k} have the shape {found}; expected {expected}")
+        if tuple(mask[k].shape) not in (row.size, (images, *row.size)):
+            raise PlanError(
+                f"the mask of row {k} has the shape {tuple(mask[k].shape)}; expected {row.size} or "
+                f"{(images, *row.size)}"
+            )
         low, high = (int(one) for one in tokens[k].aminmax())
         if low < 0 or high >= tokenizer.choices:
             raise PlanError(
@@ -58,7 +68,7 @@ class GivenCanvases:
     """Canvases that are mixed into what is drawn (arXiv 2411.17787, painting by collaborative decoding).
 
     latents: one per scale, of the shape of the canvas's own, as they are after that scale; mask: (H, W) or (B, H, W) on
-    the grid, from 0 to 1, where 1 is given.
+    the grid, from 0 to 1, where 1 is given (averaged where a canvas has another size).
     """
 
     latents: list[Tensor]
@@ -71,12 +81,13 @@ class GivenCanvases:
 
     def mixed_into(self, canvas: Canvas, k: int) -> Canvas:
         """The canvas after scale k, with the given one where the mask says so."""
-        own = canvas.latent
-        mask = self.mask.to(own)
-        mask = mask[:, None] if mask.ndim == 3 else mask
-        return replace(
-            canvas, latent=torch.where(mask == 1, self.latents[k].to(own), own.lerp(self.latents[k].to(own), mask))
-        )
+        own, given = canvas.latent, self.latents[k].to(canvas.latent)
+        if given.shape != own.shape:
+            raise PlanError(f"the given canvas of row {k} is {tuple(given.shape)}; expected {tuple(own.shape)}")
+        mask = self.mask.to(own).view(-1, 1, *self.mask.shape[-2:])
+        if mask.shape[2:] != own.shape[2:]:
+            mask = F.interpolate(mask, own.shape[2:], mode="area")
+        return replace(canvas, latent=torch.where(mask == 1, given, own.lerp(given, mask)))
 
     def check(self, k: int, row: Row, images: int, tokenizer: Tokenizer) -> None:
         """Raises ``PlanError`` where this is not what row k keeps."""
@@ -84,31 +95,39 @@ class GivenCanvases:
         if len(latents) <= k:
             raise PlanError(f"row {k} keeps given canvases, but only {len(latents)} of them were given")
         found = latents[k]
-        if not isinstance(found, Tensor) or len(found) != images:
+        if not isinstance(found, Tensor) or found.shape[:1] != (images,):
             about = quoted(tuple(found.shape)) if isinstance(found, Tensor) else quoted(found)
             raise PlanError(f"the given canvas of row {k} is {about}; expected one for each of {images} images")
+        if not found.isfinite().all():
+            raise PlanError(f"the given canvas of row {k} holds NaN, or is not finite; expected numbers")
+        if not isinstance(self.mask, Tensor) or not bool(((self.mask >= 0) & (self.mask <= 1)).all()):
+            raise PlanError(f"the mask of given canvases is {quoted(self.mask)}; expected numbers from 0 to 1")
+        shape = tuple(self.mask.shape)
+        if len(shape) != 2 and (len(shape), *shape[:1]) != (3, images):
+            raise PlanError(f"the mask of given canvases has the shape {shape}; expected (H, W) or ({images}, H, W)")
 
 
 Given = GivenTokens | GivenCanvases
 
 
-def put_back(
-    k: int, row: Row, given: Mapping[str, Given], drawn: Tensor, weights: Tensor | None, tokenizer: Tokenizer
-) -> tuple[Tensor, Tensor]:
-    """The tokens of scale k after given ones took their places, and the vectors (B, c, h, w) to accumulate.
+def put_back(k: int, given: Given | None, drawn: Tensor) -> Tensor:
+    """The tokens of scale k, (B, h, w) or (B, h, w, d), after given ones took their places."""
+    if not isinstance(given, GivenTokens):
+        return drawn
+    return torch.where(given.mask_for(k, drawn), given.tokens[k].to(drawn.device), drawn)
 
-    drawn: (B, h, w) or (B, h, w, d); weights: (B, l, V) of smooth sampling, in which a given token weighs 1.
+
+def codes_of(k: int, given: Given | None, tokens: Tensor, weights: Tensor | None, tokenizer: Tokenizer) -> Tensor:
+    """The vectors (B, c, h, w) of scale k to accumulate. weights: (B, l, V) of smooth sampling, in which a given token
+    weighs 1.
     """
-    kept = given[row.keep] if row.keep is not None else None
-    if not isinstance(kept, GivenTokens):
-        return drawn, tokenizer.codes(drawn if weights is None else weights.unflatten(1, row.size))
-    mask = kept.masks[k].to(drawn.device)
-    mask = mask.reshape(-1, *row.size, *(1,) * (drawn.ndim - 3))
-    tokens = torch.where(mask, kept.tokens[k].to(drawn.device), drawn)
     if weights is None:
-        return tokens, tokenizer.codes(tokens)
-    one_hot = F.one_hot(tokens, weights.shape[-1]).to(weights)
-    return tokens, tokenizer.codes(torch.where(mask[..., None], one_hot, weights.unflatten(1, row.size)))
+        return tokenizer.codes(tokens)
+    weights = weights.unflatten(1, tokens.shape[1:])
+    if isinstance(given, GivenTokens):
+        one_hot = F.one_hot(tokens, weights.shape[-1]).to(weights)
+        weights = torch.where(given.mask_for(k, tokens)[..., None], one_hot, weights)
+    return tokenizer.codes(weights)
 
 
 def given_parts(names: Sequence[str | None], parts: Mapping[str, Any]) -> dict[str, Given]:

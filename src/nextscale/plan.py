@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from nextscale.conditions.base import Branches
-from nextscale.errors import PlanError, quoted
+from nextscale.errors import InputError, PlanError, quoted
 from nextscale.guidance import SCHEDULES
 from nextscale.memory.base import Course, MemoryPlan
 from nextscale.memory.make import check_memory
@@ -84,13 +85,16 @@ class Plan:
         for k, row in enumerate(self.rows):
             check_row(k, row, self.rows[k - 1] if k else None, self.branches)
         _check_populations(self)
-        ScaleSchedule((*(row.size for row in self.rows), *self.undrawn))
+        _ = self.schedule  # refuses impossible sizes
         object.__setattr__(self, "memories", _memories(self))
 
-    @property
+    @cached_property
     def schedule(self) -> ScaleSchedule:
         """All scales, those that are not drawn included."""
-        return ScaleSchedule((*(row.size for row in self.rows), *self.undrawn))
+        try:
+            return ScaleSchedule((*(row.size for row in self.rows), *self.undrawn))
+        except InputError as impossible:
+            raise PlanError(str(impossible)) from None
 
     @property
     def alive(self) -> tuple[int, ...]:
@@ -105,11 +109,11 @@ class Plan:
         name, every = self.rows[k].model, tuple(range(len(model.blocks)))
         end = next((j for j in range(k, len(self.rows)) if self.rows[j].model != name), len(self.rows))
         runs = [every if row.blocks is None else row.blocks for row in self.rows[k:end]]
-        before = () if self.memories[name].takeover == "empty" else runs[0]
-        blocks = (*(before,) * k, *runs, *((),) * (len(self.rows) - end))
+        empty = k > 0 and self.memories[name].takeover == "empty"
+        blocks = (*(() if empty else runs[0],) * k, *runs, *((),) * (len(self.rows) - end))
         alive = self.alive
         turns = tuple(j for j in range(k, len(self.rows)) if alive[j + 1] != alive[j])
-        prefix = model.prefix_tokens(self.schedule)
+        prefix = 0 if empty and model.prefix_with_first else model.prefix_tokens(self.schedule)
         return Course(model.slots, self.schedule, blocks, turns, prefix, model.prefix_with_first)
 
     def sees(self, k: int) -> Branches:
@@ -134,7 +138,8 @@ class Plan:
         """A plan that stops after ``count`` scales; the canvas keeps its full size."""
         sizes = self.schedule.sizes
         count = read_value("the number of scales", count, whole, "a whole number")
-        self.schedule.prefix(count)
+        if not 1 <= count <= len(self.rows):
+            raise PlanError(f"the first {quoted(count)} scales were asked for; the plan draws 1 to {len(self.rows)}")
         left = {row.model: self.memories[row.model] for row in self.rows[:count]}
         return replace(self, rows=self.rows[:count], memories=left, undrawn=sizes[count:])
 

@@ -15,6 +15,7 @@ from torch import nn
 from nextscale.memory.base import Outlook
 from nextscale.memory.make import look_ahead
 from nextscale.models.base import NextScaleModel
+from nextscale.parts import check_networks
 from nextscale.plan import Plan
 from nextscale.row import Row
 from nextscale.tokenizers.base import Tokenizer
@@ -52,26 +53,30 @@ def price(plan: Plan, parts: Mapping[str, Any], images: int = 1, element: int = 
     """Price ``plan`` for ``images`` images with a memory of ``element`` bytes per number (4: float32, 2: bfloat16).
 
     Parts may be on PyTorch's meta device: nothing is computed and no weights are needed. Raises ``PlanError`` for a
-    ``top_k`` above the number of codes.
+    plan that they cannot carry out.
     """
+    check_networks(plan, parts)
     tokenizer: Tokenizer = parts["tokenizer"]
-    plan.check_choices(tokenizer.draws, tokenizer.choices)
-    schedule, alive = plan.schedule, [images * candidates for candidates in plan.alive]
-    first: NextScaleModel = parts[plan.rows[0].model]
-    lines = [RowPrice("condition", _conditions(plan, 0) * first.condition_flops(len(plan.branches) * alive[0]), 0)]
+    schedule, branches = plan.schedule, len(plan.branches)
+    alive = [images * candidates for candidates in plan.alive]
+    lines: list[RowPrice] = []
     for k, row in enumerate(plan.rows):
         model: NextScaleModel = parts[row.model]
+        begun, shown, drawn = 0, {plan.sees(k)}, alive[k] * tokenizer.accumulate_flops(schedule, k)
         if k == 0 or row.model != plan.rows[k - 1].model:
-            outlook = look_ahead(plan.memories[row.model], plan.course(k, model))
-            flops = _takeover_flops(plan, k, model, outlook, alive[k]) if k else 0
-        else:
-            flops = 0
-        flops += _drawing_flops(plan, k, model, outlook, alive[k])
-        flops += alive[k] * tokenizer.accumulate_flops(schedule, k)
+            outlook, made = look_ahead(plan.memories[row.model], plan.course(k, model), parts), set()
+            begun = _takeover_flops(k, model, outlook, alive[k], branches)
+            shown |= {plan.sees(j) for j in range(outlook.course.first, k)}
+        begun += len(shown - made) * model.condition_flops(branches * alive[k])
+        made |= shown
+        if k == 0:
+            lines.append(RowPrice("condition", begun, 0))
+            begun = 0
+        drawn += _drawing_flops(plan, k, parts, outlook, alive[k])
         if row.smooth is not None:
-            flops += 2 * alive[k] * schedule.lengths[k] * tokenizer.choices * tokenizer.code_dim
-        memory = outlook.bytes(k, len(plan.branches) * alive[k + 1], element)
-        lines.append(RowPrice(f"{row.size[0]}x{row.size[1]}", flops, memory))
+            drawn += 2 * alive[k] * schedule.lengths[k] * tokenizer.choices * tokenizer.code_dim
+        memory = outlook.bytes(k, branches * alive[k + 1], element)
+        lines.append(RowPrice(f"{row.size[0]}x{row.size[1]}", begun + drawn, memory))
     if plan.decode:
         lines.append(RowPrice("decode", alive[-1] * tokenizer.decode_flops(schedule), 0))
     return Price(tuple(lines), weight_bytes(parts, element))
@@ -82,28 +87,24 @@ def weight_bytes(parts: Mapping[str, Any], element: int) -> int:
     return element * sum(p.numel() for part in parts.values() if isinstance(part, nn.Module) for p in part.parameters())
 
 
-def _takeover_flops(plan: Plan, k: int, model: NextScaleModel, outlook: Outlook, images: int) -> int:
-    """A model that takes over at row k makes its condition and catches up on what it is to see of earlier scales."""
-    rows = len(plan.branches) * images
-    steps = (model.step_flops(outlook, j, images, rows) for j in range(outlook.course.first, k))
-    return _conditions(plan, k) * model.condition_flops(rows) + sum(steps)
+def _takeover_flops(k: int, model: NextScaleModel, outlook: Outlook, images: int, branches: int) -> int:
+    """A model that begins at row k runs over its prefix, and catches up on what it is to see of earlier scales."""
+    course, rows = outlook.course, branches * images
+    steps = (model.step_flops(outlook, j, images, rows) for j in range(course.first, k))
+    return model.prefill_flops(course, rows) + sum(steps)
 
 
-def _conditions(plan: Plan, k: int) -> int:
-    """How often the model of row k makes a condition: once for everything that its rows show the branches."""
-    end = next((j for j in range(k, len(plan.rows)) if plan.rows[j].model != plan.rows[k].model), len(plan.rows))
-    return len({plan.sees(j) for j in range(k, end)})
-
-
-def _drawing_flops(plan: Plan, k: int, model: NextScaleModel, outlook: Outlook, images: int) -> int:
-    """All passes over one scale, and the heads."""
+def _drawing_flops(plan: Plan, k: int, parts: Mapping[str, Any], outlook: Outlook, images: int) -> int:
+    """All passes over one scale, the heads, and what a further pass is told of the one before."""
     row, tokens, flops = plan.rows[k], plan.schedule.lengths[k], 0
+    model, tokenizer = parts[row.model], parts["tokenizer"]
     for number in range(len(row.passes or (tokens,))):
         weights = row.again_guidance or row.guidance if number else row.guidance
         idle = weights.count(0) if number and plan.memories[row.model].policy == "none" else 0
         rows = images * (len(weights) - idle)
         flops += model.step_flops(outlook, k, images, rows)
         flops += model.head_flops(tokens, rows if row.guidance_block is None else images)
+        flops += images * tokenizer.accumulate_flops(plan.schedule, k) if number else 0
     return flops
 
 

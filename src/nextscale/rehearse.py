@@ -7,7 +7,7 @@ no content. Every call is watched there, so nothing that a model computes needs 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nextscale.conditions.base import Features
 from nextscale.generate import generate
-from nextscale.models.base import NextScaleModel
+from nextscale.memory.make import look_ahead
 from nextscale.plan import Plan
 from nextscale.results import decode, decodes_alone
 from nextscale.sampling import Noise, Uniform, inverse_cdf
+from nextscale.state import ScaleEvent
 from nextscale.tokenizers.base import Canvas
 
 ALL_BLOCKS = 8
@@ -53,12 +55,12 @@ def rehearse(plan: Plan, parts: Mapping[str, Any], images: int, device: torch.de
     """Rehearse ``plan`` for ``images`` images drawn together, as they would be on ``device``.
 
     parts: as :func:`~nextscale.generate.generate` takes them, on the meta device and in the number type to compute in.
-    Parts elsewhere are watched while they really compute.
+    Parts elsewhere are watched while they really compute. Culls are left out: the first candidates live on.
     """
-    first, model = plan.rows[0], parts[plan.rows[0].model]
-    blocks = first.blocks or tuple(range(len(model.blocks)))
-    alike = all((row.model, row.blocks, row.guidance_block) == (first.model, first.blocks, None) for row in plan.rows)
-    if len(blocks) <= ALL_BLOCKS or not alike:
+    names = {row.cull for row in plan.rows if row.cull is not None}
+    parts = {**parts, **dict.fromkeys(names, _first_ones)}
+    blocks = plan.rows[0].blocks or tuple(range(len(parts[plan.rows[0].model].blocks)))
+    if len(blocks) <= ALL_BLOCKS or not _blocks_are_alike(plan, parts, blocks):
         watch, canvas = _drawn(plan, parts, images)
         drawing, moved, calls = watch.peak, watch.moved, watch.calls
     else:
@@ -81,10 +83,30 @@ def rehearse(plan: Plan, parts: Mapping[str, Any], images: int, device: torch.de
     return Rehearsal(drawing, decoding, more, moved + turns * watch.moved, calls + turns * watch.calls)
 
 
+def _blocks_are_alike(plan: Plan, parts: Mapping[str, Any], blocks: Sequence[int]) -> bool:
+    """Whether every block but the first adds what the second one adds: all run at all scales, remember as much as one
+    another, and for as many images (else the most bytes are alive at another scale with another number of blocks).
+    """
+    row = plan.rows[0]
+    same = all((one.model, one.blocks, one.guidance_block) == (row.model, row.blocks, None) for one in plan.rows)
+    if not same or len(set(plan.alive)) > 1:
+        return False
+    model, memory = parts[row.model], plan.memories[row.model]
+    outlook = look_ahead(memory, plan.course(0, model), parts)
+    told = [[[counts[j] for j in model.slots_of[i]] for counts in (*outlook.kept, *outlook.attended)] for i in blocks]
+    return all(one == told[1] for one in told[2:])
+
+
+def _first_ones(event: ScaleEvent, count: int, noise: Uniform) -> list[int]:
+    """Stands where a cull does."""
+    return [i % len(event.tokens) for i in range(count)]
+
+
 def _drawn(plan: Plan, parts: Mapping[str, Any], images: int) -> tuple[_Watch, Canvas]:
     """Carry the rows of a plan out under watch."""
-    model: NextScaleModel = parts[plan.rows[0].model]
-    features, watch, canvas = model.blank(images, _weight(parts).device), _Watch(parts), None
+    blank = [parts[name].blank(images, _weight(parts).device) for name in plan.memories]
+    features = Features(images, {name: source for one in blank for name, source in one.sources.items()})
+    watch, canvas = _Watch(parts), None
     with _Attend(watch), watch:
         for event in generate(plan, parts, features, _NoNoise()):
             canvas = event.canvas

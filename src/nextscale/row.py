@@ -149,7 +149,9 @@ def check_row(k: int, row: Row, before: Row | None, branches: Branches) -> None:
             f"smooth is {row.smooth}; it must be (sharpen, temperature), of at most {MOST_GUIDANCE:,} and at least "
             f"{LEAST_TEMPERATURE:g}"
         )
-    for name, weights in (("guidance", row.guidance), ("again_guidance", row.again_guidance or row.guidance)):
+    for name, weights in (("guidance", row.guidance), ("again_guidance", row.again_guidance)):
+        if weights is None:
+            continue
         if len(weights) != len(branches):
             refuse(f"{name} has {len(weights)} weights; expected one for each of the plan's {len(branches)} branches")
         if not abs(sum(weights) - 1) <= 1e-6:

@@ -144,11 +144,13 @@ class GivenNoise(Noise):
 
 class IndependentNoise(Noise):
     """Noise keyed by (image seed, lineage, scale, pass, position, draw): an image's noise depends on nothing else,
-    neither on the batch it is drawn in nor on the number of processes. A repeated image gets a new lineage, hence new
-    noise.
+    neither on the batch it is drawn in nor on the number of processes. A further copy of an image gets a lineage of its
+    own, hence new noise; copies: how many each image has had so far.
     """
 
-    def __init__(self, seeds: Sequence[int], lineage: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, seeds: Sequence[int], lineage: Sequence[int] | None = None, copies: Sequence[int] | None = None
+    ) -> None:
         for seed in seeds:
             if not 0 <= seed < 2**63:
                 raise InputError(
@@ -156,6 +158,7 @@ class IndependentNoise(Noise):
                 )
         self.seeds = list(seeds)
         self.lineage = list(lineage) if lineage is not None else [0] * len(seeds)
+        self.copies = list(copies) if copies is not None else [0] * len(seeds)
 
     def pick(self, probs: Tensor, k: int, p: int = 0) -> Tensor:
         draws = probs.shape[2:-1].numel()
@@ -176,11 +179,13 @@ class IndependentNoise(Noise):
         return uniform
 
     def select(self, rows: Tensor) -> Noise:
-        chosen, copies, lineage = rows.tolist(), dict[int, int](), []
-        for row in chosen:
-            nth = copies[row] = copies.get(row, -1) + 1
-            lineage.append(self.lineage[row] if nth == 0 else int(_hash(self.lineage[row], nth)))
-        return IndependentNoise([self.seeds[row] for row in chosen], lineage)
+        chosen, copies, lineage = rows.tolist(), list(self.copies), []
+        further = [row in chosen[:place] for place, row in enumerate(chosen)]
+        for row, again in zip(chosen, further, strict=True):
+            copies[row] += again
+            lineage.append(int(_hash(self.lineage[row], copies[row])) if again else self.lineage[row])
+        had = [0 if again else copies[row] for row, again in zip(chosen, further, strict=True)]
+        return IndependentNoise([self.seeds[row] for row in chosen], lineage, had)
 
     def _uniform(self, k: int, stream: int, p: int, positions: int, numbers: int) -> np.ndarray:
         """(B, positions, numbers) float64, strictly between 0 and 1. stream: 0 for draws, 1 for Gumbel noise."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from nextscale.errors import InputError, quoted
 
@@ -75,12 +76,12 @@ class ScaleSchedule:
         """Size of the last map, which is the grid of the latent."""
         return self.sizes[-1]
 
-    @property
+    @cached_property
     def lengths(self) -> tuple[int, ...]:
         """Number of tokens of every scale."""
         return tuple(h * w for h, w in self.sizes)
 
-    @property
+    @cached_property
     def offsets(self) -> tuple[int, ...]:
         """``K + 1`` positions: scale k holds tokens ``offsets[k]`` to ``offsets[k + 1]`` of the sequence."""
         total, offsets = 0, [0]

@@ -82,18 +82,18 @@ class ScaleEvent:
 
     def select(self, rows: Tensor) -> ScaleEvent:
         """The event of some of the images, as a cull sees it: rows (B',) int64."""
-        rows = rows.to(self.logits.device)
+        there = rows.to(self.logits.device)
         branches = len(self.branch_logits) // len(self.logits)
         return replace(
             self,
-            canvas=self.canvas.select(rows),
-            tokens=self.tokens[rows],
-            drawn=self.drawn[rows],
-            branch_logits=self.branch_logits[stacked(rows, len(self.logits), branches)],
-            logits=self.logits[rows],
-            weights=None if self.weights is None else self.weights[rows],
+            canvas=self.canvas.select(there),
+            tokens=self.tokens[there],
+            drawn=self.drawn[there],
+            branch_logits=self.branch_logits[stacked(there, len(self.logits), branches)],
+            logits=self.logits[there],
+            weights=None if self.weights is None else self.weights[there],
             lineage=self.lineage.select(rows.tolist()),
-            history=[tokens[rows] for tokens in self.history],
+            history=[tokens[there] for tokens in self.history],
         )
 
 
@@ -151,18 +151,19 @@ class State:
             self._conditions[sees] = self._model.condition(self.features, sees, self.canvas.schedule)
         return self._conditions[sees]
 
-    def take_over(self, plan: Plan, k: int, model: NextScaleModel) -> None:
+    def take_over(self, plan: Plan, k: int, parts: Mapping[str, Any]) -> None:
         """Model and memory from row k on. The memory before goes first; then, unless the plan says otherwise, the model
         runs over every scale so far. Nothing is drawn, so no head runs, and the noise goes on.
         """
         if self._model is not None:
             self.memory.free()
+        name = plan.rows[k].model
+        planned, model = plan.memories[name], parts[name]
         self._model, self._conditions = model, {}
-        planned, condition = plan.memories[plan.rows[k].model], self.condition(plan.sees(k))
-        course = plan.course(k, model)
-        start = condition.start
-        self.memory = make_memory(planned, look_ahead(planned, course), condition.rows, start.dtype, start.device)
-        model.prefill(condition, self.memory)
+        condition, course = self.condition(plan.sees(k)), plan.course(k, model)
+        outlook, start = look_ahead(planned, course, parts), condition.start
+        self.memory = make_memory(planned, outlook, condition.rows, start.dtype, start.device)
+        model.prefill(condition, self.memory, course.blocks[course.first])
         for j in range(course.first, k):
             self.memory.begin_scale(j)
             model.step(self.inputs[j], j, self.condition(plan.sees(j)), self.memory, course.blocks[j])
@@ -172,20 +173,20 @@ class State:
         """Keep, repeat or reorder images, (B',) int64: the only place where a population changes. Call after a scale
         was accumulated and before the next input.
         """
-        images, rows = self.images, rows.to(self.canvas.latent.device)
-        self.canvas = self.canvas.select(rows)
-        self.features = self.features.select(rows)
+        images, there = self.images, rows.to(self.canvas.latent.device)
+        self.canvas = self.canvas.select(there)
+        self.features = self.features.select(there)
         self.given = {name: one.select(rows) for name, one in self.given.items()}
         self.noise = self.noise.select(rows)
         self.lineage = self.lineage.select(rows.tolist())
-        self.inputs = [None if x is None else x.index_select(0, rows) for x in self.inputs]
-        self.tokens = [t.index_select(0, rows) for t in self.tokens]
+        self.inputs = [None if x is None else x.index_select(0, there) for x in self.inputs]
+        self.tokens = [t.index_select(0, there) for t in self.tokens]
         branches = 0
         for sees, condition in self._conditions.items():
             branches = len(sees)
-            self._conditions[sees] = condition.select(stacked(rows, images, branches))
+            self._conditions[sees] = condition.select(stacked(there, images, branches))
         if self._model is not None:
-            self.memory.select(stacked(rows, images, branches))
+            self.memory.select(stacked(there, images, branches))
 
 
 def stacked(rows: Tensor, images: int, branches: int) -> Tensor:

@@ -22,7 +22,7 @@ from nextscale.plan import Plan
 from nextscale.row import Row
 from nextscale.scales import ScaleSchedule
 from tests.makers import BOTH, CODE_DIM, MODELS
-from tests.toys import Reference, free_model
+from tests.toys import Pinned, PlacedModel, Pooled, Reference, free_model
 
 FREE = {
     "own scale": lambda: free_model(),
@@ -30,6 +30,8 @@ FREE = {
     "bits": lambda: free_model(reads="past", draws=CODE_DIM, choices=2),
     "prefix": lambda: free_model(reads="past", prefix=3),
     "prefix with the first scale": lambda: free_model(reads="past", prefix=3, with_first=True),
+    "positions": lambda: free_model(kind=PlacedModel, reads="past", prefix=3),
+    "positions with the first scale": lambda: free_model(kind=PlacedModel, prefix=2, with_first=True),
 }
 ALL = MODELS | FREE
 FEATURES = class_features(torch.tensor([1, 3]))
@@ -64,7 +66,7 @@ def stepwise(
     outlook = look_ahead(plan.memories["model"], plan.course(0, model))
     memory = make_memory(plan.memories["model"], outlook, condition.rows, torch.float32, torch.device("cpu"))
     if prefill:
-        model.prefill(condition, memory)
+        model.prefill(condition, memory, runs[0])
     logits = []
     for k, inputs_k in enumerate([None, *inputs]):
         memory.begin_scale(k, runs[k])
@@ -89,6 +91,15 @@ def test_stepping_equals_teacher_forcing_on_any_schedule(name: str, sizes: str) 
     torch.testing.assert_close(stepwise(model, condition, inputs, schedule), whole, atol=1e-4, rtol=1e-4)
     assert (whole[:2] - whole[2:4]).abs().max() > 1e-2
     torch.testing.assert_close(whole[:2], whole[4:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_teacher_forcing_may_stop_before_the_schedule_does(name: str) -> None:
+    """Places are those of the whole schedule, however many of its scales stand in the sequence."""
+    model, schedule = ALL[name](), schedule_of("1 2 3 4")
+    inputs, condition = some_inputs(schedule), model.condition(FEATURES)
+    whole = model(inputs, condition, schedule)
+    torch.testing.assert_close(model(inputs[:2], condition, schedule), whole[:, :14], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["prefix"])
@@ -116,6 +127,14 @@ def test_blocks_per_scale_equal_teacher_forcing_of_mixed_depth(name: str) -> Non
     early = schedule.offsets[2]
     torch.testing.assert_close(whole[:, :early], full[:, :early], atol=1e-5, rtol=1e-5)
     assert (whole[:, early:] - full[:, early:]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_a_prefix_runs_through_the_blocks_of_the_first_scale(name: str) -> None:
+    model, schedule = FREE[name](), schedule_of("1 2 3 4")
+    inputs, condition, blocks = some_inputs(schedule), model.condition(FEATURES, BOTH), [(0, 2)] * 4
+    whole = model(repeated(inputs, BOTH), condition, blocks=blocks)
+    torch.testing.assert_close(stepwise(model, condition, inputs, schedule, blocks), whole, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -180,6 +199,36 @@ def test_wrapped_slots_step_as_they_are_taught_and_follow_the_rows(name: str) ->
     torch.testing.assert_close(moved, whole[rows], atol=1e-5, rtol=1e-5)
     unmoved = replace(condition.select(rows[:2]), slots=condition.slots)
     assert (model([x[rows[:2]] for x in inputs], unmoved) - whole[rows[:2]]).abs().max() > 1e-3
+
+
+def pinned(model: NextScaleModel, condition: Condition) -> Condition:
+    """The condition with one pair more, from scale 2 on, in the first block."""
+    generator, spec = torch.Generator().manual_seed(2), model.slots[0]
+    keys, values = (torch.randn((condition.rows, spec.heads, 1, spec.width), generator=generator) for _ in range(2))
+    ahead = 0 if condition.prefix is None else condition.prefix.vectors.shape[1]
+    return replace(condition, slots=(Pinned(keys, values, 2, ahead), *(None for _ in model.slots[1:])))
+
+
+def pooled(model: NextScaleModel, condition: Condition) -> Condition:
+    """The condition with a prefix that the first block sees the mean of."""
+    assert condition.prefix is not None
+    return replace(condition, slots=(Pooled(condition.prefix.vectors.shape[1]), *(None for _ in model.slots[1:])))
+
+
+@pytest.mark.parametrize(
+    ("name", "around"),
+    [*((name, pinned) for name in ALL), ("prefix", pooled)],
+)
+def test_a_slot_may_change_what_the_one_inside_it_sees(name: str, around: Any) -> None:
+    model, schedule = ALL[name](), schedule_of("1 2 3 4")
+    inputs, plain = some_inputs(schedule), model.condition(FEATURES, BOTH)
+    condition = around(model, plain)
+    whole = model(repeated(inputs, BOTH), condition)
+    torch.testing.assert_close(stepwise(model, condition, inputs, schedule), whole, atol=1e-4, rtol=1e-4)
+    changed = (whole - model(repeated(inputs, BOTH), plain)).abs().amax((0, 2))
+    first = schedule.offsets[2] if around is pinned else 0
+    assert changed[first:].min() > 1e-3
+    assert first == 0 or changed[:first].max() < 1e-4
 
 
 def test_a_mixture_of_classes_lies_between_them_and_a_class_alone_is_itself() -> None:

@@ -26,7 +26,7 @@ from nextscale.sampling import GivenNoise, IndependentNoise, OfficialNoise, Unif
 from nextscale.scales import ScaleSchedule
 from nextscale.state import Keep, ScaleEvent
 from tests.makers import CODE_DIM, CODES, MODELS, tiny_tokenizer, tiny_var
-from tests.toys import FreeModel, PlacingTokenizer, bit_tokenizer, free_model
+from tests.toys import FreeModel, LastMapTokenizer, PlacingTokenizer, bit_tokenizer, free_model
 
 LABELS = torch.tensor([0, 3, 2])
 FEATURES = class_features(LABELS)
@@ -187,6 +187,18 @@ def test_a_take_over_with_an_empty_memory_sees_nothing_of_earlier_scales(model: 
     assert [line.memory for line in priced.lines[1:-1]] == live
 
 
+@pytest.mark.parametrize("with_first", [False, True])
+def test_of_a_prefix_an_empty_memory_has_what_stood_in_front_of_all_scales(with_first: bool) -> None:
+    """One that stood in the first scale's group went with it; that take-over used to fail."""
+    model, live = free_model(reads="past", prefix=3, with_first=with_first), list[int]()
+    plan = handed(default_plan(model, schedule=SQUARE, guidance_scale=2.0), 2, model, "empty")
+    run(plan, model, refiner=model, callback=lambda event: live.append(event.memory.live_bytes))
+    per_token = 2 * 16 * 4 * 3 * 6  # keys and values, width, float32, blocks, rows
+    assert live[2] == (9 + (0 if with_first else 3)) * per_token
+    parts = {"tokenizer": tiny_tokenizer(), "model": model, "refiner": model}
+    assert [line.memory for line in price(plan, parts, 3).lines[1:-1]] == live
+
+
 def test_the_first_memory_is_given_back_before_the_next_one_is_made(model: NextScaleModel) -> None:
     plan, held = handed(default_plan(model), 2, model), []
     for event in generate(
@@ -337,6 +349,54 @@ def test_later_passes_draw_masked_places_anew_and_leave_the_others(reads: Any) -
     assert not (redrawn & ~first.masked).any()
 
 
+def test_a_later_pass_is_told_what_its_tokens_alone_draw() -> None:
+    """As an input of its own scale, without the canvas before: the masked branch of arXiv 2506.04421."""
+    model, tokenizer, told = free_model(), tiny_tokenizer(), []
+    embed = model.embed
+
+    def watched(inputs: Any, k: int, condition: Any, schedule: Any, again: Any = None) -> Tensor:
+        told.append((k, again))
+        return embed(inputs, k, condition, schedule, again)
+
+    model.embed = watched  # type: ignore[method-assign]
+    run(in_passes(model), model, tokenizer=tokenizer)
+    for k, again in told:
+        if again is not None:
+            alone = tokenizer.accumulate(tokenizer.start(3, SQUARE), tokenizer.codes(again.tokens), k)
+            assert torch.equal(again.inputs, tokenizer.next_input(alone, k))
+
+
+def test_given_tokens_are_known_to_every_pass() -> None:
+    model, told = free_model(), []
+    embed = model.embed
+
+    def watched(inputs: Any, k: int, condition: Any, schedule: Any, again: Any = None) -> Tensor:
+        told.append((k, again))
+        return embed(inputs, k, condition, schedule, again)
+
+    model.embed = watched  # type: ignore[method-assign]
+    tokens = [torch.full((3, *size), 7) for size in SQUARE]
+    masks = [torch.arange(h * w).view(h, w) % 2 == 0 for h, w in SQUARE]
+    events = run(in_passes(model).with_column(keep="given"), model, given=GivenTokens(tokens, masks))
+    for k, again in told:
+        assert again is None or bool((again.tokens[:, masks[k]] == 7).all())
+    assert all(bool((event.tokens[:, masks[event.k]] == 7).all()) for event in events)
+
+
+def test_the_last_pass_computes_nothing_for_another_one() -> None:
+    model, tokenizer = free_model(), tiny_tokenizer()
+    accumulate, count = tokenizer.accumulate, [0]
+
+    def counting(*given: Any) -> Any:
+        count[0] += 1
+        return accumulate(*given)
+
+    tokenizer.accumulate = counting  # type: ignore[method-assign]
+    plan = in_passes(model)
+    run(plan, model, tokenizer=tokenizer)
+    assert count[0] == sum(len(row.passes or ()) for row in plan.rows)  # one per scale, one in front of a later pass
+
+
 def test_the_likeliest_tokens_stay() -> None:
     model = free_model(reads="past")
     plan = in_passes(model)
@@ -410,8 +470,37 @@ def test_given_canvases_are_mixed_in_after_every_scale(model: NextScaleModel) ->
         assert not torch.equal(event.canvas.latent[..., 2:], latent[..., 2:])
     nothing = run(plan.with_column(keep="given"), model, given=GivenCanvases(latents, left * 0))
     assert same(nothing, run(plan, model))
-    with pytest.raises(PlanError, match="row 1 keeps given canvases, but only 1 of them were given"):
-        run(plan.with_column(keep="given"), model, given=GivenCanvases(latents[:1], left))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda latents, mask: (latents[:1], mask), "row 1 keeps given canvases, but only 1 of them were given"),
+        (lambda latents, mask: ([x[:1] for x in latents], mask), "row 0 is .1, 8, 4, 4.; expected one for each of 3"),
+        (lambda latents, mask: ([x[..., :2] for x in latents], mask), r"is \(3, 8, 4, 2\); expected \(3, 8, 4, 4\)"),
+        (lambda latents, mask: ([x / 0 for x in latents], mask), "row 0 holds NaN, or is not finite"),
+        (lambda latents, mask: (latents, None), "mask of given canvases is None; expected numbers from 0 to 1"),
+        (lambda latents, mask: (latents, mask + 1), "mask of given canvases is tensor.*; expected numbers from 0 to 1"),
+        (lambda latents, mask: (latents, mask[0]), r"has the shape \(4,\); expected \(H, W\) or \(3, H, W\)"),
+        (lambda latents, mask: (latents, mask.expand(2, 4, 4)), r"has the shape \(2, 4, 4\); expected \(H, W\) or"),
+    ],
+)
+def test_canvases_that_cannot_be_given_are_refused(change: Any, sentence: str) -> None:
+    model = tiny_var()
+    given = GivenCanvases(*change([torch.rand(3, CODE_DIM, 4, 4) for _ in SQUARE], torch.rand(4, 4)))
+    with pytest.raises(PlanError, match=sentence):
+        run(default_plan(model).with_column(keep="given"), model, given=given)
+
+
+def test_canvases_that_are_the_last_map_are_mixed_at_its_size() -> None:
+    model, tokenizer = bits(), bit_tokenizer(LastMapTokenizer())
+    plan = default_plan(model, schedule=FREE)
+    latents, left = [torch.zeros(3, CODE_DIM, *size) for size in FREE], torch.zeros(4, 4)
+    left[:, :2] = 1
+    events = run(plan.with_column(keep="given"), model, tokenizer=tokenizer, given=GivenCanvases(latents, left))
+    assert [tuple(event.canvas.latent.shape[2:]) for event in events] == list(FREE)
+    assert bool((events[1].canvas.latent[..., :1] == 0).all())
+    assert bool((events[1].canvas.latent[..., 1:] != 0).all())
 
 
 # Depth

@@ -22,6 +22,12 @@ class AttentionSlot(Protocol):
         """
         ...
 
+    def see(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What :meth:`attend` attends to, for slots around this one: keys and values, those of a prefix first and those
+        at hand last, and which of them each query sees (None: all).
+        """
+        ...
+
 
 class StateSlot(Protocol):
     """Remembers the state of one recurrent layer: the tensors its ``SlotSpec`` names the shapes of.
@@ -37,8 +43,8 @@ class SlotWrapper(Protocol):
     """A slot around a slot: what an adapter adds to one mixer of a frozen model."""
 
     def wrap(self, slot: Any, k: int | None, schedule: ScaleSchedule) -> Any:
-        """The slot that the mixer gets. k: the scale at hand; None: all of ``schedule``, one after the other; -1: the
-        prefix.
+        """The slot that the mixer gets. k: the scale at hand; None: the first scales of ``schedule``, one after the
+        other, behind the prefix; -1: the prefix.
         """
         ...
 

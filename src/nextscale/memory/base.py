@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from nextscale.errors import PlanError, quoted
 from nextscale.layers.slots import SlotSpec
 from nextscale.scales import ScaleSchedule
+from nextscale.values import plain
 
 TAKEOVERS = ("catch_up", "empty")
 
@@ -41,6 +43,7 @@ class MemoryPlan:
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise PlanError(f"a memory's {name} is {quoted(getattr(self, name))}, of the wrong type")
+        object.__setattr__(self, "settings", {name: plain(value) for name, value in self.settings.items()})
         if self.takeover not in TAKEOVERS:
             raise PlanError(f"a memory's takeover is {quoted(self.takeover)}; expected {' or '.join(TAKEOVERS)}")
 
@@ -70,12 +73,12 @@ class Course:
     prefix: int = 0
     with_first: bool = False
 
-    @property
+    @cached_property
     def first(self) -> int:
         """The first scale that the model sees."""
         return next(k for k, run in enumerate(self.blocks) if run)
 
-    @property
+    @cached_property
     def last(self) -> int:
         """The last scale that the model sees."""
         return max(k for k, run in enumerate(self.blocks) if run)
@@ -83,6 +86,10 @@ class Course:
     def last_of(self, slot: int) -> int:
         """The last scale at which a slot's block runs; -1 where it never does."""
         return max((k for k, run in enumerate(self.blocks) if self.slots[slot].block in run), default=-1)
+
+    def tokens(self, k: int) -> int:
+        """Tokens of scale k, and of the prefix where that stands with them."""
+        return self.schedule.lengths[k] + (self.prefix if self.with_first and k == 0 else 0)
 
     def seen(self, k: int) -> int:
         """Tokens of the prefix and of all scales up to k that the model sees."""

@@ -105,21 +105,21 @@ class FullMemory(Memory):
     def allocated_bytes(self) -> int:
         return sum(buffer.nbytes for buffer in (*self._arenas.values(), self._workspace))
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store k, v (B, H, l, D) behind what layer ``layer`` has committed, and attend to both."""
+    def see(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k, v (B, H, l, D) behind what layer ``layer`` has committed; all of it together."""
         past, total = self.committed, self.committed + k.shape[2]
         self.seen = k.shape[2]
         arena = self._arenas[layer]
         if total > arena.shape[3]:
             if past == 0:
-                return attend(q, k, v)
+                return k, v
             space = self._workspace
             space[:, :, :, :past] = arena[:, :, :, :past]
         else:
             space = arena
         space[0, :, :, past:total] = k
         space[1, :, :, past:total] = v
-        return attend(q, space[0, :, :, :total], space[1, :, :, :total])
+        return space[0, :, :, :total], space[1, :, :, :total]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,10 @@ class _FullSlot:
         self._memory, self._layer = memory, layer
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self._memory.attend(self._layer, q, k, v)
+        return attend(q, *self._memory.see(self._layer, k, v))
+
+    def see(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, None]:
+        return *self._memory.see(self._layer, k, v), None
 
 
 def outlook(course: Course, keep_last: bool = False) -> Outlook:

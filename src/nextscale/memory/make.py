@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from inspect import Parameter, signature
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,17 +12,21 @@ from nextscale.errors import PlanError, quoted
 from nextscale.layers.slots import SlotSpec
 from nextscale.memory import full, none, recurrent
 from nextscale.memory.base import Course, Memory, MemoryPlan, Outlook
+from nextscale.values import is_real, is_whole
 
 
 class Policy(NamedTuple):
-    """memory: its class; outlook: of a course and the settings; serves: what it remembers for slots, beside those that
-    read their own scale; settings: their names and types.
+    """memory: its class; outlook: of a course, the settings and (if ``calibrated``) the calibration that a plan names,
+    all that the memory is made from beside rows and precision, so a policy may bring an outlook that says more; serves:
+    what it remembers for slots, beside those that read their own scale; settings: their names and types. A setting that
+    changes pictures has no default in the outlook, so that every plan says it.
     """
 
     memory: Callable[..., Memory]
     outlook: Callable[..., Outlook]
     serves: frozenset[str] = frozenset()
     settings: Mapping[str, type] = {}
+    calibrated: bool = False
 
 
 POLICIES: Mapping[str, Policy] = {
@@ -38,11 +43,22 @@ def check_memory(memory: MemoryPlan) -> None:
         raise PlanError(f"there is no memory {quoted(memory.policy)}; choose one of {', '.join(POLICIES)}")
     known = POLICIES[memory.policy].settings
     for name, value in memory.settings.items():
-        if name not in known or not isinstance(value, known[name]):
+        if name not in known or not _is(value, known[name]):
             says = ", ".join(f"{one} ({kind.__name__})" for one, kind in known.items()) or "no settings"
             raise PlanError(f"the memory {memory.policy!r} has {name} {quoted(value)}; it takes {says}")
-    if memory.calibration is not None:
+    asked = signature(POLICIES[memory.policy].outlook).parameters
+    for name, kind in known.items():
+        if name not in memory.settings and asked[name].default is Parameter.empty:
+            raise PlanError(f"the memory {memory.policy!r} needs {name} ({kind.__name__}) among its settings")
+    calibrated = POLICIES[memory.policy].calibrated
+    if memory.calibration is not None and not calibrated:
         raise PlanError(f"the memory {memory.policy!r} takes no calibration; leave out {quoted(memory.calibration)}")
+    if memory.calibration is None and calibrated:
+        raise PlanError(f"the memory {memory.policy!r} needs a calibration; name the part that holds it")
+
+
+def _is(value: Any, kind: type) -> bool:
+    return is_real(value) if kind is float else is_whole(value) if kind is int else isinstance(value, kind)
 
 
 def check_pairing(memory: MemoryPlan, slots: Iterable[SlotSpec]) -> None:
@@ -57,10 +73,11 @@ def check_pairing(memory: MemoryPlan, slots: Iterable[SlotSpec]) -> None:
         )
 
 
-def look_ahead(memory: MemoryPlan, course: Course) -> Outlook:
-    """What that memory will keep of a course."""
+def look_ahead(memory: MemoryPlan, course: Course, parts: Mapping[str, Any] | None = None) -> Outlook:
+    """What that memory will keep of a course. parts: hold the calibration that the plan names."""
     check_pairing(memory, course.slots)
-    return POLICIES[memory.policy].outlook(course, **memory.settings)
+    calibration = {} if memory.calibration is None else {"calibration": (parts or {})[memory.calibration]}
+    return POLICIES[memory.policy].outlook(course, **memory.settings, **calibration)
 
 
 def make_memory(memory: MemoryPlan, outlook: Outlook, rows: int, dtype: torch.dtype, device: torch.device) -> Memory:

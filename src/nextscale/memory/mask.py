@@ -22,6 +22,9 @@ class BlockCausalMask:
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attend(q, k, v, self.mask)
 
+    def see(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return k, v, self.mask
+
 
 def block_causal(schedule: ScaleSchedule, device: torch.device) -> Tensor:
     """(L, L) bool, True where scale(column) <= scale(row)."""

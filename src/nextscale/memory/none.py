@@ -57,7 +57,7 @@ def outlook(course: Course) -> Outlook:
     """Nothing is kept, and a query sees the tokens of its own scale."""
     nothing = (0,) * len(course.slots)
     attended = tuple(
-        tuple(n if spec.block in run else 0 for spec in course.slots)
-        for n, run in zip(course.schedule.lengths, course.blocks, strict=False)
+        tuple(course.tokens(k) if spec.block in run else 0 for spec in course.slots)
+        for k, run in enumerate(course.blocks)
     )
     return Outlook(course, (nothing,) * len(course.blocks), attended)

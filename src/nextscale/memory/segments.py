@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nextscale.layers.attention import attend
 from nextscale.layers.slots import SlotSpec
-from nextscale.memory.mask import BlockCausalMask
+from nextscale.memory.mask import BlockCausalMask, causal
 from nextscale.scales import ScaleSchedule
 
 
@@ -32,6 +32,12 @@ class OwnScale:
         scales = zip(*(x.split(list(self.lengths), 2) for x in (q, k, v)), strict=True)
         return torch.cat([attend(*scale) for scale in scales], 2)
 
+    def see(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        if self.lengths is None:
+            return k, v, None
+        seen = causal(tuple(self.lengths), q.device)
+        return k, v, seen & seen.T
+
 
 class FromZero:
     """The state of a scan over the whole sequence: zeros in front of it, and nobody reads what it leaves."""
@@ -45,8 +51,8 @@ class FromZero:
 
 
 class TeacherForcing:
-    """The slots of a forward pass over all scales of ``schedule`` at once; holds a mask where a mixer reads
-    the past.
+    """The slots of a forward pass over the first ``scales`` of ``schedule`` at once (None: all); holds a mask where a
+    mixer reads the past.
 
     prefix: tokens in front of the first scale: a group of their own, or (``with_first``) one with the first scale.
     """
@@ -58,10 +64,11 @@ class TeacherForcing:
         device: torch.device,
         prefix: int = 0,
         with_first: bool = False,
+        scales: int | None = None,
     ) -> None:
         self.schedule = schedule
         self._slots = slots
-        first, *others = schedule.lengths
+        first, *others = schedule.lengths[:scales]
         ahead = (prefix + first,) if with_first else (prefix, first) if prefix else (first,)
         groups = (*ahead, *others)
         past = any(spec.reads == "past" for spec in slots)

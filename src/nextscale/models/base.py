@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from nextscale.conditions.base import Branches, Features
 from nextscale.guidance import mix as mix_branches
 from nextscale.layers.slots import SlotSpec, SlotWrapper
-from nextscale.memory.base import Memory, Outlook
+from nextscale.memory.base import Course, Memory, Outlook
 from nextscale.memory.segments import TeacherForcing
 from nextscale.scales import ScaleSchedule, Size
 
@@ -71,7 +71,8 @@ class Condition:
         def pick(x: Tensor) -> Tensor:
             return x.index_select(0, rows)
 
-        return Condition(
+        return replace(
+            self,
             start=pick(self.start),
             vector=None if self.vector is None else pick(self.vector),
             modulation=tuple(pick(m) for m in self.modulation),
@@ -86,12 +87,13 @@ class Condition:
 class Again:
     """What a later pass over a scale is told.
 
-    tokens: (B, h, w) or (B, h, w, d), as drawn so far; codes: their vectors (B, c, h, w); masked: (B, l) bool, True
-    where a token is still to be drawn; number: of the pass, from 1 on.
+    tokens: (B, h, w) or (B, h, w, d), as drawn so far; inputs: (B, c, h, w), an input of this scale from a canvas that
+    these tokens alone are drawn on; masked: (B, l) bool, True where a token is still to be drawn; number: of the pass,
+    from 1 on.
     """
 
     tokens: Tensor
-    codes: Tensor
+    inputs: Tensor
     masked: Tensor
     number: int
 
@@ -142,7 +144,7 @@ class NextScaleModel(nn.Module, ABC):
 
     @abstractmethod
     def blank(self, images: int, device: torch.device) -> Features:
-        """Features of the shapes that it reads, which mean nothing: for what only costs are asked of."""
+        """Features of every source it may be asked for, which mean nothing: for what only costs are asked of."""
 
     @abstractmethod
     def condition(
@@ -162,7 +164,9 @@ class NextScaleModel(nn.Module, ABC):
 
     @abstractmethod
     def head(self, hidden: Tensor, condition: Condition, number: int = 0) -> Tensor:
-        """Hidden state (R, l, C) to logits (R, l, V) or (R, l, d, V), float32. number: of the pass."""
+        """Hidden state (R', l, C) of the condition's first R' rows to logits (R', l, V) or (R', l, d, V), float32.
+        number: of the pass.
+        """
 
     @abstractmethod
     def condition_flops(self, rows: int) -> int:
@@ -185,30 +189,32 @@ class NextScaleModel(nn.Module, ABC):
         recompute: bool = False,
     ) -> Tensor:
         """Teacher-forced logits (R, L, ...) float32 of all scales from the inputs (R, c, h_k, w_k) of the scales after
-        the first.
+        the first, which may stop before the schedule does.
 
         blocks: which run at each scale, a subset of those of the scale before (None: all everywhere); recompute: blocks
         keep their input alone until the gradients are computed.
         """
-        schedule = (schedule or self.schedule).prefix(len(inputs) + 1)
+        schedule = schedule or self.schedule
         x = torch.cat([self.embed(x_k, k, condition, schedule) for k, x_k in enumerate([None, *inputs])], 1)
         ahead, with_first = 0, False
         if condition.prefix is not None:
             ahead, with_first = condition.prefix.vectors.shape[1], condition.prefix.with_first
             x = torch.cat([condition.prefix.vectors, x], 1)
-        for scales, together in self._depths(blocks, len(schedule)):
-            part = schedule.prefix(scales)
-            memory = TeacherForcing(self.slots, part, x.device, ahead, with_first)
-            x, rest = x[:, : ahead + part.tokens], x[:, ahead + part.tokens :]
+        for scales, together in self._depths(blocks, len(inputs) + 1):
+            memory = TeacherForcing(self.slots, schedule, x.device, ahead, with_first, scales)
+            tokens = ahead + schedule.offsets[scales]
+            x, rest = x[:, :tokens], x[:, tokens:]
             x = self.run(x, None, condition, memory, together, recompute=recompute)
             x = torch.cat([x, rest], 1) if rest.shape[1] else x
         return self.head(x[:, ahead:], condition)
 
-    def prefill(self, condition: Condition, memory: Memory) -> None:
-        """Run over the condition's prefix, where it has one that stands in a group of its own."""
+    def prefill(self, condition: Condition, memory: Memory, blocks: Blocks = None) -> None:
+        """Run over the condition's prefix, where it has one that stands in a group of its own. blocks: those that run
+        at the first scale.
+        """
         if condition.prefix is not None and not condition.prefix.with_first:
             memory.begin_prefix()
-            self.run(condition.prefix.vectors, -1, condition, memory)
+            self.run(condition.prefix.vectors, -1, condition, memory, blocks)
             memory.end_prefix()
 
     def step(
@@ -243,7 +249,8 @@ class NextScaleModel(nn.Module, ABC):
         mix: Mix | None = None,
         recompute: bool = False,
     ) -> Tensor:
-        """The one loop over blocks: x (R, l, C) to (R, l, C). k: the scale at hand, None: all of them, -1: the prefix.
+        """The one loop over blocks: x (R, l, C) to (R, l, C). k: the scale at hand, None: the prefix and all of them,
+        -1: the prefix.
 
         recompute: a block keeps nothing but its arguments, and what its gradient needs is computed once more
         (activation checkpointing, arXiv 1604.06174).
@@ -251,15 +258,20 @@ class NextScaleModel(nn.Module, ABC):
         for i in range(len(self.blocks)) if blocks is None else blocks:
             slots = [self._slot(j, k, condition, memory) for j in self.slots_of[i]]
             if recompute:
-                x = checkpoint(self.run_block, i, x, condition, slots, use_reentrant=False, preserve_rng_state=False)
+                how = {"use_reentrant": False, "preserve_rng_state": False}
+                x = checkpoint(self.run_block, i, x, k, condition, slots, memory.schedule, **how)
             else:
-                x = self.run_block(i, x, condition, slots)
+                x = self.run_block(i, x, k, condition, slots, memory.schedule)
             if mix is not None and mix[0] == i:
                 x = mix_branches(x, mix[1]).repeat(len(mix[1]), 1, 1)
         return x
 
-    def run_block(self, i: int, x: Tensor, condition: Condition, slots: Sequence[Any]) -> Tensor:
-        """Block i, given what it needs of the condition."""
+    def run_block(
+        self, i: int, x: Tensor, k: int | None, condition: Condition, slots: Sequence[Any], schedule: ScaleSchedule
+    ) -> Tensor:
+        """Block i, given what it needs of the condition; k and schedule (as :meth:`run` has them) say where the tokens
+        stand, for models whose attention has positions.
+        """
         return self.blocks[i](x, condition.modulation[i], *slots)
 
     @cached_property
@@ -269,12 +281,23 @@ class NextScaleModel(nn.Module, ABC):
 
     def step_flops(self, outlook: Outlook, k: int, images: int, rows: int) -> int:
         """FLOPs of :meth:`step` with the memory of this outlook, for the blocks that it says run."""
-        tokens, attended = outlook.course.schedule.lengths[k], outlook.attended[k]
+        course, attended = outlook.course, outlook.attended[k]
         blocks = (
-            self.blocks[i].flops(tokens, *(attended[j] for j in self.slots_of[i]))  # type: ignore[operator]
-            for i in outlook.course.blocks[k]
+            self.blocks[i].flops(course.tokens(k), *(attended[j] for j in self.slots_of[i]))  # type: ignore[operator]
+            for i in course.blocks[k]
         )
-        return self.embed_flops(tokens, k, images) + rows * sum(blocks)
+        return self.embed_flops(course.schedule.lengths[k], k, images) + rows * sum(blocks)
+
+    def prefill_flops(self, course: Course, rows: int) -> int:
+        """FLOPs of :meth:`prefill`."""
+        tokens = course.prefix
+        if not tokens or course.with_first:
+            return 0
+        blocks = (
+            self.blocks[i].flops(tokens, *(tokens for _ in self.slots_of[i]))  # type: ignore[operator]
+            for i in course.blocks[course.first]
+        )
+        return rows * sum(blocks)
 
     def _slot(self, j: int, k: int | None, condition: Condition, memory: Slots) -> Any:
         slot, wrapper = memory.slot(j), condition.slots[j] if condition.slots else None

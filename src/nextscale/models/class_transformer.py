@@ -162,7 +162,8 @@ class ClassTransformer(NextScaleModel):
 
     def head(self, hidden: Tensor, condition: Condition, number: int = 0) -> Tensor:
         assert condition.vector is not None
-        scale, shift = self.head_ada_lin(nn.functional.silu(condition.vector))[:, None].chunk(2, -1)
+        vector = condition.vector[: len(hidden)]
+        scale, shift = self.head_ada_lin(nn.functional.silu(vector))[:, None].chunk(2, -1)
         return self.head_lin(modulate(hidden, scale, shift, self.config.norm_eps)).float()
 
     def embed_flops(self, tokens: int, k: int, images: int) -> int:
