@@ -32,7 +32,7 @@ from nextscale.errors import CheckpointError, InputError
 from nextscale.models.var import VAR, VARConfig
 from nextscale.systems import SYSTEMS, System
 from nextscale.tokenizers.base import Tokenizer
-from nextscale.training.generator_recipe import GeneratorRecipe
+from nextscale.training.generator_recipe import ClassTransformerRecipe
 from nextscale.training.recipe import SHIPPED, kinds, load_recipe, shipped_recipes
 from nextscale.verification import verify_files
 from tests.checkpoints.official import SMALL_TOKENIZER, small_tokenizer
@@ -215,13 +215,13 @@ class AnotherConfig(VARConfig):
     """Its configuration."""
 
 
-class AnotherRecipe(GeneratorRecipe):
+class AnotherRecipe(ClassTransformerRecipe):
     """Its recipe."""
 
     kind: Literal["another"]
 
-    def new_model(self, tokenizer: Tokenizer, classes: int) -> Another:
-        return Another(AnotherConfig(**self.sizes(tokenizer, classes)))
+    def new_model(self, tokenizer: Tokenizer, given: int) -> Another:
+        return Another(AnotherConfig(**self.sizes(tokenizer, given)))
 
 
 CONFIG = AnotherConfig(depth=1, width=64, heads=1, classes=5)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from nextscale.errors import InputError
-from nextscale.training.generator_recipe import GeneratorRecipe
+from nextscale.training.generator_recipe import ClassTransformerRecipe
 from nextscale.training.recipe import (
     SHIPPED,
     differences,
@@ -66,7 +66,7 @@ def test_the_official_recipes_are_the_official_ones(line: str) -> None:
     name, *numbers, final = line.split()
     pixels, depth, batch, epochs, base, gamma, end = map(float, numbers)
     recipe = load_recipe(name)
-    assert isinstance(recipe, GeneratorRecipe)
+    assert isinstance(recipe, ClassTransformerRecipe)
     assert recipe.kind == name.rsplit("-d", 1)[0]
     published: dict[str, dict[str, Any]] = {
         "data": {"resolution": pixels},

@@ -89,7 +89,7 @@ class GeneratorRunSection(RunSection):
 
 
 class GeneratorRecipe(Section):
-    """How to train a class-conditional generator on the tokens of a frozen tokenizer. kind, model: see the systems."""
+    """How to train a generator on the tokens of a frozen tokenizer. kind, model: see the systems."""
 
     data: GeneratorDataSection = GeneratorDataSection()
     loss: GeneratorLoss = GeneratorLoss()
@@ -98,19 +98,31 @@ class GeneratorRecipe(Section):
     schedule: ScheduleSection
     run: GeneratorRunSection
     kind: str
-    model: TransformerSection
+    model: Section
     trainable: ClassVar[tuple[str, ...]] = ("*",)
     """Patterns of the names of the parameters that are trained, such as ``head_*``; the others stay as they are."""
 
     @abstractmethod
-    def new_model(self, tokenizer: Tokenizer, classes: int) -> NextScaleModel:
-        """An initialised model of the recipe's sizes, completed by those of the tokenizer and the data."""
+    def new_model(self, tokenizer: Tokenizer, given: int) -> NextScaleModel:
+        """An initialised model of the recipe's sizes, completed by those of the tokenizer and the data. given: the size
+        of what the conditioner gives, such as the number of labels.
+        """
 
     def new_lesson(self, tokenizer: Tokenizer) -> Lesson:
         """What the model is taught on the tokens of ``tokenizer``."""
         weights = self.loss.scale_weights
         token_weights(weights, tokenizer.schedule)  # refuses as many as do not fit
         return partial(teacher_forcing, label_smoothing=self.loss.label_smoothing, scale_weights=weights)
+
+    def states(self, tokenizer: Tokenizer) -> int:
+        """Bytes of what the blocks keep of one image for its gradients, at the least; 0 where a recipe does not say."""
+        return 0
+
+
+class ClassTransformerRecipe(GeneratorRecipe):
+    """How to train a class-conditional transformer as VAR and its descendants are."""
+
+    model: TransformerSection
 
     def sizes(self, tokenizer: Tokenizer, classes: int) -> dict[str, Any]:
         """The sizes that every model's configuration has."""
@@ -128,5 +140,5 @@ class GeneratorRecipe(Section):
         }
 
     def states(self, tokenizer: Tokenizer) -> int:
-        """Bytes of what the blocks keep of one image for its gradients: their inputs, at the least."""
+        """Their inputs."""
         return 2 * self.model.depth * tokenizer.schedule.tokens * (self.model.width or 64 * self.model.depth)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.tokenizers.base import Tokenizer
-from nextscale.training.generator_recipe import GeneratorRecipe, TransformerSection
+from nextscale.training.generator_recipe import ClassTransformerRecipe, TransformerSection
 
 
 class MVARSection(TransformerSection):
@@ -22,14 +22,14 @@ class MVARSection(TransformerSection):
     official_init: bool = False
 
 
-class MVARRecipe(GeneratorRecipe):
+class MVARRecipe(ClassTransformerRecipe):
     """How to train an M-VAR."""
 
     kind: Literal["m-var"]
     model: MVARSection
 
-    def new_model(self, tokenizer: Tokenizer, classes: int) -> MVAR:
-        own, sizes = self.model, self.sizes(tokenizer, classes)
+    def new_model(self, tokenizer: Tokenizer, given: int) -> MVAR:
+        own, sizes = self.model, self.sizes(tokenizer, given)
         model = MVAR(MVARConfig(**sizes, mixer=own.mixer, state=own.state, head_dim=own.head_dim))
         model.init_weights(own.gamma, own.head, own.official_init)
         return model

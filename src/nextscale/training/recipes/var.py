@@ -6,7 +6,7 @@ from typing import Literal
 
 from nextscale.models.var import VAR, VARConfig
 from nextscale.tokenizers.base import Tokenizer
-from nextscale.training.generator_recipe import GeneratorRecipe, TransformerSection
+from nextscale.training.generator_recipe import ClassTransformerRecipe, TransformerSection
 
 
 class VARSection(TransformerSection):
@@ -15,13 +15,13 @@ class VARSection(TransformerSection):
     shared_adaln: bool = False
 
 
-class VARRecipe(GeneratorRecipe):
+class VARRecipe(ClassTransformerRecipe):
     """How to train a VAR."""
 
     kind: Literal["var"]
     model: VARSection
 
-    def new_model(self, tokenizer: Tokenizer, classes: int) -> VAR:
-        model = VAR(VARConfig(**self.sizes(tokenizer, classes), shared_adaln=self.model.shared_adaln))
+    def new_model(self, tokenizer: Tokenizer, given: int) -> VAR:
+        model = VAR(VARConfig(**self.sizes(tokenizer, given), shared_adaln=self.model.shared_adaln))
         model.init_weights(self.model.gamma, self.model.head)
         return model
