@@ -85,7 +85,7 @@ class Recipe:
             warn_user(f"the picture was drawn in {self.dtype}, and this is {dtype}, so the new one may differ")
         each = self.plan.alive[-1]
         step = each if len(self.seeds) % each == 0 else 1
-        asked, seeds = conditioner.arguments(self.entries[::step]), self.seeds[::step]
+        seeds, asked = self.seeds[::step], dict[str, Any](conditioner.arguments(self.entries[::step]))
         asked = asked or {"num_images": len(seeds)}  # a plan that draws without a condition
         return {**asked, "seed": seeds, "plan": self.plan}
 
@@ -124,12 +124,14 @@ def _upgraded(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     found = _listed(found, {"class_labels": "class_label", "styles": "style", "seeds": "seed"})
     if version == FORMAT or "class_labels" not in found:
         return found
-    labels, styles = found["class_labels"], found.get("styles")
+    labels = found["class_labels"]
     _check_list(name, "labels", labels, "names", _is_name)
+    entries = [{"class": label} for label in labels]
     if "styles" in found:
+        styles = found["styles"]
         _check_list(name, "styles", styles, "names", _is_name)
         _check_lengths(name, labels=labels, styles=styles)
-    entries = [{"class": label} | ({"style": styles[i]} if styles else {}) for i, label in enumerate(labels)]
+        entries = [entry | {"style": style} for entry, style in zip(entries, styles, strict=True)]
     return found | {"entries": entries}
 
 

@@ -40,8 +40,8 @@ class Request:
 
     def per_image(self, prompts: Sequence[int]) -> dict[str, list[Any]]:
         """The entries and seeds of images, whose prompts these are, as a recipe has them."""
-        seeds = self.seeds or [None] * len(self.entries)
-        return {"entries": [self.entries[i] for i in prompts], "seeds": [seeds[i] for i in prompts]}
+        seeds = [None if self.seeds is None else self.seeds[i] for i in prompts]
+        return {"entries": [self.entries[i] for i in prompts], "seeds": seeds}
 
     def noise_of(self, part: slice) -> Noise:
         """The noise of some of the prompts; official noise is one stream, whoever takes from it."""

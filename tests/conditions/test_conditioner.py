@@ -86,7 +86,7 @@ def test_its_pictures_are_named_saved_and_repeated(pipe: Pipeline, tmp_path: Pat
 def test_what_it_does_not_read_is_refused_and_it_is_no_vocabulary(pipe: Pipeline) -> None:
     for argument in ("class_labels", "style", "image"):
         with pytest.raises(InputError, match=f"{argument} is 'x', which is not read here"):
-            pipe(prompt="red", **{argument: "x"})
+            pipe(prompt="red", **{argument: "x"})  # type: ignore[arg-type]
     assert not hasattr(pipe, "vocabulary")
     with pytest.raises(InputError, match=r"a pipeline has no vocabulary; pipe\.conditioner reads"):
         _ = pipe.vocabulary

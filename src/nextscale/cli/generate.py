@@ -228,8 +228,8 @@ def _draw(
             part = {**rest, **{name: values[first : first + size] for name, values in lists.items()}}
             if len(lists) == 1:  # a plan that draws without a condition
                 part["num_images"] = len(part["seed"])
-            drawn = pages.count * first // prompts
-            watch = _watcher(pipe, pages, drawn if many else None, step, growth)
+            before = pages.count * first // prompts
+            watch = _watcher(pipe, pages, before if many else None, step, growth)
             results.append(pipe(**part, callback_on_scale_end=watch))
     recipe = dict(results[0].recipe)
     for name in PER_IMAGE.keys() & recipe:
@@ -239,19 +239,20 @@ def _draw(
     return drawn, rows if pages.strip else None
 
 
+def _per_prompt(arguments: dict[str, Any]) -> dict[str, list[Any]]:
+    """The arguments that have one value per prompt; none where a plan draws without a condition."""
+    return {name: values for name, values in arguments.items() if isinstance(values, list) and name != "seed"}
+
+
 def _count(arguments: dict[str, Any]) -> int:
-    """The pictures of a call whose arguments have one value per prompt."""
-    prompts = max(
-        (len(values) for name, values in arguments.items() if isinstance(values, list) and name != "seed"), default=1
-    )
-    each = arguments["plan"].alive[-1] if "plan" in arguments else 1
-    return prompts * arguments.get("num_images", 1) * each
+    """The pictures of a call."""
+    prompts = max(map(len, _per_prompt(arguments).values()), default=1) * arguments.get("num_images", 1)
+    return prompts * arguments["plan"].alive[-1] if "plan" in arguments else prompts
 
 
 def _one_by_one(arguments: dict[str, Any]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """The arguments that have one value for every prompt, with its seed, and the others."""
-    number = arguments.get("num_images", 1)
-    lists = {name: values for name, values in arguments.items() if isinstance(values, list) and name != "seed"}
+    """The arguments with one value, and one seed, for every picture that is asked for, and the others."""
+    number, lists = arguments.get("num_images", 1), _per_prompt(arguments)
     rest = {name: value for name, value in arguments.items() if name not in ("num_images", "seed", *lists)}
     lists = {name: [one for one in values for _ in range(number)] for name, values in lists.items()}
     seed = secrets.randbelow(2**31) if arguments["seed"] is None else arguments["seed"]

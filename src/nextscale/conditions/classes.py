@@ -297,7 +297,8 @@ class ClassVocabulary(Conditioner):
     ) -> list[tuple[int | None, str | None]]:
         """Every class in every style; no class has no style."""
         if not self.styles:  # where a call refuses all that are named
-            return [(class_id, style) for class_id in class_ids for style in named or [None]]
+            every: Sequence[str | None] = named or [None]
+            return [(class_id, style) for class_id in class_ids for style in every]
         if named and all(class_id is None for class_id in class_ids):
             raise InputError(f"the style is {named[0]!r}, but a picture of no class has no style; leave it out")
         drawn, told = list[tuple[int | None, str | None]](), list[str]()
