@@ -210,7 +210,8 @@ def test_any_other_attribute_is_missing_as_anywhere(pipe: Pipeline) -> None:
 
 
 def test_the_parts_have_names(pipe: Pipeline) -> None:
-    assert pipe.components == {"tokenizer": pipe.tokenizer, "model": pipe.model, "vocabulary": pipe.vocabulary}
+    assert pipe.components == {"tokenizer": pipe.tokenizer, "model": pipe.model, "conditioner": pipe.vocabulary}
+    assert Pipeline(**pipe.components).components == pipe.components
 
 
 def test_a_pipeline_says_in_a_line_what_it_is(pipe: Pipeline) -> None:

@@ -92,6 +92,7 @@ SIBLINGS = {  # who may import whom on one level
     ("state", "plan"),
     ("state", "given"),
     ("price", "plan"),
+    ("results", "recipe"),
 }
 # It names modules of every level, for those who read it; tests/test_systems.py holds each of these to its own level.
 TABLE = "nextscale.systems"

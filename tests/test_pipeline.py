@@ -35,7 +35,7 @@ def styled() -> Pipeline:
 def test_images_per_label_and_seeds_that_count_up(pipe: Pipeline) -> None:
     result = pipe(["face", 3], num_images=2, seed=5)
     assert [image.size for image in result.images] == [(16, 16)] * 4
-    assert result.recipe["class_labels"] == ["face", "face", "food", "food"]
+    assert result.recipe["entries"] == [{"class": "face"}] * 2 + [{"class": "food"}] * 2
     assert result.recipe["seeds"] == [5, 6, 7, 8]
     assert [tuple(t.shape) for t in result.tokens] == [(4, k, k) for k in (1, 2, 3, 4)]
 
@@ -62,7 +62,7 @@ def test_a_list_of_seeds_has_one_per_image_in_the_order_of_the_images(pipe: Pipe
 def test_a_recipe_repeats_the_picture(pipe: Pipeline) -> None:
     first = pipe(["face", "tool"], seed=3, temperature=0.9, smooth=True)
     recipe = json.loads(json.dumps(first.recipe_of(1)))
-    again = pipe([recipe["class_label"]], seed=[recipe["seed"]], plan=Plan.from_dict(recipe["plan"]))
+    again = pipe([recipe["entry"]["class"]], seed=[recipe["seed"]], plan=Plan.from_dict(recipe["plan"]))
     assert all(torch.equal(a[1:], b) for a, b in zip(first.tokens, again.tokens, strict=True))
 
 
@@ -136,7 +136,7 @@ def test_numpy_seeds_are_seeds(pipe: Pipeline) -> None:
 
 
 def test_words_find_a_class(pipe: Pipeline) -> None:
-    assert pipe(prompt="a face", seed=1).recipe["class_labels"] == ["face"]
+    assert pipe(prompt="a face", seed=1).recipe["entries"] == [{"class": "face"}]
 
 
 def test_a_style_draws_the_label_of_class_and_style(styled: Pipeline) -> None:
@@ -147,7 +147,7 @@ def test_a_style_draws_the_label_of_class_and_style(styled: Pipeline) -> None:
         parts = {"tokenizer": styled.tokenizer, "model": styled.model}
         events = generate(styled.plan(), parts, class_features(torch.tensor([3 * i + 2])), IndependentNoise([1]))
         assert all(torch.equal(a, event.tokens) for a, event in zip(result.tokens, events, strict=True))
-        assert result.recipe["styles"] == [style]
+        assert result.recipe["entries"] == [{"class": "flag", "style": style}]
         drawn.append(torch.cat([maps.flatten() for maps in result.tokens]))
     assert not any(torch.equal(drawn[i], drawn[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
 
@@ -169,14 +169,13 @@ def test_styles_of_a_batch_in_turns_and_in_a_stream_are_those_of_single_pictures
 def test_a_recipe_names_the_style_that_was_not_asked_for(styled: Pipeline) -> None:
     first = styled(["face", "flag"], seed=3)
     recipe = json.loads(json.dumps(first.recipe_of(1)))
-    assert (recipe["class_label"], recipe["style"]) == ("flag", "noto")
-    again = styled([recipe["class_label"]], style=recipe["style"], seed=[recipe["seed"]])
+    assert recipe["entry"] == {"class": "flag", "style": "noto"}
+    again = styled([recipe["entry"]["class"]], style=recipe["entry"]["style"], seed=[recipe["seed"]])
     assert all(torch.equal(a[1:], b) for a, b in zip(first.tokens, again.tokens, strict=True))
 
 
 def test_a_model_without_styles_has_none_in_its_recipe(pipe: Pipeline) -> None:
-    assert "styles" not in pipe("face", seed=1).recipe
-    assert "style" not in pipe("face", seed=1).recipe_of(0)
+    assert pipe("face", seed=1).recipe_of(0)["entry"] == {"class": "face"}
 
 
 def test_styles_are_saved_and_loaded(styled: Pipeline, tmp_path: Path) -> None:
@@ -193,7 +192,7 @@ def test_a_vocabulary_of_another_model_is_refused(styled: Pipeline, tmp_path: Pa
         Pipeline(tiny_tokenizer(), tiny_var(classes=9), three)
     styled.save_pretrained(tmp_path / "saved")
     (tmp_path / "saved" / "classes.json").write_text(json.dumps(three.to_dict()))
-    with pytest.raises(CheckpointError, match=r"3 labels .classes in every style., but the model has 9"):
+    with pytest.raises(CheckpointError, match=r"classes\.json: 3 labels were named for a model of 9"):
         load(tmp_path / "saved")
 
 
@@ -402,7 +401,7 @@ def test_a_picture_of_no_class_is_that_of_the_null_class(pipe: Pipeline) -> None
     parts = {"tokenizer": pipe.tokenizer, "model": pipe.model}
     events = generate(pipe.plan(), parts, class_features(torch.tensor([5])), IndependentNoise([3]))
     assert all(torch.equal(a[:1], event.tokens) for a, event in zip(result.tokens, events, strict=True))
-    assert result.recipe["class_labels"] == [None, "face"]
+    assert result.recipe["entries"] == [{"class": None}, {"class": "face"}]
     assert not torch.equal(result.tokens[-1][0], result.tokens[-1][1])
     zero = [pipe(name, seed=3, guidance_scale=0).tokens for name in ("face", "food")]
     assert not all(torch.equal(a, b) for a, b in zip(*zero, strict=True))  # guidance 0 still knows the class

@@ -1,4 +1,4 @@
-"""A call's names, styles and seeds become one label and one stream of noise per image, or are refused."""
+"""A call's names, styles and seeds become one entry and one stream of noise per image, or are refused."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from nextscale.conditions.classes import ClassVocabulary, Thing
 from nextscale.errors import InputError
@@ -23,9 +24,35 @@ PLAIN = ClassVocabulary(("animal", "face", "flag"))
 ONE_STYLE = ClassVocabulary(("animal", "face", "flag"), styles=("noto",))
 
 
-def asked(vocabulary: ClassVocabulary, class_labels: Any = None, **more: Any) -> Request:
-    arguments: dict[str, Any] = {"prompt": None, "style": None, "num_images": 1, "seed": 0, "generator": None}
-    return resolve(vocabulary, Plan((Row(size=(1, 1)),)), class_labels, **(arguments | more))
+class Asked(Request):
+    """The request of a class model, and what its entries say."""
+
+    vocabulary: ClassVocabulary
+
+    @property
+    def classes(self) -> list[str | None]:
+        return [entry["class"] for entry in self.entries]
+
+    @property
+    def styles(self) -> list[str | None]:
+        return [entry["style"] for entry in self.entries if "style" in entry]
+
+    @property
+    def labels(self) -> Tensor:
+        source = self.features(self.vocabulary).sources["class"]
+        assert source.dropped is not None
+        assert source.dropped.tolist() == [name is None for name in self.classes]
+        return source.tensors["ids"]
+
+
+def asked(vocabulary: ClassVocabulary, class_labels: Any = None, plan: Plan | None = None, **more: Any) -> Asked:
+    call: dict[str, Any] = {"num_images": 1, "seed": 0, "generator": None}
+    call |= {name: more.pop(name) for name in list(more) if name in call}
+    plan = plan or Plan((Row(size=(1, 1)),))
+    request = resolve(vocabulary, plan, {"class_labels": class_labels, **more}, **call)
+    found = Asked(request.entries, request.seeds, request.noise, request.plan)
+    object.__setattr__(found, "vocabulary", vocabulary)
+    return found
 
 
 def test_one_style_is_for_all_labels() -> None:
@@ -192,6 +219,25 @@ def test_a_number_that_is_the_name_of_another_class_is_refused_and_its_text_is_t
 )
 def test_labels_may_be_any_list_of_any_whole_numbers_and_names(labels: Any) -> None:
     assert asked(PLAIN, labels).classes == ["face", "animal"]
+
+
+def test_a_plan_that_sees_nothing_is_asked_for_nothing() -> None:
+    """A picture per seed; what would be named has no place to go."""
+    plan = Plan((Row(size=(1, 1)),), branches=((),))
+    request = asked(PLAIN, plan=plan, num_images=2, seed=3)
+    assert (request.entries, request.seeds) == ([{}, {}], [3, 4])
+    features = request.features(PLAIN)
+    assert (features.images, dict(features.sources)) == (2, {})
+    for named in ({"class_labels": [None]}, {"prompt": "face"}, {"style": "noto"}):
+        with pytest.raises(InputError, match=f"{next(iter(named))} is .*; leave it out"):
+            asked(PLAIN, plan=plan, **named)
+
+
+def test_entries_are_asked_for_with_the_same_words() -> None:
+    """What a recipe does: the arguments of entries give the entries."""
+    for vocabulary in (STYLED, PLAIN):
+        entries = asked(vocabulary, ["face", None, 2]).entries
+        assert vocabulary.resolve(**vocabulary.arguments(entries)) == entries
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_a_notebook_shows_the_picture_or_a_page_of_several(pipe: Pipeline, resul
 
 
 def test_a_picture_of_official_noise_has_a_name_without_a_seed() -> None:
-    assert file_stem({"class_label": "a", "style": "noto", "seed": None}) == "a-noto"
+    assert file_stem({"entry": {"class": "a", "style": "noto"}, "seed": None}) == "a-noto"
 
 
 def test_other_names_of_output_types_are_the_same(pipe: Pipeline) -> None:

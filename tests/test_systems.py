@@ -28,6 +28,7 @@ from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.store import FEATURES, module_of, type_name
 from nextscale.cli.console import DEFAULT_MODEL
 from nextscale.cli.plan import _parts
+from nextscale.conditions.base import Conditioner
 from nextscale.errors import CheckpointError, InputError
 from nextscale.models.var import VAR, VARConfig
 from nextscale.systems import SYSTEMS, System
@@ -58,6 +59,7 @@ EXEMPT_WORDS = {
 def modules_of(system: System) -> dict[str, str]:
     """Every module that an entry of the table names, and the folder that looks it up."""
     found = {module: "checkpoints" for module, _, _ in system.types.values()}
+    found |= {name.rpartition(".")[0]: "checkpoints" for name in system.conditioners.values()}
     found |= {system.converter: "checkpoints", system.verification: "verification"}
     return found | {name.rpartition(".")[0]: "training" for name in system.recipes.values()}
 
@@ -72,6 +74,7 @@ def test_every_name_of_the_table_is_there(system: System) -> None:
     assert all(callable(check) for check in import_module(system.verification).KINDS.values())
     assert re.fullmatch(r"\d{4}\.\d{5}", system.paper)
     assert system.name == system.name.lower().replace("_", "-")
+    assert all(issubclass(systems.load(name), Conditioner) for name in system.conditioners.values())
     for kind in system.recipes:
         shipped = [name for name in shipped_recipes() if load_recipe(name).kind == kind]
         assert shipped

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nextscale.conditions.classes import ClassVocabulary
+from nextscale.conditions.base import Conditioner
 from nextscale.errors import InputError, PlanError, quoted
 from nextscale.habits import BAR, CALL, translated
 from nextscale.plan import Plan
@@ -17,6 +17,8 @@ from nextscale.state import Callback, Keep, ScaleEvent
 from nextscale.tokenizers.base import Canvas
 from nextscale.values import plain
 
+OWN = ("num_images", "seed", "generator", "output_type", "callback_on_scale_end", "plan", "parts", *SAMPLING)
+"""Arguments of a call that mean the same for every model; what the others mean is the conditioner's affair."""
 UNGIVEN = {"num_images": 1, "output_type": "pil"}
 """What arguments are that nobody gave, where that is not None."""
 
@@ -36,7 +38,7 @@ class Call:
 def understood(
     given: Mapping[str, Any],
     elsewhere: Mapping[str, Any],
-    vocabulary: ClassVocabulary,
+    conditioner: Conditioner,
     make_plan: Callable[..., Plan],
     **facts: Any,
 ) -> Call:
@@ -58,11 +60,9 @@ def understood(
     if parts is not None and not isinstance(parts, Mapping):
         raise InputError(f"parts is {quoted(parts)}; expected a table of names and parts")
     request = resolve(
-        vocabulary,
+        conditioner,
         _chosen_plan(asked["plan"], sampling_numbers({name: asked[name] for name in SAMPLING}), make_plan),
-        asked["class_labels"],
-        asked["prompt"],
-        asked["style"],
+        {name: value for name, value in asked.items() if name not in OWN},
         asked["num_images"],
         asked["seed"],
         asked["generator"],

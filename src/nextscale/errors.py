@@ -6,6 +6,9 @@ prints that sentence and exits with status 2; it never shows a traceback for the
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 
 class NextscaleError(ValueError):
     """Base of everything below: something the user can put right."""
@@ -66,6 +69,14 @@ def _requirement(package: str) -> str:
     except metadata.PackageNotFoundError:  # run from a checkout that is not installed
         asked = []
     return next((f"{one.name}{one.specifier}" for one in asked if one.name == package), package)
+
+
+def warn_user(sentence: str) -> None:
+    """Warn at the user's line that led here, the first one outside of this package."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "nextscale":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(sentence, stacklevel=level)
 
 
 def one_line(text: object, most: int = 200) -> str:

@@ -1,4 +1,4 @@
-"""The object users meet: tokenizer, model and class vocabulary together, loaded by name or from a folder.
+"""The object users meet: tokenizer, model and conditioner together, loaded by name or from a folder.
 
 >>> import nextscale
 >>> pipe = nextscale.load("emoji-m-var")
@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -17,15 +16,21 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from nextscale import __version__
 from nextscale.bar import bar
 from nextscale.call import Call, Watch, bar_settings, checked_plan, understood
 from nextscale.checkpoints.find import model_folder
-from nextscale.checkpoints.load import bundled_names, checkpoint_folder, load_vocabulary, read_card, revision
+from nextscale.checkpoints.load import (
+    bundled_names,
+    checkpoint_folder,
+    describe_conditioner,
+    load_conditioner,
+    read_card,
+    revision,
+)
 from nextscale.checkpoints.store import load_component, read_config, save_checkpoint
 from nextscale.coder import Coder
+from nextscale.conditions.base import Conditioner
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.device import choose_device, choose_dtype, place
 from nextscale.errors import CheckpointError, InputError, quoted
@@ -35,11 +40,11 @@ from nextscale.models.base import NextScaleModel
 from nextscale.pictures import fit
 from nextscale.plan import Plan, default_plan
 from nextscale.price import Price, price
-from nextscale.recipe import Recipe
+from nextscale.recipe import Recipe, write_recipe
 from nextscale.request import SAMPLING, Labels, checked_count
 from nextscale.results import GenerationResult, OutputType, StreamEvent, decode, result_of, to_pil
-from nextscale.state import Callback
-from nextscale.tokenizers.base import Canvas, Tokenizer
+from nextscale.state import Callback, ScaleEvent
+from nextscale.tokenizers.base import Tokenizer
 
 __all__ = [
     "GenerationResult",
@@ -51,7 +56,6 @@ __all__ = [
     "fit",
     "from_pretrained",
     "load",
-    "load_vocabulary",
     "revision",
     "to_pil",
 ]
@@ -61,24 +65,24 @@ BATCH = 64
 
 
 class Pipeline(Coder):
-    """Draws images of classes. Build one with :func:`load`; parts are public and may be exchanged.
+    """Draws images. Build one with :func:`load`; parts are public and may be exchanged.
 
-    defaults: sampling settings used where a call names none (``guidance_scale``, ``temperature``, ``top_k``,
-    ``top_p``).
+    conditioner: reads what a call asks for, a ``ClassVocabulary`` for class models; defaults: sampling settings used
+    where a call names none (``guidance_scale``, ``temperature``, ``top_k``, ``top_p``).
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         model: NextScaleModel,
-        vocabulary: ClassVocabulary,
+        conditioner: Conditioner,
         *,
         name: str = "unnamed",
         defaults: Mapping[str, Any] | None = None,
         card: str = "",
         revision: str = "unsaved",
     ) -> None:
-        self.tokenizer, self.model, self.vocabulary = tokenizer, model, vocabulary
+        self.tokenizer, self.model, self.conditioner = tokenizer, model, conditioner
         self.name, self.card, self.revision = name, card, revision
         self.defaults = dict(defaults or {})
         self.device_reason = self.dtype_reason = "as given"
@@ -87,8 +91,7 @@ class Pipeline(Coder):
             raise CheckpointError(
                 f"the tokenizer draws the scales {tokenizer.schedule} and the model {model.schedule}; they must agree"
             )
-        if len(vocabulary) != model.reads["class"]:
-            raise CheckpointError(f"{len(vocabulary)} labels were named for a model of {model.reads['class']}")
+        conditioner.check(model.reads)
 
     @property
     def device(self) -> torch.device:
@@ -136,7 +139,9 @@ class Pipeline(Coder):
         class_labels: Labels | None = None,
         *,
         prompt: Sequence[str] | str | None = None,
+        negative_prompt: Sequence[str] | str | None = None,
         style: Sequence[str | None] | str | None = None,
+        image: Any = None,
         num_images: int = 1,
         guidance_scale: float | None = None,
         temperature: float | None = None,
@@ -153,27 +158,30 @@ class Pipeline(Coder):
     ) -> GenerationResult:
         """Draw ``num_images`` images for every label or prompt.
 
-        class_labels: ids or names, or words as for prompt; None in a list is no class; prompt: plain words, resolved
-        to a class, with a warning that says to which; style: for models that have styles, one for all labels or one
-        per label, by default the first that the class was seen in; guidance_scale: 1 is off; temperature: above 0;
-        top_k, top_p: 0 is off; smooth: VAR's "more smooth" sampling; seed: the first image's seed (the next ones count
-        up), or one per image; generator: official noise instead; callback_on_scale_end: called after every scale, may
-        return another canvas or False to stop, and has all images drawn at once; plan: a whole plan, instead of the
-        sampling arguments; parts: whatever such a plan names beside tokenizer and model; elsewhere: what other
-        libraries call these. Raises ``InputError`` or ``PlanError`` for what cannot be done; warns of a style that
-        lacks the class.
+        class_labels: ids or names, or words as for prompt; None in a list is no class; prompt: plain words, by class
+        models resolved to a class, with a warning that says to which; style: for models that have styles, one for all
+        labels or one per label, by default the first that the class was seen in; negative_prompt, image: for models
+        that read them; guidance_scale: 1 is off; temperature: above 0; top_k, top_p: 0 is off; smooth: VAR's "more
+        smooth" sampling; seed: the first image's seed (the next ones count up), or one per image; generator: official
+        noise instead; callback_on_scale_end: called after every scale, may return another canvas, ``Keep(rows)`` or
+        False to stop, and has all images drawn at once; plan: a whole plan, instead of the sampling arguments; parts:
+        whatever it names beside tokenizer and model; elsewhere: what other libraries call these. Raises ``InputError``
+        or ``PlanError`` for what cannot be done; warns of a style that lacks the class.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "elsewhere")}
-        call = understood(given, elsewhere, self.vocabulary, self.plan, **self._facts())
+        call = understood(given, elsewhere, self.conditioner, self.plan, **self._facts())
         request, watch = call.request, None if call.callback is None else Watch(call.callback)
-        size = BATCH if watch is None else len(request.labels)  # what stops, stops whole
-        turns, maps, outputs = range(0, len(request.labels), size), [], []
+        prompts = len(request.entries)
+        size = max(1, BATCH // max(request.plan.alive)) if watch is None else prompts  # what stops, stops whole
+        turns, maps, outputs, drawn = range(0, prompts, size), [], [], list[int]()
         with bar(len(turns) * len(request.plan.rows), **self._bar) as step:
             for start in turns:
-                tokens, canvas = self._draw(call, slice(start, start + size), watch, step)
-                maps.append(tokens)
-                outputs.append(canvas.latent if call.output_type == "latent" else decode(self.tokenizer, canvas))
-        recipe = self._recipe(call, "" if watch is None else watch.done)
+                last = self._draw(call, slice(start, start + size), watch, step)
+                maps.append(last.history)
+                latent = call.output_type == "latent"
+                outputs.append(last.canvas.latent if latent else decode(self.tokenizer, last.canvas))
+                drawn += [start + prompt for prompt in last.lineage.prompts]
+        recipe = self._recipe(call, drawn, "" if watch is None else watch.done)
         tokens = [torch.cat(maps_k) for maps_k in zip(*maps, strict=True)]
         return result_of(torch.cat(outputs), call.output_type, tokens, recipe, request.plan)
 
@@ -185,14 +193,17 @@ class Pipeline(Coder):
 
     def arguments_of(self, recipe: Recipe) -> dict[str, Any]:
         """The arguments of the call that repeats a recipe; errors and warnings as for ``repeat``."""
-        return recipe.arguments(self.name, self.revision, str(self.dtype).removeprefix("torch."))
+        number = str(self.dtype).removeprefix("torch.")
+        return recipe.arguments(self.conditioner, self.name, self.revision, number)
 
     def stream(
         self,
         class_labels: Labels | None = None,
         *,
         prompt: Sequence[str] | str | None = None,
+        negative_prompt: Sequence[str] | str | None = None,
         style: Sequence[str | None] | str | None = None,
+        image: Any = None,
         num_images: int = 1,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
@@ -204,15 +215,27 @@ class Pipeline(Coder):
         cannot be done is refused here, not at the first scale.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "sampling")}
-        call = understood(given, sampling, self.vocabulary, self.plan, **self._facts())
-        features, plan = call.request.features().to(self.device), call.request.plan
-        events = generate(plan, self._parts(call.parts), features, call.request.noise)
+        call = understood(given, sampling, self.conditioner, self.plan, **self._facts())
+        request, plan = call.request, call.request.plan
+        features = request.features(self.conditioner).to(self.device)
+        events = generate(plan, self._parts(call.parts), features, request.noise, entries=request.entries)
         return (StreamEvent(event.k, len(plan.rows), event, self.tokenizer) for event in events)
 
     @property
     def components(self) -> dict[str, Any]:
-        """The parts by name: tokenizer, model and vocabulary."""
-        return {"tokenizer": self.tokenizer, "model": self.model, "vocabulary": self.vocabulary}
+        """The parts by name: tokenizer, model and conditioner."""
+        return {"tokenizer": self.tokenizer, "model": self.model, "conditioner": self.conditioner}
+
+    @property
+    def vocabulary(self) -> ClassVocabulary:
+        """The conditioner of a class model; no other model has this."""
+        if not isinstance(self.conditioner, ClassVocabulary):
+            raise AttributeError
+        return self.conditioner
+
+    @vocabulary.setter
+    def vocabulary(self, vocabulary: ClassVocabulary) -> None:
+        self.conditioner = vocabulary
 
     def set_progress_bar_config(self, **settings: Any) -> None:
         """Settings of the bar that is shown while drawing takes longer than a second: ``disable`` (False), ``desc``
@@ -222,11 +245,10 @@ class Pipeline(Coder):
 
     def __repr__(self) -> str:
         (height, width), count = self.resolution, sum(p.numel() for p in self.model.parameters())
-        styles = f" in {len(self.vocabulary.styles)} styles" if self.vocabulary.styles else ""
         return (
             f"<Pipeline {self.name!r}: {type(self.model).__name__} of {count / 1e6:,.1f} M parameters, "
-            f"{len(self.vocabulary.names)} classes{styles}, {len(self.model.schedule)} scales to {height}x{width} "
-            f"pixels, {str(self.dtype).removeprefix('torch.')} on {self.device}>"
+            f"{self.conditioner.about}, {len(self.model.schedule)} scales to {height}x{width} pixels, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device}>"
         )
 
     if not TYPE_CHECKING:  # a type checker shall go on seeing what is missing
@@ -247,11 +269,11 @@ class Pipeline(Coder):
         overwrite: replace a checkpoint that is there; other files in its folder stay. Raises ``CheckpointError`` where
         one is there and this was not asked for, or something else is.
         """
-        files = {"classes.json": json.dumps(self.vocabulary.to_dict(), ensure_ascii=False).encode()}
+        described, files = describe_conditioner(self.conditioner)
         if self.card:
             files["README.md"] = self.card.encode()
         components = {"tokenizer": self.tokenizer, "model": self.model}
-        extras = {"name": self.name, "defaults": self.defaults}
+        extras = {"name": self.name, "defaults": self.defaults, "conditioner": described}
         save_checkpoint(Path(folder), components, extras, files, dtype, overwrite)
 
     def push_to_hub(
@@ -307,37 +329,27 @@ class Pipeline(Coder):
     def _parts(self, more: Mapping[str, Any]) -> dict[str, Any]:
         return {"tokenizer": self.tokenizer, "model": self.model} | dict(more)
 
-    def _draw(
-        self, call: Call, part: slice, callback: Callback | None, step: Callable[[], None]
-    ) -> tuple[list[Tensor], Canvas]:
-        """Draw some of a call's images: their token maps and the final canvas."""
-        request = call.request
-        features, noise = request.features(part).to(self.device), request.noise_of(part)
-        events = []
-        for event in generate(request.plan, self._parts(call.parts), features, noise, callback):
-            events = [event]
+    def _draw(self, call: Call, part: slice, callback: Callback | None, step: Callable[[], None]) -> ScaleEvent:
+        """Draw the images of some of a call's prompts, and give the last event."""
+        request, parts = call.request, self._parts(call.parts)
+        features, noise = request.features(self.conditioner, part).to(self.device), request.noise_of(part)
+        for event in generate(request.plan, parts, features, noise, callback, request.entries[part]):
+            last = event
             step()
-        (last,) = events
-        return last.history, last.canvas
+        return last
 
-    def _recipe(self, call: Call, changed: str) -> dict[str, Any]:
-        """How to draw the same again; changed: what a callback did to it, if anything."""
-        request = call.request
-        recipe: dict[str, Any] = {
-            "nextscale": __version__,
-            "torch": torch.__version__,
-            "model": self.name,
-            "revision": self.revision,
-            "device": self.device.type,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "class_labels": request.classes,
-            **({"styles": request.styles} if request.styles else {}),
-            "seeds": request.seeds or [None] * len(request.labels),
-            "plan": request.plan.to_dict(),
-        }
-        if changed or request.seeds is None or call.parts:
-            recipe["not_repeatable"] = changed or "a generator or a part that has no name was used"
-        return recipe
+    def _recipe(self, call: Call, drawn: Sequence[int], changed: str) -> dict[str, Any]:
+        """How to draw the same again; drawn: the prompt of every image; changed: what a callback did, if anything."""
+        unnamed = "a generator or a part that has no name was used" if call.request.seeds is None or call.parts else ""
+        return write_recipe(
+            model=self.name,
+            revision=self.revision,
+            device=self.device.type,
+            dtype=str(self.dtype).removeprefix("torch."),
+            **call.request.per_image(drawn),
+            plan=call.request.plan,
+            not_repeatable=changed or unnamed,
+        )
 
 
 def load(
@@ -380,7 +392,7 @@ def _assembled(folder: Path, name: str | Path, device: torch.device, dtype: torc
     return Pipeline(
         tokenizer.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         model,
-        load_vocabulary(folder, model.reads["class"]),
+        load_conditioner(folder, model.reads),
         name=config.get("name", folder.name) if folder == Path(name) else str(name),
         defaults=config.get("defaults", {}),
         card=read_card(folder),

@@ -6,30 +6,34 @@ and the model that it names is looked for by nobody here.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nextscale.errors import InputError, NextscaleError, PlanError, quoted
+import torch
+
+from nextscale import __version__
+from nextscale.conditions.base import UNCONDITIONAL, Conditioner, Entry
+from nextscale.errors import InputError, NextscaleError, PlanError, quoted, warn_user
 from nextscale.pictures import read_recipe
 from nextscale.plan import Plan
+
+FORMAT = 2
+PER_IMAGE = {"entries": "entry", "seeds": "seed"}
+"""The lists of a recipe, one entry per image, and what an entry is called in the recipe of one image."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Of one picture or of a page of several; ``class_labels``, ``styles`` and ``seeds`` have one entry per picture.
-
-    A class or style of None is a picture of no class. styles: None where the model has none; revision: of the model,
-    None where it was not noted.
+    """Of one picture or of a page of several. entries, seeds: one per picture; revision: of the model, None where it
+    was not noted.
     """
 
     model: str
     revision: str | None
     dtype: str
-    class_labels: list[str | None]
-    styles: list[str | None] | None
+    entries: list[Entry]
     seeds: list[int]
     plan: Plan
 
@@ -44,10 +48,8 @@ class Recipe:
 
         Raises ``InputError`` for what is missing, misshapen or not repeatable.
         """
-        lists = dict(data)
-        for one, several in (("class_label", "class_labels"), ("seed", "seeds"), ("style", "styles")):
-            lists |= {several: [lists[one]]} if one in lists else {}
-        missing = [key for key in ("model", "dtype", "class_labels", "seeds", "plan") if key not in lists]
+        lists = _listed(_upgraded(data, name), PER_IMAGE)
+        missing = [key for key in ("model", "dtype", "entries", "seeds", "plan") if key not in lists]
         if missing:
             raise InputError(f"{name} has no {missing[0]!r}; expected one that nextscale generate wrote")
         for key in ("model", "dtype"):
@@ -55,41 +57,88 @@ class Recipe:
                 raise InputError(f"{name} has the {key} {quoted(lists[key])}; expected a name")
         if "not_repeatable" in lists:
             raise InputError(f"{name} cannot be repeated: {quoted(lists['not_repeatable'])}")
-        labels, seeds, styles = lists["class_labels"], lists["seeds"], lists.get("styles")
-        _check_list(name, "labels", labels, "names", _is_name)
+        entries, seeds = lists["entries"], lists["seeds"]
+        _check_list(name, "entries", entries, "tables", lambda entry: isinstance(entry, dict))
         _check_list(name, "seeds", seeds, "whole numbers from 0 to 2^63 - 1", _is_seed)
-        if "styles" in lists:
-            _check_list(name, "styles", styles, "names", _is_name)
-        if not len(labels) == len(seeds) == len(styles or labels):
-            raise InputError(
-                f"{name} has {len(labels)} labels, {len(seeds)} seeds and {len(styles or ())} styles; expected one of "
-                "each per picture"
-            )
+        _check_lengths(name, entries=entries, seeds=seeds)
         revision = lists.get("revision")
         if not isinstance(revision, str | None):
             raise InputError(f"{name} has the revision {quoted(revision)}; expected a name")
-        return cls(lists["model"], revision, lists["dtype"], labels, styles, seeds, _plan(name, lists["plan"]))
+        return cls(lists["model"], revision, lists["dtype"], entries, seeds, _plan(name, lists["plan"]))
 
-    def arguments(self, model: str, revision: str, dtype: str) -> dict[str, Any]:
+    def arguments(self, conditioner: Conditioner, model: str, revision: str, dtype: str) -> dict[str, Any]:
         """The arguments of the call that repeats it, by a pipeline of this name and revision in this number type.
 
-        Raises ``InputError`` if another model drew the picture, and warns where the new one will differ.
+        Where the plan gives several pictures per prompt, a page asks for every prompt once; one picture of it gives all
+        of its prompt. Raises ``InputError`` if another model drew the picture, and warns where the new one will differ.
         """
         if self.revision != revision:
             if self.model != model:
                 raise InputError(
                     f"the picture was drawn by {self.model}, and this is {model}; expected the model that drew it"
                 )
-            warnings.warn(
+            warn_user(
                 f"the picture was drawn by revision {self.revision} of {self.model}; this is {revision}, so the new "
-                "one will differ",
-                stacklevel=3,
+                "one will differ"
             )
         elif self.dtype != dtype:
-            warnings.warn(
-                f"the picture was drawn in {self.dtype}, and this is {dtype}, so the new one may differ", stacklevel=3
-            )
-        return {"class_labels": self.class_labels, "style": self.styles, "seed": self.seeds, "plan": self.plan}
+            warn_user(f"the picture was drawn in {self.dtype}, and this is {dtype}, so the new one may differ")
+        each = self.plan.alive[-1]
+        step = each if len(self.seeds) % each == 0 else 1
+        seeds, asked = self.seeds[::step], dict[str, Any](conditioner.arguments(self.entries[::step]))
+        asked = asked or {"num_images": len(seeds)}  # a plan that draws without a condition
+        return {**asked, "seed": seeds, "plan": self.plan}
+
+
+def write_recipe(plan: Plan, not_repeatable: str, **about: Any) -> dict[str, Any]:
+    """What ``Recipe.from_dict`` reads. about: its further entries, by name; not_repeatable: why, where it is not."""
+    recipe = {"format": FORMAT, "nextscale": __version__, "torch": torch.__version__, **about, "plan": plan.to_dict()}
+    return recipe | ({"not_repeatable": not_repeatable} if not_repeatable else {})
+
+
+def recipe_of(recipe: Mapping[str, Any], i: int) -> dict[str, Any]:
+    """The recipe of image ``i`` alone, out of that of several."""
+    return {PER_IMAGE.get(key, key): value[i] if key in PER_IMAGE else value for key, value in recipe.items()}
+
+
+def shown(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """What the picture of a recipe shows, such as its class and style, or that it shows nothing in particular."""
+    entry = recipe["entry"]
+    named = {name: str(value) for name, value in entry.items() if value not in (None, "")}
+    return named or {next(iter(entry), "picture"): UNCONDITIONAL}
+
+
+def _listed(recipe: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A recipe of one image as one of several."""
+    return dict(recipe) | {several: [recipe[one]] for several, one in names.items() if one in recipe}
+
+
+def _upgraded(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What versions before wrote, as this one writes it: recipes without a format had labels, and styles where the
+    model has some.
+    """
+    found = dict(data)
+    version = found.get("format", 1)
+    if version not in (1, FORMAT):
+        raise InputError(f"{name} has the format {quoted(version)}; this version reads 1 and {FORMAT}")
+    found = _listed(found, {"class_labels": "class_label", "styles": "style", "seeds": "seed"})
+    if version == FORMAT or "class_labels" not in found:
+        return found
+    labels = found["class_labels"]
+    _check_list(name, "labels", labels, "names", _is_name)
+    entries = [{"class": label} for label in labels]
+    if "styles" in found:
+        styles = found["styles"]
+        _check_list(name, "styles", styles, "names", _is_name)
+        _check_lengths(name, labels=labels, styles=styles)
+        entries = [entry | {"style": style} for entry, style in zip(entries, styles, strict=True)]
+    return found | {"entries": entries}
+
+
+def _check_lengths(name: str, **lists: list[Any]) -> None:
+    if len({len(one) for one in lists.values()}) > 1:
+        counts = " and ".join(f"{len(one)} {what}" for what, one in lists.items())
+        raise InputError(f"{name} has {counts}; expected one of each per picture")
 
 
 def _check_list(name: str, what: str, found: Any, expected: str, good: Callable[[Any], bool]) -> None:

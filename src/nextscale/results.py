@@ -15,19 +15,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nextscale.conditions.classes import UNCONDITIONAL
 from nextscale.drawn import DrawnImage
 from nextscale.errors import InputError, quoted
 from nextscale.files import check_writable
 from nextscale.pictures import grid as lay_out
 from nextscale.pictures import page_scale, save_beside, save_png
 from nextscale.plan import Plan
+from nextscale.recipe import recipe_of, shown
 from nextscale.state import ScaleEvent
 from nextscale.tokenizers.base import Canvas, Tokenizer
 
 OutputType = Literal["pil", "pt", "np", "latent"]
-PER_IMAGE = {"class_labels": "class_label", "styles": "style", "seeds": "seed"}
-"""The lists of a recipe, one entry per image, and what an entry is called in the recipe of one image."""
 OUTPUT_TYPES: dict[str, OutputType] = {
     "pil": "pil",
     "pt": "pt",
@@ -39,14 +37,14 @@ OUTPUT_TYPES: dict[str, OutputType] = {
 }
 """The kinds of output, also by the names they have elsewhere."""
 LONGEST_NAME = 100
-"""Bytes of a class, or of a style, in the name of a file; file systems take 255 for all."""
+"""Bytes of a class, of a style, and so on, in the name of a file; file systems take 255 for all."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class GenerationResult:
     """images: PIL images, or what ``output_type`` asked for; tokens: one (B, h, w) map per scale, as accumulated;
-    recipe: how to draw the same again (plain data; labels, styles and seeds are lists, one entry per image); plan:
-    what was carried out.
+    recipe: how to draw the same again (plain data; ``entries``, what was asked for, and ``seeds`` are lists, one per
+    image); plan: what was carried out.
 
     A result is a sequence of its images: ``result[0]``, ``len(result)``, ``for image in result``.
     """
@@ -71,7 +69,7 @@ class GenerationResult:
         return iter(self.images)
 
     def __repr__(self) -> str:
-        names = list(dict.fromkeys(" ".join(named(self.recipe_of(i)).values()) for i in range(len(self))))
+        names = list(dict.fromkeys(" ".join(shown(self.recipe_of(i)).values()) for i in range(len(self))))
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         count = f"{len(self)} image{'' if len(self) == 1 else 's'}"
         return f"<GenerationResult: {count} of {', '.join(names[:4])}{more}, by {self.recipe['model']}>"
@@ -96,7 +94,7 @@ class GenerationResult:
         scale = self._page_scale()
         if not scale:
             raise InputError(f"{len(self):,} pictures are too many for a page; expected fewer")
-        labels = [", ".join(named(self.recipe_of(i)).values()) for i in range(len(self))]
+        labels = [", ".join(shown(self.recipe_of(i)).values()) for i in range(len(self))]
         return DrawnImage(lay_out(self.images, columns, scale, labels), self.recipe)
 
     def save(self, path: str | Path, overwrite: bool = False) -> list[Path]:
@@ -141,11 +139,6 @@ class GenerationResult:
             raise InputError("the result holds numbers, not pictures; expected one drawn with output_type='pil'")
 
 
-def recipe_of(recipe: Mapping[str, Any], i: int) -> dict[str, Any]:
-    """The recipe of image ``i`` alone, out of that of several."""
-    return {PER_IMAGE.get(key, key): value[i] if key in PER_IMAGE else value for key, value in recipe.items()}
-
-
 def result_of(
     batch: Tensor, output_type: OutputType, tokens: list[Tensor], recipe: dict[str, Any], plan: Plan
 ) -> GenerationResult:
@@ -156,18 +149,12 @@ def result_of(
     return GenerationResult(images, tokens, recipe, plan)
 
 
-def named(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """What the picture of a recipe shows: its class, or that it has none, and its style where there is one."""
-    label, style = recipe["class_label"], recipe.get("style")
-    return {"class": UNCONDITIONAL if label is None else str(label)} | ({} if style is None else {"style": str(style)})
-
-
 def file_stem(recipe: Mapping[str, Any]) -> str:
-    """The name of a picture's file without ``.png``: class, style and seed. The one place where it is made; two
-    pictures may share it, so a folder needs :func:`nextscale.files.free_name`.
+    """The name of a picture's file without ``.png``: what it shows (a class and a style, say), and its seed. The one
+    place where it is made; two pictures may share it, so a folder needs :func:`nextscale.files.free_name`.
     """
     seed = [] if recipe.get("seed") is None else [str(recipe["seed"])]
-    return "-".join([*(file_name(name, "class") for name in named(recipe).values()), *seed])
+    return "-".join([*(file_name(name, what) for what, name in shown(recipe).items()), *seed])
 
 
 def file_name(name: str, otherwise: str) -> str:

@@ -7,7 +7,7 @@ where they are used, and the table is read whenever it is used.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -19,7 +19,8 @@ class System:
     name: what users call it, on the command line and in files; title: the paper's name for it; paper: its number on
     arXiv; types: the types of component it brings, as ``config.json`` calls them, each with its module, its class and
     the class of its configuration; converter, verification: modules; recipes: what ``nextscale train`` calls a thing
-    to train, and the class of its recipe.
+    to train, and the class of its recipe; conditioners: the types it brings, each with its class, where class labels
+    are not what it reads.
     """
 
     name: str
@@ -29,6 +30,7 @@ class System:
     converter: str
     verification: str
     recipes: Mapping[str, str]
+    conditioners: Mapping[str, str] = field(default_factory=dict)
 
 
 SYSTEMS = (

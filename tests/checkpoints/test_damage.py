@@ -284,7 +284,7 @@ def test_every_entry_with_every_wrong_value_is_refused_or_read(whole: Path, save
         (("defaults", "temperature"), 0, "temperature is 0; expected a number above 0"),
         (("defaults", "zzz"), 1, "unknown setting 'zzz'; Defaults has guidance_scale"),
         (("dtype",), "bfloat16", "unknown setting 'dtype'; Checkpoint has format"),
-        (("format",), True, "has format True; this version reads format 1"),
+        (("format",), True, "has format True; this version reads formats 1 and 2"),
     ],
 )
 def test_what_is_wrong_in_a_config_is_told(saved: Path, path: tuple[str, ...], value: object, message: str) -> None:

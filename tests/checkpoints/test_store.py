@@ -57,7 +57,7 @@ def test_an_unknown_type_and_format_are_refused(saved: Path) -> None:
     with pytest.raises(CheckpointError, match="unknown type 'gan'; this version knows residual, var"):
         load_component(saved, "model")
     edit_config(saved, lambda c: c.update(format=99))
-    with pytest.raises(CheckpointError, match="format 99; this version reads format 1"):
+    with pytest.raises(CheckpointError, match="format 99; this version reads formats 1 and 2"):
         read_config(saved)
 
 

@@ -184,7 +184,7 @@ def test_every_class_is_drawn_in_every_style_that_is_named(nextscale: Command, s
 def test_without_a_style_the_first_is_taken_and_the_others_are_named(nextscale: Command, styled_model: Path) -> None:
     done = nextscale("generate", "a face", "--seed", 1, "--model", styled_model)
     assert "in the style noto; other styles: twemoji, openmoji" in done.err
-    assert read_recipe("out/face-noto-1.png")["style"] == "noto"
+    assert read_recipe("out/face-noto-1.png")["entry"]["style"] == "noto"
 
 
 @pytest.mark.parametrize("name", ["flag-openmoji-5.png", "grid.png"])

@@ -77,7 +77,7 @@ def test_classes_whose_file_names_are_alike_keep_a_file_each(nextscale: Command,
     files = sorted(path.name for path in Path("out").iterdir())
     assert files == ["a-b-1-2.png", "a-b-1-3.png", "a-b-1.png", "café-1.png", "class-1.png"]
     assert "5 pictures in out" in done.out
-    assert {read_recipe(f"out/{name}")["class_label"] for name in files} == set(pipe.vocabulary.names)
+    assert {read_recipe(f"out/{name}")["entry"]["class"] for name in files} == set(pipe.vocabulary.names)
 
 
 def test_a_very_long_class_name_fits_a_file_name(nextscale: Command) -> None:
@@ -86,7 +86,7 @@ def test_a_very_long_class_name_fits_a_file_name(nextscale: Command) -> None:
     pipe.save_pretrained("mine")
     done = nextscale("generate", "-c", 0, "--seed", 1, "--model", "mine")
     assert done.code == 0, done.err
-    assert read_recipe(next(Path("out").iterdir()))["class_label"] == "猫" * 300
+    assert read_recipe(next(Path("out").iterdir()))["entry"]["class"] == "猫" * 300
 
 
 def test_one_picture_may_be_given_a_name(nextscale: Command, tiny_model: Path) -> None:
@@ -98,7 +98,7 @@ def test_one_picture_may_be_given_a_name(nextscale: Command, tiny_model: Path) -
     refused(nextscale(*words, "-o", "new/cat.png"), "new/cat.png exists", "--overwrite")
     assert Path("new/cat.png").read_bytes() == before
     assert nextscale("generate", "-c", 1, "--model", tiny_model, "-o", "new/cat.png", "--overwrite").code == 0
-    assert read_recipe("new/cat.png")["class_label"] == "animal-bird"
+    assert read_recipe("new/cat.png")["entry"]["class"] == "animal-bird"
 
 
 @pytest.mark.parametrize("more", [["-n", "2"], ["--strip"], ["--grid"], ["-c", "1"]])

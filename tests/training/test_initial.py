@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nextscale.checkpoints.load import load_vocabulary
+from nextscale.checkpoints.load import load_conditioner
 from nextscale.checkpoints.store import load_component
 from nextscale.conditions.classes import ClassVocabulary, Thing
 from nextscale.errors import CheckpointError, InputError, TrainingError
@@ -93,7 +93,7 @@ def test_a_generator_starts_from_the_weights_and_keeps_its_classes(
 
     trainer.run()
     folder = tmp_path / "run" / "export"
-    assert load_vocabulary(folder, 3).names == ("tepid", "warm", "cold")
+    assert load_conditioner(folder, {"class": 3}).lists()["classes"] == ["tepid", "warm", "cold"]
     started(other_images, tmp_path / "run", known).run()  # the same command again is no other run
 
 

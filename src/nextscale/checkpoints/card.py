@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from nextscale import systems
-from nextscale.checkpoints.load import load_vocabulary
+from nextscale.checkpoints.load import load_conditioner
 from nextscale.checkpoints.store import build_component, read_config
 from nextscale.documents import parse_yaml, read_text
 from nextscale.errors import CheckpointError, InputError
@@ -101,11 +101,10 @@ def _text(folder: Path, described: Mapping[str, Any]) -> str:
         system = systems.of_type(described["components"]["model"]["type"])
         assert system is not None
         height, width = tokenizer.pixels()
-        vocabulary = load_vocabulary(folder, model.reads["class"])
-        styles = f" in the styles {', '.join(vocabulary.styles)}" if vocabulary.styles else ""
+        known = load_conditioner(folder, model.reads).about
         lines += [
             f"A class-conditional {system.title} ([arXiv {system.paper}](https://arxiv.org/abs/{system.paper})) that "
-            f"draws pictures of {width}x{height} pixels, of {len(vocabulary.names)} classes{styles}.",
+            f"draws pictures of {width}x{height} pixels, of {known}.",
             "",
         ]
     lines += ["| part | type | parameters |", "| --- | --- | ---: |"]

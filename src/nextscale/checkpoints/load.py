@@ -15,15 +15,17 @@ import torch
 
 from nextscale import systems
 from nextscale.checkpoints.published import PUBLISHED, converted_folder, nearest, published
-from nextscale.checkpoints.store import computed_revision, load_component, parts
+from nextscale.checkpoints.store import computed_revision, load_component, parts, read_config
 from nextscale.checkpoints.store import revision as noted_revision
-from nextscale.conditions.classes import ClassVocabulary
+from nextscale.conditions.base import Conditioner
 from nextscale.documents import read_json
-from nextscale.errors import CheckpointError, InputError
+from nextscale.errors import CheckpointError, InputError, quoted
 from nextscale.features.classifier import Classifier
 from nextscale.features.perceptual import Perceptual
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
+CLASSES = "classes"
+"""What ``config.json`` calls the conditioner that belongs to no system, and means where it names none."""
 ORIGIN = "origin.json"
 """What a converted checkpoint was made of, beside its weights."""
 
@@ -78,23 +80,46 @@ def _is_size(name: str) -> bool:
         return True
 
 
-def load_vocabulary(folder: Path, classes: int) -> ClassVocabulary:
-    """The classes and styles beside a model, or numbers where a checkpoint has none.
+def conditioners() -> dict[str, str]:
+    """Every type of conditioner, with its class."""
+    own = {CLASSES: "nextscale.conditions.classes.ClassVocabulary"}
+    return own | {kind: name for system in systems.SYSTEMS for kind, name in system.conditioners.items()}
 
-    classes: how many labels the model knows. Raises ``CheckpointError`` where the file is damaged or of another model.
+
+def load_conditioner(folder: Path, reads: Mapping[str, int]) -> Conditioner:
+    """What reads the arguments of a call for the model of a checkpoint, which reads these kinds and sizes.
+
+    A checkpoint that names none, as those of format 1, is one of classes; without names these are numbers. Raises
+    ``CheckpointError`` for an unknown type, for what is damaged, and for what is of another model.
     """
-    path = folder / "classes.json"
-    if not os.path.lexists(path):
-        return ClassVocabulary(tuple(str(i) for i in range(classes)))
+    described, known = read_config(folder).get("conditioner", {}), conditioners()
+    kind = described.get("type", CLASSES)
+    if kind not in known:
+        where = folder / "config.json"
+        raise CheckpointError(f"{where}: unknown conditioner {quoted(kind)}; this version knows {', '.join(known)}")
+    cls: type[Conditioner] = systems.load(known[kind])
+    path, data = folder / (cls.file or "config.json"), described.get("config", {})
     try:
-        vocabulary = ClassVocabulary.from_dict(read_json(path, CheckpointError))
+        if cls.file and os.path.lexists(path):
+            data = read_json(path, CheckpointError)
+        elif kind == CLASSES:
+            data = {"names": [str(i) for i in range(reads.get("class", 1))]}
+        conditioner = cls.from_dict(data)
+        conditioner.check(reads)
     except CheckpointError as error:
         raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-    if len(vocabulary) != classes:
-        raise CheckpointError(
-            f"{path} names {len(vocabulary)} labels (classes in every style), but the model has {classes}"
-        )
-    return vocabulary
+    return conditioner
+
+
+def describe_conditioner(conditioner: Conditioner) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What ``config.json`` says of a conditioner, and the files beside it, by name."""
+    cls, known = type(conditioner), conditioners()
+    kind = next((kind for kind, name in known.items() if name == f"{cls.__module__}.{cls.__name__}"), None)
+    if kind is None:
+        raise CheckpointError(f"a {cls.__name__} cannot be saved; known conditioners are {', '.join(known)}")
+    if not conditioner.file:
+        return {"type": kind, "config": conditioner.to_dict()}, {}
+    return {"type": kind}, {conditioner.file: json.dumps(conditioner.to_dict(), ensure_ascii=False).encode()}
 
 
 def read_card(folder: Path) -> str:

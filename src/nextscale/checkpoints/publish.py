@@ -17,7 +17,7 @@ from nextscale import __version__
 from nextscale.checkpoints.card import hub_card, split
 from nextscale.checkpoints.digests import DIGESTS, as_json
 from nextscale.checkpoints.download import reason
-from nextscale.checkpoints.load import load_vocabulary
+from nextscale.checkpoints.load import load_conditioner
 from nextscale.checkpoints.load import revision as revision_of
 from nextscale.checkpoints.store import checked_component, component_file, read_config
 from nextscale.errors import CheckpointError, InputError
@@ -90,10 +90,11 @@ def _files(folder: Path) -> dict[str, str | bytes]:
         file = component_file(folder, name, part)
         module, _ = checked_component(folder, name)
         files[f"{name}.safetensors"] = str(file)
-        if isinstance(module, NextScaleModel) and (folder / "classes.json").is_file():
-            load_vocabulary(folder, module.reads["class"])
-            files["classes.json"] = str(folder / "classes.json")
-    digests = {name: _sha256(files[name]) for name in files if name != "classes.json"}
+        if isinstance(module, NextScaleModel):
+            beside = load_conditioner(folder, module.reads).file
+            if beside and (folder / beside).is_file():
+                files[beside] = str(folder / beside)
+    digests = {name: _sha256(files[name]) for name in files if name.endswith(("config.json", ".safetensors"))}
     own = files["config.json"] == str(folder / "config.json")
     files[DIGESTS] = as_json(digests, revision_of(folder) if own else None).encode()
     return files

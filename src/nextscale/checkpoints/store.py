@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +30,9 @@ from nextscale.documents import read_json
 from nextscale.errors import CheckpointError, InputError, quoted
 from nextscale.files import BLOCK, check_writable, kind_of, sha256
 
-FORMAT = 1
+FORMAT = 2
+READ = (1, FORMAT)
+"""Formats that are read; the first had no conditioner."""
 SHARED = re.compile(r"\.\./\w[\w.-]*/\w[\w.-]*\.safetensors")
 OURS = ("config.json", "classes.json", "origin.json", DIGESTS)
 """Files of a checkpoint beside its weights, which go with it; its README.md may be its owner's, and goes only where
@@ -72,6 +74,14 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Conditioner:
+    """What reads a call's arguments, see ``nextscale.checkpoints.load.load_conditioner``; classes in format 1."""
+
+    type: str = "classes"
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """The entries of ``config.json``."""
 
@@ -80,6 +90,7 @@ class Checkpoint:
     nextscale: str = ""
     name: str = ""
     defaults: Defaults = Defaults()
+    conditioner: Conditioner = Conditioner()
 
 
 def save_checkpoint(
@@ -179,9 +190,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_config(config: Any, path: Path) -> None:
-    if not isinstance(config, dict) or type(config.get("format")) is not int or config["format"] != FORMAT:
+    if not isinstance(config, dict) or type(config.get("format")) is not int or config["format"] not in READ:
         found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise CheckpointError(f"{path} has format {quoted(found)}; this version reads format {FORMAT}")
+        raise CheckpointError(f"{path} has format {quoted(found)}; this version reads formats {READ[0]} and {READ[1]}")
     try:
         described = settings.build(Checkpoint, config)
     except InputError as error:
@@ -203,7 +214,7 @@ def is_checkpoint(folder: Path) -> bool:
         config = _raw_config(folder)
     except CheckpointError:
         return False
-    return isinstance(config, dict) and config.get("format") == FORMAT and isinstance(config.get("components"), dict)
+    return isinstance(config, dict) and config.get("format") in READ and isinstance(config.get("components"), dict)
 
 
 def load_component(

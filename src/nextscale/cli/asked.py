@@ -10,7 +10,6 @@ from nextscale.cli.console import given, remark
 from nextscale.errors import InputError
 
 if TYPE_CHECKING:
-    from nextscale.conditions.classes import ClassVocabulary, Match
     from nextscale.pipeline import Pipeline
 
 MOST_PICTURES = 10_000
@@ -63,21 +62,18 @@ class Asked:
         return ["the words", *options] if self.words else options
 
     def arguments(self, pipe: Pipeline) -> dict[str, Any]:
-        """The pipeline's arguments: every class in every style. Says which classes words were taken for, and which
-        style was taken where none was named. Raises ``InputError`` for what is not there, and for too many pictures.
+        """The pipeline's arguments, with one value per picture of a prompt or class in a style; remarks on what its
+        conditioner makes of them. Raises ``InputError`` for what is not there.
         """
         if len(self.words) > 1 and len(self.prompts) == 1:
             each = " ".join(f"-c {word}" for word in self.words[:3])
             remark(f"these words are one prompt, {self.prompts[0]!r}; a picture for each: {each}")
-        find = pipe.vocabulary.find if self.words else pipe.vocabulary.look_up
-        found = {text: find(text) for text in self.prompts or self.classes}
-        _say_what_is_drawn(found)
-        labels = [found[text].class_id for text in self.prompts or self.classes]
-        drawn, styles = _in_styles(labels, self.styles, pipe.vocabulary)
-        counted = len(self.seed) // len(drawn) if isinstance(self.seed, list) else 1  # a list of seeds says how many
+        typed = {"prompt": self.prompts, "class_labels": self.classes, "style": self.styles}
+        spread = pipe.conditioner.spread(remark, **{name: texts for name, texts in typed.items() if texts})
+        drawn = max(map(len, spread.values()))
+        counted = len(self.seed) // drawn if isinstance(self.seed, list) else 1  # a list of seeds says how many
         number = max(1, counted) if self.num_images is None else self.num_images
-        names = [None if label is None else pipe.vocabulary.names[label] for label in drawn]
-        return {"class_labels": names, "style": styles, "num_images": number, "seed": self.seed, **self.sampling}
+        return {**spread, "num_images": number, "seed": self.seed, **self.sampling}
 
 
 def seeds_of(text: str | None) -> int | list[int] | None:
@@ -97,38 +93,3 @@ def check_number(pictures: int) -> None:
             f"{pictures:,} pictures were asked for; expected at most {MOST_PICTURES:,} in one command (--num-images "
             "counts for every class in every style)"
         )
-
-
-def _say_what_is_drawn(found: dict[str, Match]) -> None:
-    """Which classes words were taken for, and that nothing else of them counts."""
-    by_words = {text: match for text, match in found.items() if not match.named}
-    for text, match in by_words.items():
-        others = f"; other classes: {', '.join(match.alternatives)}" if match.alternatives else ""
-        remark(f"{text!r} is drawn as {match.class_name} (found {match.reason}{others})")
-    if by_words:
-        remark("the class is drawn, not the word: all words that find a class give the same picture for a seed")
-
-
-def _in_styles(
-    labels: list[int | None], named: list[str], vocabulary: ClassVocabulary
-) -> tuple[list[int | None], list[str | None] | None]:
-    """Every class in every style that was named, or in all that it was seen in; in the first if none was named, which
-    is said. No class has no style.
-    """
-    if not vocabulary.styles:
-        return [label for label in labels for _ in range(max(1, len(named)))], [*named * len(labels)] or None
-    if named and not any(label is not None for label in labels):
-        raise InputError(f"--style is {named[0]!r}, but a picture of no class has no style; leave it out")
-    drawn, styles, told = list[int | None](), list[str | None](), list[str]()
-    for label in labels:
-        seen = [] if label is None else vocabulary.styles_of(label)
-        wanted: list[str] | list[None] = [None] if not seen else seen if "all" in named else named or seen[:1]
-        if label is not None:
-            which = "" if len(seen) == len(vocabulary.styles) else f"{vocabulary.names[label]} "
-            told.append(f"{which}in the style {seen[0]}; other styles: {', '.join(seen[1:]) or 'none'}")
-        drawn += [label] * len(wanted)
-        styles += wanted
-    if len(vocabulary.styles) > 1 and not named:
-        for line in dict.fromkeys(told):
-            remark(line)
-    return drawn, styles

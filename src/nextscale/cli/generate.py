@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from nextscale.recipe import Recipe
     from nextscale.state import ScaleEvent
 
-LISTS = ("class_labels", "style", "seed")
-"""Arguments of a call that have one entry per picture."""
-
 
 def generate(
     words: Annotated[
@@ -116,7 +113,7 @@ def generate(
     start = time.perf_counter()
     with remarks():
         arguments = asked.arguments(pipe) if recipe is None else pipe.arguments_of(recipe)
-    check_number(len(arguments["class_labels"]) * arguments.get("num_images", 1))
+    check_number(_count(arguments))
     pages = Pages.of(pipe, arguments, grid, strip)
     place.check_count(pages.count, bool(pages.grid or pages.strip))
     result, growth = _draw(pipe, arguments, pages)
@@ -199,7 +196,7 @@ class Pages:
         """Raises ``InputError`` where a page that was asked for would be too large to be opened again."""
         from nextscale.pictures import page_scale
 
-        count = len(arguments["class_labels"]) * arguments.get("num_images", 1)
+        count = _count(arguments)
         scales = len(arguments["plan"].rows) if "plan" in arguments else len(pipe.model.schedule)
         laid_out = {"grid": page_scale(pipe.resolution, count), "strip": page_scale(pipe.resolution, count * scales)}
         for page, asked in (("grid", grid), ("strip", strip)):
@@ -218,15 +215,21 @@ def _draw(
 ) -> tuple[GenerationResult, list[list[Image.Image]] | None]:
     """The result, drawn in turns, and for a strip what every picture looked like after each scale."""
     from nextscale.pipeline import BATCH
-    from nextscale.results import PER_IMAGE
+    from nextscale.recipe import PER_IMAGE
 
     growth: dict[int, list[Image.Image]] = {}
     results: list[GenerationResult] = []
-    each, turns, many = _one_by_one(arguments), range(0, pages.count, BATCH), pages.count > BATCH
+    lists, rest = _one_by_one(arguments)
+    prompts = len(lists["seed"])
+    size = max(1, BATCH * prompts // pages.count)
+    many = prompts > size
     with remarks(), progress("drawing", "pictures" if many else "scales", estimate=many) as step:
-        for first in turns:
-            part = {name: value[first : first + BATCH] if name in LISTS else value for name, value in each.items()}
-            watch = _watcher(pipe, pages, first if many else None, step, growth)
+        for first in range(0, prompts, size):
+            part = {**rest, **{name: values[first : first + size] for name, values in lists.items()}}
+            if len(lists) == 1:  # a plan that draws without a condition
+                part["num_images"] = len(part["seed"])
+            before = pages.count * first // prompts
+            watch = _watcher(pipe, pages, before if many else None, step, growth)
             results.append(pipe(**part, callback_on_scale_end=watch))
     recipe = dict(results[0].recipe)
     for name in PER_IMAGE.keys() & recipe:
@@ -236,17 +239,28 @@ def _draw(
     return drawn, rows if pages.strip else None
 
 
-def _one_by_one(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments with one label, style and seed for every picture."""
-    number = arguments.get("num_images", 1)
-    lists = {name: arguments[name] for name in ("class_labels", "style") if arguments[name] is not None}
+def _per_prompt(arguments: dict[str, Any]) -> dict[str, list[Any]]:
+    """The arguments that have one value per prompt; none where a plan draws without a condition."""
+    return {name: values for name, values in arguments.items() if isinstance(values, list) and name != "seed"}
+
+
+def _count(arguments: dict[str, Any]) -> int:
+    """The pictures of a call."""
+    prompts = max(map(len, _per_prompt(arguments).values()), default=1) * arguments.get("num_images", 1)
+    return prompts * arguments["plan"].alive[-1] if "plan" in arguments else prompts
+
+
+def _one_by_one(arguments: dict[str, Any]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """The arguments with one value, and one seed, for every picture that is asked for, and the others."""
+    number, lists = arguments.get("num_images", 1), _per_prompt(arguments)
+    rest = {name: value for name, value in arguments.items() if name not in ("num_images", "seed", *lists)}
     lists = {name: [one for one in values for _ in range(number)] for name, values in lists.items()}
     seed = secrets.randbelow(2**31) if arguments["seed"] is None else arguments["seed"]
-    count = len(lists["class_labels"])
+    count = max(map(len, lists.values()), default=number)
     lists["seed"] = seeds = [seed + i for i in range(count)] if isinstance(seed, int) else seed
     if len(seeds) != count:
         raise InputError(f"{len(seeds)} seeds were given for {count} images; give one seed, or one per image")
-    return {name: value for name, value in arguments.items() if name not in ("num_images", *LISTS)} | lists
+    return lists, rest
 
 
 def _watcher(
@@ -279,16 +293,17 @@ def _write(
     """Save everything; returns the names of the files."""
     from nextscale.pictures import grid as lay_out
     from nextscale.pictures import strip as lay_out_scales
-    from nextscale.results import file_stem, named
+    from nextscale.recipe import shown
+    from nextscale.results import file_stem
 
     written: dict[str, Any] = {"images": []}
-    names = [named(result.recipe_of(i)) for i in range(len(result.images))]
+    names = [shown(result.recipe_of(i)) for i in range(len(result.images))]
     for i, image in enumerate(result.images):
         recipe = result.recipe_of(i)
         path = place.save(image, file_stem(recipe), recipe)
         written["images"].append({"file": str(path), **names[i], "seed": recipe["seed"]})
     if pages.grid:
-        labels = [", ".join(shown.values()) for shown in names]
+        labels = [", ".join(named.values()) for named in names]
         page = lay_out(result.images, columns=_columns(names), scale=pages.grid, labels=labels)
         written["grid"] = str(place.save(page, "grid", result.recipe))
     if growth is not None:

@@ -33,12 +33,14 @@ def info(
         "components": {name: _component(folder, name, part) for name, part in config["components"].items()},
     }
     if "model" in config["components"]:
-        facts |= _labels(folder, config["components"]["model"])
+        facts |= _read(folder, config["components"]["model"])
     if as_json:
         answer_json({**facts, "card": card or None})
         return
     for name in ("name", "folder", "revision", "defaults"):
         answer(f"{name:<10}{_plain(facts[name])}")
+    if "reads" in facts:
+        answer(f"{'reads':<10}{facts['reads']}")
     if "classes" in facts:
         answer(f"{'classes':<10}{len(facts['classes'])}, listed by nextscale generate --list-classes")
         answer(f"{'styles':<10}{', '.join(facts['styles']) or 'none'}")
@@ -66,16 +68,16 @@ def _component(folder: Path, name: str, described: dict[str, Any]) -> dict[str, 
     }
 
 
-def _labels(folder: Path, described: dict[str, Any]) -> dict[str, list[str]]:
-    """The classes and styles that a generator knows."""
-    from nextscale.checkpoints.load import load_vocabulary
+def _read(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
+    """What a generator reads, and what it has names for, such as classes and styles."""
+    from nextscale.checkpoints.load import load_conditioner
     from nextscale.checkpoints.store import build_component
     from nextscale.models.base import NextScaleModel
 
     model = build_component(described, f"{folder / 'config.json'}, model")
     assert isinstance(model, NextScaleModel)
-    vocabulary = load_vocabulary(folder, model.reads["class"])
-    return {"classes": list(vocabulary.names), "styles": list(vocabulary.styles)}
+    conditioner = load_conditioner(folder, model.reads)
+    return {"reads": conditioner.about, **conditioner.lists()}
 
 
 def _plain(value: Any) -> str:

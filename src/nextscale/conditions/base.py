@@ -7,15 +7,19 @@ sees, and what it does not see is replaced by the model's own null. Shape letter
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from nextscale.errors import CheckpointError, quoted
+
 Entry = dict[str, Any]
-"""What one image is to show, as plain data: a recipe stores it, and it is asked for again with the same words."""
+"""What one image is to show, as plain data: a recipe stores it, and a picture is named by its values."""
+UNCONDITIONAL = "unconditional"
+"""What people write for a picture of nothing in particular, and what it is called."""
 Branches = tuple[tuple[str, ...], ...]
 """For each branch the names of the sources that it sees; the null branch sees none: ``()``."""
 
@@ -89,3 +93,46 @@ class Conditioner(ABC):
     @abstractmethod
     def features(self, entries: Sequence[Entry]) -> Features:
         """The features of one image per entry, on the CPU."""
+
+    file: ClassVar[str] = ""
+    """The file of a checkpoint that holds :meth:`to_dict`; where it has no name, ``config.json`` does."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it needs to be made again, as plain data."""
+        return {}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`. Raises ``CheckpointError`` for anything else."""
+        if data:
+            raise CheckpointError(f"a {cls.__name__} has no settings, and these are {quoted(dict(data))}")
+        return cls()
+
+    def check(self, reads: Mapping[str, int]) -> None:
+        """Raises ``CheckpointError`` unless a model that reads these kinds and sizes can read what it gives."""
+        for kind, size in self.gives.items():
+            if reads.get(kind) != size:
+                known = ", ".join(f"{name} of {count}" for name, count in reads.items()) or "nothing"
+                raise CheckpointError(f"the conditioner gives {kind} of {size}, and the model reads {known}")
+
+    def arguments(self, entries: Sequence[Entry]) -> dict[str, list[Any]]:
+        """The arguments of a call that are resolved to these entries, with one value per entry: every value by its name
+        in the entries, unless a conditioner says otherwise.
+        """
+        names = dict.fromkeys(name for entry in entries for name in entry)
+        return {name: [entry.get(name) for entry in entries] for name in names}
+
+    def spread(self, say: Callable[[str], None], **typed: list[str]) -> dict[str, list[Any]]:
+        """The arguments of a call, with one value per picture, for lists that were typed: prompts or labels, and
+        further ones that multiply them. say: takes what whoever typed them should know.
+        """
+        return dict(typed)
+
+    def lists(self) -> dict[str, list[str]]:
+        """All names that it knows, by what they name, such as classes and styles."""
+        return {}
+
+    @property
+    def about(self) -> str:
+        """What it knows, in a few words."""
+        return type(self).__name__

@@ -3,62 +3,49 @@
 A class-conditional model knows its labels as integers. A ``ClassVocabulary`` travels with it and turns what people
 write into those integers: a class name as it is ("animal-mammal"), or words ("grinning cat"), looked up in the names
 and keywords of the things the classes are made of. Where the same things were drawn in several styles, class and style
-together are the label.
+together are the label. An entry is ``{"class": "cat-face", "style": "noto"}``, without a style where a model has none;
+None for both is no class.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nextscale.conditions.base import Features, Source
-from nextscale.conditions.words import noun, slips, telling, words_of
-from nextscale.errors import CheckpointError, InputError, quoted
+from nextscale.conditions.base import UNCONDITIONAL, Conditioner, Entry, Features, Source
+from nextscale.conditions.words import Finder, Match, Thing, words_of
+from nextscale.errors import CheckpointError, InputError, quoted, warn_user
+from nextscale.habits import PICTURE, Habit, translated
 from nextscale.settings import typed
-from nextscale.values import is_whole, plain
+from nextscale.values import is_whole, listed, plain
 
-UNCONDITIONAL = "unconditional"
-"""What people write for a picture of no class, which is ``None`` everywhere else."""
-_OTHER_CLASSES = 3  # alternatives named beside the class that was taken
+__all__ = ["UNCONDITIONAL", "ClassVocabulary", "Match", "Thing", "class_features", "numbered"]
 
-
-@dataclass(frozen=True)
-class Thing:
-    """One thing a class is made of (an emoji): its name, its class, and words people may call it by."""
-
-    name: str
-    class_id: int
-    keywords: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Match:
-    """What a name or plain words were taken for; ``reason`` is a phrase for people, ``alternatives`` are other class
-    names; ``named``: the class was called by its name, so nothing need be said. ``class_id`` is None for no class.
-    """
-
-    class_name: str
-    class_id: int | None
-    reason: str
-    alternatives: tuple[str, ...] = ()
-    named: bool = False
+READ = ("class_labels", "prompt", "style")
+UNREAD = {
+    "negative_prompt": Habit(
+        "a model of classes reads no negative prompt; guidance_scale moves away from the picture of no class",
+        ("", (), ("",)),
+    ),
+    "image": PICTURE,
+}
+"""Arguments of a call that it does not read, and what may stand there all the same."""
 
 
 @dataclass(frozen=True)
-class ClassVocabulary:
+class ClassVocabulary(Conditioner):
     """The classes of a model in the order of their ids, the things they are made of, and the styles they come in.
 
-    ``styles`` is empty where a model knows no styles. Its length is the number of labels a model has: every class in
-    every style. ``missing`` are the pairs (style, class) that no training image showed.
+    styles: none where a model knows none; missing: the pairs (style, class) that no training image showed. Its length
+    is the number of labels a model has: every class in every style.
 
     >>> vocabulary = ClassVocabulary(("cat-face", "animal-bird"), (Thing("grinning cat", 0, ("smile",)),))
     >>> vocabulary.ids(["animal-bird", 0])
@@ -85,6 +72,8 @@ class ClassVocabulary:
         for style, name in self.missing:
             if style not in self.styles or name not in self.names:
                 raise InputError(f"{name!r} is said to be missing in {style!r}, but that is no class in a style")
+
+    file = "classes.json"
 
     def __len__(self) -> int:
         return len(self.names) * max(1, len(self.styles))
@@ -116,12 +105,9 @@ class ClassVocabulary:
     ) -> ClassVocabulary:
         """Build a vocabulary from the lines of an emoji set's ``metadata.jsonl``.
 
-        Args:
-            names: the classes in the order of their ids.
-            records: mappings with ``name``, ``class``, ``keywords``, ``tones`` and perhaps ``gender``, in the order
-                ties are decided by.
-                Skin-tone variants and further styles of the same name are left out.
-            styles: the styles in the order of their ids; a set of one style has this one, an image folder has none.
+        names, styles: in the order of their ids; an image folder has no styles; records: mappings with ``name``,
+        ``class``, ``keywords``, ``tones`` and perhaps ``gender``, in the order ties are decided by. Skin-tone variants
+        and further styles of the same name are left out.
         """
         number = {name: i for i, name in enumerate(names)}
         things: dict[str, Thing] = {}
@@ -143,11 +129,7 @@ class ClassVocabulary:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ClassVocabulary:
-        """Read what ``to_dict`` wrote, also before there were styles.
-
-        Raises:
-            CheckpointError: the data is something else.
-        """
+        """Read what ``to_dict`` wrote, also before there were styles. Raises ``CheckpointError`` for anything else."""
         known = {"names", "styles", "missing", "things"}
         if not isinstance(data, Mapping) or set(data) - known or "names" not in data:
             seen = f"the keys {quoted(sorted(data))}" if isinstance(data, Mapping) else type(data).__name__
@@ -178,13 +160,13 @@ class ClassVocabulary:
         if label is None:
             return None
         if isinstance(label, str):
-            named = self._named(label)
+            named = self._finder.named(label)
             if named is not None:
                 return named
             if label.strip().casefold() == UNCONDITIONAL:
                 return None
             if not _is_number(label):
-                raise InputError(f"there is no class {quoted(label)}; {self._nearest_class(label)}")
+                raise InputError(f"there is no class {quoted(label)}; {self._finder.suggestion(label)}")
             label = int(label)
         elif isinstance(label, list | tuple | Mapping | Set):
             raise InputError(
@@ -196,31 +178,13 @@ class ClassVocabulary:
             )
         if not 0 <= label < len(self.names):
             raise InputError(f"class id {quoted(label)} is out of range; expected 0 to {len(self.names) - 1}")
-        other = self._named(str(label))
+        other = self._finder.named(str(label))
         if other not in (None, label):
             raise InputError(
                 f"class label {label} could be the class of the id {label}, which is called {self.names[label]!r}, or "
                 f"the class called '{label}'; expected a name: {self.names[label]!r} or '{label}'"
             )
         return label
-
-    def has(self, text: str) -> bool:
-        """Whether there is a class of this name."""
-        return self._named(text) is not None
-
-    def _named(self, text: str) -> int | None:
-        """The class of this name, in whatever Unicode form it is written."""
-        if text in self._numbers:
-            return self._numbers[text]
-        return self._composed.get(unicodedata.normalize("NFC", text))
-
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.names)}
-
-    @cached_property
-    def _composed(self) -> dict[str, int]:
-        return {unicodedata.normalize("NFC", name): i for i, name in reversed(list(enumerate(self.names)))}
 
     def look_up(self, text: str) -> Match:
         """The class that a person means by a text: one of that name or number, none, or one that its words find.
@@ -229,7 +193,7 @@ class ClassVocabulary:
         (``Match.named`` is False), and so is a number that could be an id as well. Raises ``InputError`` for a text
         that is neither, or a class name with an error in it; with the nearest class or word.
         """
-        named = self._named(text)
+        named = self._finder.named(text)
         if named is not None:
             other = int(text) if _is_number(text) else named
             if other == named or not 0 <= other < len(self.names):
@@ -239,129 +203,184 @@ class ClassVocabulary:
             class_id = self._id(text)
             name = UNCONDITIONAL if class_id is None else self.names[class_id]
             return Match(name, class_id, f"the class of the id {class_id}", named=True)
-        near = difflib.get_close_matches(text.casefold(), self._folded, n=1, cutoff=0.8)
-        strange = [word for word in telling(words_of(text)) if word not in self._frequency]
-        if strange and near:
-            raise InputError(f"there is no class {quoted(text)}; did you mean {self._folded[near[0]]!r}?")
+        near = self._finder.near_name(text, 0.8)
+        if near and not self._finder.knows(text):
+            raise InputError(f"there is no class {quoted(text)}; did you mean {near!r}?")
         try:
             return self.find(text)
         except InputError:
-            word = self._near_word(words_of(text))
-            meant = f"did you mean {word!r}?" if word else self._nearest_class(text)
+            word = self._finder.near_word(text)
+            meant = f"did you mean {word!r}?" if word else self._finder.suggestion(text)
             raise InputError(f"there is no class {quoted(text)}; {meant}") from None
 
     def style_ids(self, styles: Sequence[Any]) -> list[int]:
-        """Ids of styles by name.
-
-        Raises:
-            InputError: a style that is none (with the nearest one), or any style where the model knows none.
-        """
+        """Ids of styles by name. Raises ``InputError`` for what is none, with the nearest one."""
         known = {unicodedata.normalize("NFC", style): i for i, style in enumerate(self.styles)}
         asked = [unicodedata.normalize("NFC", style) if isinstance(style, str) else style for style in styles]
         for style in asked:
             if not self.styles:
                 raise InputError(f"the style {quoted(style)} was asked for, but this model has no styles; leave it out")
             if not isinstance(style, str) or style not in known:
-                near = (
-                    difflib.get_close_matches(style.lower(), self.styles, n=1, cutoff=0.5)
-                    if isinstance(style, str)
-                    else []
-                )
+                text = style.lower() if isinstance(style, str) else ""
+                near = difflib.get_close_matches(text, self.styles, n=1, cutoff=0.5)
                 guess = f"did you mean {near[0]!r}? " if near else ""
                 raise InputError(f"there is no style {quoted(style)}; {guess}expected one of {', '.join(self.styles)}")
         return [known[style] for style in asked]
 
-    def _nearest_class(self, text: str) -> str:
-        near = difflib.get_close_matches(text.casefold()[:200], self._folded, n=1, cutoff=0.5)
-        some = f"one of {len(self.names)} names such as {self.names[0]!r}"
-        return f"did you mean {self._folded[near[0]]!r}?" if near else f"expected {some}"
-
-    @cached_property
-    def _folded(self) -> dict[str, str]:
-        """Every class name by what it is without its capitals."""
-        return {name.casefold(): name for name in reversed(self.names)}
-
     def find(self, words: str) -> Match:
-        """The class that plain words mean.
+        """The class that plain words mean; how, and what is refused: :meth:`nextscale.conditions.words.Finder.find`."""
+        return self._finder.find(words)
 
-        Tried in turn: the name of a class; the name of a thing; "unconditional", which is no class; the thing (or class
-        name) in whose name and keywords the largest part of the words is found, where a rare word weighs more than a
-        common one, and the noun ("car" in "a fast car", "tree" in "tree with snow") counts twice. Ties go to the thing
-        with more of the words in its name, then to the one that comes first.
+    @cached_property
+    def _finder(self) -> Finder:
+        return Finder(self.names, self.things)
 
-        Raises:
-            InputError: no word is known (with the nearest known word), or there is no word at all.
+    @property
+    def gives(self) -> Mapping[str, int]:
+        return {"class": len(self)}
+
+    @property
+    def about(self) -> str:
+        return f"{len(self.names)} classes" + (f" in the styles {', '.join(self.styles)}" if self.styles else "")
+
+    def lists(self) -> dict[str, list[str]]:
+        return {"classes": list(self.names), "styles": list(self.styles)}
+
+    def check(self, reads: Mapping[str, int]) -> None:
+        if len(self) != reads.get("class"):
+            raise CheckpointError(f"{len(self)} labels were named for a model of {reads.get('class', 'none')}")
+
+    def resolve(self, class_labels: Any = None, prompt: Any = None, style: Any = None, **others: Any) -> list[Entry]:
+        """One entry per label or prompt. Warns of styles that lack their class, and of words, which are drawn as their
+        class.
         """
-        spoken = words_of(words)
-        if not spoken:
+        translated({}, {name: value for name, value in others.items() if value is not None}, UNREAD, READ)
+        class_ids = self._class_ids(class_labels, prompt)
+        styles = self._styles(style, class_ids)
+        names = [None if i is None else self.names[i] for i in class_ids]
+        if not self.styles:
+            return [{"class": name} for name in names]
+        return [{"class": name, "style": one} for name, one in zip(names, styles, strict=True)]
+
+    def arguments(self, entries: Sequence[Entry]) -> dict[str, list[Any]]:
+        found = super().arguments(entries)
+        return {"class_labels" if name == "class" else name: values for name, values in found.items()}
+
+    def features(self, entries: Sequence[Entry]) -> Features:
+        numbers: dict[str | None, int | None] = {None: None, **{name: i for i, name in enumerate(self.names)}}
+        class_ids = [numbers[entry["class"]] for entry in entries]
+        styles = [entry.get("style") for entry in entries]
+        style_ids = [None if style is None else self.styles.index(style) for style in styles]
+        dropped = torch.tensor([class_id is None for class_id in class_ids], dtype=torch.bool)
+        return class_features(self.labels_of(class_ids, style_ids), dropped=dropped)
+
+    def spread(self, say: Callable[[str], None], **typed: list[str]) -> dict[str, list[Any]]:
+        """Every class in every style that was named, or in all that it was seen in; in the first if none was named,
+        which is said. Says, too, which classes words were taken for. Raises ``InputError`` for what is not there.
+        """
+        find = self.look_up if "class_labels" in typed else self.find
+        texts, styles = typed.get("class_labels") or typed.get("prompt") or [], typed.get("style", [])
+        found = {text: find(text) for text in texts}
+        by_words = {text: match for text, match in found.items() if not match.named}
+        for text, match in by_words.items():
+            others = f"; other classes: {', '.join(match.alternatives)}" if match.alternatives else ""
+            say(f"{text!r} is drawn as {match.class_name} (found {match.reason}{others})")
+        if by_words:
+            say("the class is drawn, not the word: all words that find a class give the same picture for a seed")
+        drawn = self._in_styles([found[text].class_id for text in texts], styles, say)
+        labels = [None if class_id is None else self.names[class_id] for class_id, _ in drawn]
+        named = {"style": [style for _, style in drawn]} if self.styles or styles else {}
+        return {"class_labels": labels, **named}
+
+    def _in_styles(
+        self, class_ids: Sequence[int | None], named: list[str], say: Callable[[str], None]
+    ) -> list[tuple[int | None, str | None]]:
+        """Every class in every style; no class has no style."""
+        if not self.styles:  # where a call refuses all that are named
+            every: Sequence[str | None] = named or [None]
+            return [(class_id, style) for class_id in class_ids for style in every]
+        if named and all(class_id is None for class_id in class_ids):
+            raise InputError(f"the style is {named[0]!r}, but a picture of no class has no style; leave it out")
+        drawn, told = list[tuple[int | None, str | None]](), list[str]()
+        for class_id in class_ids:
+            seen = [] if class_id is None else self.styles_of(class_id)
+            wanted: Sequence[str | None] = [None] if not seen else seen if "all" in named else named or seen[:1]
+            if class_id is not None:
+                which = "" if len(seen) == len(self.styles) else f"{self.names[class_id]} "
+                told.append(f"{which}in the style {seen[0]}; other styles: {', '.join(seen[1:]) or 'none'}")
+            drawn += [(class_id, style) for style in wanted]
+        if len(self.styles) > 1 and not named:
+            for line in dict.fromkeys(told):
+                say(line)
+        return drawn
+
+    def _class_ids(self, class_labels: Any, prompt: Any) -> list[int | None]:
+        if (class_labels is None) == (prompt is None):
             raise InputError(
-                f"{quoted(words)} holds no word; expected a class name or plain words such as 'grinning cat'"
+                "give either class_labels or prompt: one of the two, not both and not neither; class_labels=[None] (or "
+                "'unconditional') draws a picture of no class"
             )
-        ranking = self._ranking(spoken)
-        called_so = self._named(words.strip())
-        same = [i for i, name in enumerate(self.names) if words_of(name) in (spoken, telling(spoken))]
-        if called_so is not None or same:
-            class_id = same[0] if called_so is None else called_so
-            return replace(self._match(class_id, f"the class {self.names[class_id]!r}", ranking), named=True)
-        called = [thing for thing in self.things if words_of(thing.name) == spoken]
-        if called:  # "house" is rather the house than the houses
-            thing = min(called, key=lambda thing: thing.name.lower() != words.strip().lower())
-            return self._match(thing.class_id, f"the name {thing.name!r}", ranking)
-        if words.strip().casefold() == UNCONDITIONAL:
-            return Match(UNCONDITIONAL, None, "the picture of no class", named=True)
-        if not ranking:
-            near = self._near_word(spoken)
-            other = f"try another word, or one of the {len(self.names)} class names such as {self.names[0]!r}"
-            raise InputError(f"no class is known for {quoted(words)}; {f'did you mean {near!r}?' if near else other}")
-        return self._match(ranking[0].class_id, self._because(ranking[0], spoken), ranking)
+        if prompt is not None:
+            asked = [prompt] if isinstance(prompt, str) else listed(prompt)
+            if not asked or not all(isinstance(words, str) for words in asked):
+                raise InputError(f"prompt is {quoted(prompt)}; give some words, or a list of them")
+        else:
+            one = plain(class_labels)
+            asked = [one] if isinstance(one, int | float | str | bytes | Mapping) else listed(one)
+            if asked is None:
+                raise InputError(f"class_labels is {quoted(one)}; expected a name or an id, or a list of them")
+            if not asked:
+                raise InputError("class_labels is empty; name at least one class")
+        find = self.look_up if prompt is None else self.find
+        texts = dict.fromkeys(one for one in asked if isinstance(one, str))
+        found = {text: find(text) for text in texts if prompt is not None or self._finder.named(text) is None}
+        _say_what_is_drawn({text: match.class_name for text, match in found.items() if not match.named})
+        return [found[one].class_id if isinstance(one, str) and one in found else self._id(one) for one in asked]
 
-    def _because(self, entry: _Entry, spoken: Sequence[str]) -> str:
-        named = [repr(word) for word in telling(spoken) if word in entry.name_words]
-        hinted = [repr(word) for word in telling(spoken) if word in entry.keyword_words]
-        kind = "class" if entry.name in self.names else "name"
-        reasons = [f"{' and '.join(named)} in the {kind} {entry.name!r}"] if named else []
-        if hinted:
-            whose = "its keywords" if named else f"the keywords of {entry.name!r}"
-            reasons.append(f"{' and '.join(hinted)} in {whose}")
-        return ", ".join(reasons)
+    def _styles(self, style: Any, class_ids: Sequence[int | None]) -> list[str | None]:
+        """One style per class: the one that was named, or the first that the class was seen in; None where there is no
+        class, which has no style.
+        """
+        if style is None:
+            seen_in = [() if class_id is None else self.styles_of(class_id) for class_id in class_ids]
+            return [styles[0] if styles else None for styles in seen_in]
+        named = [style] * len(class_ids) if isinstance(style, str) else listed(style)
+        if named is None:
+            raise InputError(f"style is {quoted(style)}; give the name of a style, or one name per label")
+        if isinstance(style, str) and not all(class_id is None for class_id in class_ids):
+            named = [None if class_id is None else style for class_id in class_ids]
+        if len(named) != len(class_ids):
+            self.style_ids(named)
+            raise InputError(
+                f"{len(named)} styles were given for {len(class_ids)} labels; give one style, or one per label"
+            )
+        for one, class_id in zip(named, class_ids, strict=True):
+            if class_id is None and one is not None:
+                raise InputError(f"style is {quoted(one)} for a picture of no class; it has no style, so leave it out")
+        ids = iter(self.style_ids([one for one, i in zip(named, class_ids, strict=True) if i is not None]))
+        styles = [None if class_id is None else self.styles[next(ids)] for class_id in class_ids]
+        for pair in dict.fromkeys(zip(styles, class_ids, strict=True)):
+            self._warn_if_missing(*pair)
+        return styles
 
-    def _match(self, class_id: int, reason: str, ranking: Sequence[_Entry]) -> Match:
-        others = dict.fromkeys(self.names[entry.class_id] for entry in ranking if entry.class_id != class_id)
-        return Match(self.names[class_id], class_id, reason, tuple(others)[:_OTHER_CLASSES])
+    def _warn_if_missing(self, style: str | None, class_id: int | None) -> None:
+        if style is None or class_id is None or (style, self.names[class_id]) not in self.missing:
+            return
+        name = self.names[class_id]
+        seen = [other for other in self.styles if (other, name) not in self.missing]
+        instead = f"; styles with images of it: {', '.join(seen)}" if seen else ""
+        warn_user(
+            f"the model was trained on no image of {name} in the style {style}, so what it draws there means "
+            f"nothing{instead}"
+        )
 
-    def _ranking(self, spoken: Sequence[str]) -> list[_Entry]:
-        """All entries that know one of the words, the best first."""
-        weights = {word: math.log(1 + len(self._index) / max(1, self._frequency[word])) for word in telling(spoken)}
-        weights[noun(spoken)] *= 2
-        scored = []
-        for order, entry in enumerate(self._index):
-            in_name = sum(weight for word, weight in weights.items() if word in entry.name_words)
-            in_keywords = sum(weight for word, weight in weights.items() if word in entry.keyword_words)
-            if in_name + in_keywords > 0:
-                spare = len(entry.name_words.difference(weights))
-                scored.append(((-in_name - in_keywords, -in_name, spare, order), entry))
-        return [entry for _, entry in sorted(scored, key=lambda pair: pair[0])]
 
-    @cached_property
-    def _index(self) -> tuple[_Entry, ...]:
-        things = [_entry(thing.name, thing.class_id, thing.keywords) for thing in self.things]
-        classes = [_entry(name, class_id, ()) for class_id, name in enumerate(self.names)]
-        return (*things, *classes)
-
-    @cached_property
-    def _frequency(self) -> Counter[str]:
-        return Counter(word for entry in self._index for word in entry.name_words | entry.keyword_words)
-
-    def _near_word(self, spoken: Sequence[str]) -> str | None:
-        """The known word that the fewest slips of the finger make of an unknown one, words of names first."""
-        named = {word for entry in self._index for word in entry.name_words}
-        for known in (named, self._frequency.keys() - named):
-            for word in telling(spoken):
-                far = {other: slips(word, other) for other in known if abs(len(word) - len(other)) <= 2}
-                near = [other for other, count in far.items() if count <= (len(word) + 1) // 4]
-                if near:
-                    return min(near, key=lambda other: (far[other], sorted(word) != sorted(other), other))
-        return None
+def _say_what_is_drawn(classes: Mapping[str, str]) -> None:
+    """One warning for all words of a call that were taken for a class."""
+    if classes:
+        told = [f"{quoted(words)} is drawn as {name}" for words, name in list(classes.items())[:4]]
+        more = f", and {len(classes) - 4} more" if len(classes) > 4 else ""
+        warn_user(f"{', '.join(told)}{more}: the model knows classes, and draws one of the class, not of the words")
 
 
 def class_features(ids: Tensor, weights: Tensor | None = None, dropped: Tensor | None = None) -> Features:
@@ -373,22 +392,6 @@ def class_features(ids: Tensor, weights: Tensor | None = None, dropped: Tensor |
 def numbered(names: Sequence[str]) -> bool:
     """Whether classes have numbers for names, "0", "1", ..., as those of converted checkpoints do."""
     return list(names) == [str(i) for i in range(len(names))]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """The words of a thing or of a class name; no word is in both sets."""
-
-    name: str
-    class_id: int
-    name_words: frozenset[str]
-    keyword_words: frozenset[str]
-
-
-def _entry(name: str, class_id: int, keywords: Iterable[str]) -> _Entry:
-    named = frozenset(words_of(name))
-    more = frozenset(word for keyword in keywords for word in words_of(keyword))
-    return _Entry(name, class_id, named, more - named)
 
 
 def _is_number(text: str) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from nextscale.checkpoints.class_names import called_as
-from nextscale.checkpoints.load import checkpoint_folder, load_vocabulary
+from nextscale.checkpoints.load import checkpoint_folder, load_conditioner
 from nextscale.checkpoints.store import load_component, read_config, type_name
 from nextscale.conditions.classes import ClassVocabulary, Thing, numbered
 from nextscale.errors import CheckpointError
@@ -46,7 +46,9 @@ class Origin:
         WordNet IDs that the data call them by.
         """
         assert isinstance(self.module, ClassTransformer)
-        known = called_as(load_vocabulary(self.folder, self.module.reads["class"]), data.names)
+        vocabulary = load_conditioner(self.folder, self.module.reads)
+        assert isinstance(vocabulary, ClassVocabulary)
+        known = called_as(vocabulary, data.names)
         as_many = len(data.names) == len(known.names) and not set(data.names) & set(known.names)
         return replace(known, names=data.names) if numbered(known.names) and as_many else known
 
