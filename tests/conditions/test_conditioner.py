@@ -152,5 +152,4 @@ def test_class_labels_are_named_where_calls_are_and_nowhere_else() -> None:
         "cli/asked.py",  # the option --class
         "recipe.py",  # what versions before wrote
         "checkpoints/card.py",  # a call for whoever reads a card
-        "training/generator.py",  # the call that draws a run's samples
     }

@@ -17,7 +17,7 @@ from nextscale.training.initial import Origin, known_labels, merged
 from nextscale.training.objectives.generator import GeneratorObjective
 from nextscale.training.start import start
 from nextscale.training.trainer import Trainer
-from tests.training.tiny import TINY, write_images
+from tests.training.tiny import TINY, classes_of, write_images
 
 VAR = [*TINY["var"], "schedule.epochs=null", "schedule.steps=3"]
 
@@ -105,7 +105,7 @@ def test_a_checkpoint_that_numbers_its_classes_takes_the_names_of_as_many(
     (numbered / "classes.json").unlink()
     trainer = started(other_images, tmp_path / "run", numbered)
     assert isinstance(trainer.objective, GeneratorObjective)
-    assert trainer.objective.vocabulary.names == ("tepid", "warm")
+    assert classes_of(trainer.objective).names == ("tepid", "warm")
     old = load_component(numbered, "model").state_dict()["class_embedding.weight"]
     assert torch.equal(trainer.objective.module.state_dict()["class_embedding.weight"], old)
     assert trainer.objective.warnings == []
@@ -124,7 +124,7 @@ def test_imagenets_classes_are_matched_by_the_ids_that_folders_of_pictures_have(
             (data / side / old).rename(data / side / new)
     trainer = started(data, tmp_path / "run", folder)
     assert isinstance(trainer.objective, GeneratorObjective)
-    assert trainer.objective.vocabulary.names == ("n01443537", "zebra", "tench")
+    assert classes_of(trainer.objective).names == ("n01443537", "zebra", "tench")
     old_rows = load_component(folder, "model").state_dict()["class_embedding.weight"]
     rows = trainer.objective.module.state_dict()["class_embedding.weight"]
     assert torch.equal(rows[[0, 2, 3]], old_rows)

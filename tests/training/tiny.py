@@ -6,6 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
+
+from nextscale.conditions.classes import ClassVocabulary
+from nextscale.training.objectives.generator import GeneratorObjective
 
 SIDE = 16
 
@@ -49,3 +53,14 @@ def write_images(folder: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
     return folder
+
+
+def classes_of(goal: GeneratorObjective) -> ClassVocabulary:
+    """The classes of a generator's objective."""
+    assert isinstance(goal.conditioner, ClassVocabulary)
+    return goal.conditioner
+
+
+def labels_of(goal: GeneratorObjective) -> Tensor:
+    """The labels (N,) of its training images."""
+    return goal.data.features.sources["class"].tensors["ids"]

@@ -115,6 +115,10 @@ class Conditioner(ABC):
                 known = ", ".join(f"{name} of {count}" for name, count in reads.items()) or "nothing"
                 raise CheckpointError(f"the conditioner gives {kind} of {size}, and the model reads {known}")
 
+    def samples(self, count: int) -> list[Entry]:
+        """At most ``count`` entries that show what it knows; none where it cannot say."""
+        return []
+
     def arguments(self, entries: Sequence[Entry]) -> dict[str, list[Any]]:
         """The arguments of a call that are resolved to these entries, with one value per entry: every value by its name
         in the entries, unless a conditioner says otherwise.

@@ -266,6 +266,16 @@ class ClassVocabulary(Conditioner):
         found = super().arguments(entries)
         return {"class_labels" if name == "class" else name: values for name, values in found.items()}
 
+    def entry(self, class_id: int, style_id: int = 0) -> Entry:
+        """The entry of a class in a style."""
+        return {"class": self.names[class_id]} | ({"style": self.styles[style_id]} if self.styles else {})
+
+    def samples(self, count: int) -> list[Entry]:
+        """Classes spread over all of them, in the styles they were seen in by turns."""
+        class_ids = torch.linspace(0, len(self.names) - 1, min(count, len(self))).long().tolist()
+        seen = [[self.styles.index(style) for style in self.styles_of(i)] or [0] for i in class_ids]
+        return [self.entry(i, known[n % len(known)]) for n, (i, known) in enumerate(zip(class_ids, seen, strict=True))]
+
     def features(self, entries: Sequence[Entry]) -> Features:
         numbers: dict[str | None, int | None] = {None: None, **{name: i for i, name in enumerate(self.names)}}
         class_ids = [numbers[entry["class"]] for entry in entries]

@@ -8,6 +8,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
+from nextscale.conditions.base import Conditioner, Entry
+from nextscale.conditions.classes import ClassVocabulary
+from nextscale.data.images import ImageData
 from nextscale.models.base import NextScaleModel
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training.objectives.lesson import Lesson
@@ -101,6 +104,15 @@ class GeneratorRecipe(Section):
     model: Section
     trainable: ClassVar[tuple[str, ...]] = ("*",)
     """Patterns of the names of the parameters that are trained, such as ``head_*``; the others stay as they are."""
+
+    def new_conditioner(self, vocabulary: ClassVocabulary) -> Conditioner:
+        """What reads the words of a call. vocabulary: of the data; by default it is the conditioner."""
+        return vocabulary
+
+    def entries(self, data: ImageData, vocabulary: ClassVocabulary) -> list[Entry]:
+        """What every image of the data shows, for the conditioner; by default its class and style."""
+        labels = zip(data.labels.tolist(), data.style_labels.tolist(), strict=True)
+        return [vocabulary.entry(class_id, style_id) for class_id, style_id in labels]
 
     @abstractmethod
     def new_model(self, tokenizer: Tokenizer, given: int) -> NextScaleModel:

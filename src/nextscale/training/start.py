@@ -115,7 +115,8 @@ def start(
         )
         objective.warnings += doubts
     if origin is not None:
-        origin.give_weights(objective.module, getattr(objective, "vocabulary", None))
+        known = objective.conditioner if isinstance(objective, GeneratorObjective) else None
+        origin.give_weights(objective.module, known if isinstance(known, ClassVocabulary) else None)
     reads = objective.data.reads if isinstance(objective, GeneratorObjective) else train
     return Trainer(objective, resolved, folder, accelerator, reads, shown, origin is not None)
 

@@ -20,7 +20,7 @@ from nextscale.training.objectives.images import to_signed
 from nextscale.training.order import SampleNoise
 from nextscale.training.start import start, vocabulary_of
 from nextscale.training.tokens import encode
-from tests.training.tiny import TINY_VAR
+from tests.training.tiny import TINY_VAR, classes_of, labels_of
 
 CPU = torch.device("cpu")
 
@@ -43,7 +43,7 @@ def seen(goal: GeneratorObjective, model: ClassTransformer) -> tuple[torch.Tenso
     rows = torch.arange(goal.images)
     goal.loss(model, rows, SampleNoise(0, 0, goal.images, slice(None)))
     handle.remove()
-    return caught[0], goal.labels[rows]
+    return caught[0], labels_of(goal)[rows]
 
 
 @pytest.mark.parametrize(("share", "dropped"), [(0.0, 0), (1.0, 13)])
@@ -76,7 +76,7 @@ def test_some_classes_are_never_mirrored(images: Path, tokenizer: Path, tmp_path
     plain, turned = (encode(goal.tokenizer, to_signed(i, CPU)) for i in (whole, whole.flip(-1)))
     noise = SampleNoise(0, 0, goal.images, slice(None))
     found = goal.data.found(torch.arange(goal.images), noise.uniform(), noise)
-    warm = goal.labels == goal.vocabulary.names.index("warm")
+    warm = labels_of(goal) == classes_of(goal).names.index("warm")
     assert torch.equal(found, torch.where(warm[:, None], plain, turned))
     assert not torch.equal(plain[~warm], turned[~warm])
 
@@ -139,11 +139,13 @@ def test_class_and_style_are_the_label(images: Path, tokenizer: Path, tmp_path: 
     vocabulary = ClassVocabulary(tuple(train.classes), (), tuple(train.styles))
     frozen = plain.tokenizer, "revision"
     goal = GeneratorObjective(plain.recipe, train, heldout, *frozen, vocabulary, CPU, tmp_path / "tokens")
-    assert goal.labels.tolist() == [int(s) * 2 + int(c) for s, c in zip(drawn_in, train.labels, strict=True)]
+    assert labels_of(goal).tolist() == [int(s) * 2 + int(c) for s, c in zip(drawn_in, train.labels, strict=True)]
     assert model_of(goal).config.classes == 6
     loss, _ = goal.loss(goal.module, torch.arange(13), SampleNoise(0, 0, 13, slice(None)))
     assert loss.isfinite()
-    assert goal.sample(goal.module.eval()).size == (6 * plain.data.images.resolution, plain.data.images.resolution)
+    sample = goal.sample(goal.module.eval())
+    assert sample is not None
+    assert sample.size == (6 * plain.data.images.resolution, plain.data.images.resolution)
 
 
 def test_a_label_without_training_images_is_missing_in_the_vocabulary(images: Path) -> None:
@@ -166,7 +168,7 @@ def test_shards_train_like_the_folder_they_were_made_of(images: Path, tokenizer:
     def content(goal: GeneratorObjective) -> set[tuple[int, ...]]:
         rows = torch.arange(goal.images)
         tokens = goal.data.found(rows, rows * 0.0, SampleNoise(0, 0, goal.images, slice(None)))
-        return {(int(label), *row.tolist()) for label, row in zip(goal.labels, tokens, strict=True)}
+        return {(int(label), *row.tolist()) for label, row in zip(labels_of(goal), tokens, strict=True)}
 
     assert content(files) == content(shards)
     assert len(content(files)) == 13

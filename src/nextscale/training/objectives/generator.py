@@ -1,4 +1,4 @@
-"""Training a class-conditional generator on the tokens of a frozen tokenizer: data, and the lesson of its recipe.
+"""Training a generator on the tokens of a frozen tokenizer: data, and the lesson of its recipe.
 
 The images and some variants of them are encoded once, before training, or new variants at every step (see ``data.py``).
 Shape letter: ``B`` batch.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from nextscale.conditions.classes import ClassVocabulary, class_features
+from nextscale.conditions.classes import ClassVocabulary
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
 from nextscale.measures.generator import score_generator
@@ -52,28 +53,29 @@ class GeneratorObjective:
         name: str = "unnamed",
         progress: Progress | None = None,
     ) -> None:
-        self.name, self.recipe, self.vocabulary = name, recipe, vocabulary
+        self.name, self.recipe, self.conditioner = name, recipe, recipe.new_conditioner(vocabulary)
         self.tokenizer, self.images = tokenizer.to(device), len(train)
         if recipe.sampling.top_k > tokenizer.choices:
             raise InputError(
                 f"sampling.top_k is {recipe.sampling.top_k}, but the tokenizer has {tokenizer.choices} codes; "
                 "expected at most as many, 0 for off"
             )
-        self.module = recipe.new_model(tokenizer, len(vocabulary)).to(device)
+        self.module = recipe.new_model(tokenizer, *self.conditioner.gives.values()).to(device)
         freeze_others(self.module, recipe.trainable)
         self.lesson = recipe.new_lesson(tokenizer)
         self.ignorance = {"loss": math.log(tokenizer.choices)}
         self.stages = [0]
-        self.labels = vocabulary.labels(train.labels, train.style_labels).to(device)
-        self.heldout_features = class_features(vocabulary.labels(heldout.labels, heldout.style_labels).to(device))
+        shown, self.heldout_features = (
+            self.conditioner.features(recipe.entries(data, vocabulary)).to(device) for data in (train, heldout)
+        )
         self.warnings = [_one_class(train)] if len(train.labels.unique()) == 1 else []
         data, tokens = recipe.data, None
         augmentation = Augmentation(data.flip, data.unmirrored, data.shift, data.recolour)
         if data.copies:
             tokens, damaged = cached_tokens(cache, self.tokenizer, revision, train, data.copies, augmentation, progress)
             self.warnings += damaged
-        dropped = {"class": recipe.loss.label_drop}
-        self.data = TokenData(train, class_features(self.labels), self.tokenizer, augmentation, tokens, dropped)
+        dropped = dict.fromkeys(shown.sources, recipe.loss.label_drop)
+        self.data = TokenData(train, shown, self.tokenizer, augmentation, tokens, dropped)
         held_out, damaged = cached_tokens(cache, self.tokenizer, revision, heldout, progress=progress)
         self.warnings += damaged
         self.heldout = token_maps(held_out.all(), tokenizer.schedule, tokenizer.draws)
@@ -102,16 +104,13 @@ class GeneratorObjective:
     def merit(self, held_out: Metrics) -> float:
         return -held_out["loss"]
 
-    def sample(self, module: nn.Module) -> Image.Image:
-        """One image of each of up to 24 classes, spread over all of them, styles by turns; image i has seed i."""
-        names, seen_in = self.vocabulary.names, self.vocabulary.styles_of
-        count = min(SAMPLES, len(self.vocabulary))
-        labels = torch.linspace(0, len(names) - 1, count).long().tolist()
-        styles = [seen_in(label) for label in labels]
-        drawn_in = [known[i % len(known)] for i, known in enumerate(styles)] if self.vocabulary.styles else None
-        result = self._pipeline(module)(
-            class_labels=[names[label] for label in labels], style=drawn_in, seed=0, output_type="pt"
-        )
+    def sample(self, module: nn.Module) -> Image.Image | None:
+        """Up to 24 images of what the conditioner calls samples; image i has seed i."""
+        entries = self.conditioner.samples(SAMPLES)
+        if not entries:
+            return None
+        asked: dict[str, Any] = {**self.conditioner.arguments(entries), "seed": 0, "output_type": "pt"}
+        result = self._pipeline(module)(**asked)
         return picture(list((result.images * 2 - 1).split(SAMPLES_PER_ROW)))
 
     def state(self) -> dict[str, Tensor]:
@@ -128,7 +127,7 @@ class GeneratorObjective:
     def _pipeline(self, module: nn.Module) -> Pipeline:
         assert isinstance(module, NextScaleModel)
         defaults = self.recipe.sampling.model_dump()
-        pipe = Pipeline(self.tokenizer, module, self.vocabulary, name=self.name, defaults=defaults)
+        pipe = Pipeline(self.tokenizer, module, self.conditioner, name=self.name, defaults=defaults)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
