@@ -93,6 +93,7 @@ SIBLINGS = {  # who may import whom on one level
     ("state", "given"),
     ("price", "plan"),
     ("results", "recipe"),
+    ("price", "parts"),
 }
 # It names modules of every level, for those who read it; tests/test_systems.py holds each of these to its own level.
 TABLE = "nextscale.systems"
