@@ -318,5 +318,7 @@ def test_unconditional_is_no_class_among_words_as_among_labels(vocabulary: Class
 def test_no_class_is_none_and_its_label_the_one_after_the_last() -> None:
     vocabulary = ClassVocabulary(("a", "b"), styles=("noto", "twemoji"))
     assert vocabulary.ids([None, "unconditional", "b"]) == [None, None, 1]
-    assert vocabulary.labels_of([None, 1, 0], [None, 1, 0]).tolist() == [4, 3, 0]
+    entries = vocabulary.resolve(class_labels=[None, 1, 0], style=[None, "twemoji", "noto"])
+    assert entries == [vocabulary.entry(None, None), vocabulary.entry(1, 1), vocabulary.entry(0, 0)]
+    assert vocabulary.features(entries).sources["class"].tensors["ids"].tolist() == [4, 3, 0]
     assert ClassVocabulary(("unconditional", "b")).ids(["unconditional", None]) == [0, None]

@@ -14,6 +14,7 @@ import torch
 
 import nextscale as library
 from nextscale import systems
+from nextscale.checkpoints.card import hub_card
 from nextscale.conditions.base import Conditioner, Entry, Features, Source
 from nextscale.errors import CheckpointError, InputError
 from nextscale.pipeline import Pipeline
@@ -112,6 +113,18 @@ def test_its_checkpoint_says_which_it_is(pipe: Pipeline, saved: Path) -> None:
             library.load(saved)
 
 
+def test_its_card_shows_a_call_of_its_own(saved: Path) -> None:
+    card = hub_card(saved, "me/colours", {})
+    for told in (
+        "pipeline_tag: text-to-image",
+        "- text-to-image",
+        "A text-to-image VAR",
+        'pipe(prompt="red heart", seed=1)',
+    ):
+        assert told in card
+    assert "class" not in card
+
+
 def test_a_conditioner_that_nobody_knows_is_not_saved(pipe: Pipeline, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="a Colours cannot be saved; known conditioners are classes"):
         pipe.save_pretrained(tmp_path / "saved")
@@ -151,5 +164,4 @@ def test_class_labels_are_named_where_calls_are_and_nowhere_else() -> None:
         "habits.py",  # what other libraries call an argument
         "cli/asked.py",  # the option --class
         "recipe.py",  # what versions before wrote
-        "checkpoints/card.py",  # a call for whoever reads a card
     }

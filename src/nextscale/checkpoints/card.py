@@ -16,11 +16,14 @@ import yaml
 from nextscale import systems
 from nextscale.checkpoints.load import load_conditioner
 from nextscale.checkpoints.store import build_component, read_config
+from nextscale.conditions.base import Conditioner
 from nextscale.documents import parse_yaml, read_text
 from nextscale.errors import CheckpointError, InputError
 from nextscale.models.base import NextScaleModel
 from nextscale.tokenizers.base import Tokenizer
 
+DRAWERS = {"class-conditional": "unconditional-image-generation"}
+"""Where the hub puts a sort of models, where it has no drawer of that name."""
 FACTS = re.compile(r"\A---\n(.*?)^---\n", re.DOTALL | re.MULTILINE)
 USE = re.compile(r"<!-- use -->.*?<!-- end of use -->\n?", re.DOTALL)
 ORDER = ("license", "library_name", "pipeline_tag", "base_model", "datasets", "tags")
@@ -59,16 +62,17 @@ def hub_card(folder: Path, repo: str, facts: dict[str, Any]) -> str:
     described = read_config(folder)
     readme = folder / "README.md"
     stated, text = split(read_text(readme, CheckpointError) if readme.is_file() else "")
-    kind = described["components"].get("model", {}).get("type")
+    conditioner = _conditioner(folder, described)
     tags = ["next-scale", "visual-autoregressive"]
     known: dict[str, Any] = {"library_name": "nextscale"}
-    if kind:
-        tags += ["image-generation", "class-conditional", kind.replace("_", "-")]
-        known["pipeline_tag"] = "unconditional-image-generation"  # the hub's drawer for class-conditional models
+    if conditioner is not None:
+        kind = described["components"]["model"]["type"]
+        tags += ["image-generation", conditioner.sort, kind.replace("_", "-")]
+        known["pipeline_tag"] = DRAWERS.get(conditioner.sort, conditioner.sort)
     whole = known | stated | facts
     whole["tags"] = list(dict.fromkeys([*_listed(whole.get("tags")), *tags]))
-    use = _use(repo, drawable=bool(kind))
-    text = text or _text(folder, described)
+    use = _use(repo, conditioner)
+    text = text or _text(folder, described, conditioner)
     text = USE.sub(lambda _: use, text) if USE.search(text) else f"{text.rstrip()}\n\n{use}"
     return join(whole, text)
 
@@ -78,33 +82,41 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _use(repo: str, drawable: bool) -> str:
+def _conditioner(folder: Path, described: Mapping[str, Any]) -> Conditioner | None:
+    """What reads a call for the model of a checkpoint; None where there is no model."""
+    if "model" not in described["components"]:
+        return None
+    model = build_component(described["components"]["model"], str(folder))
+    assert isinstance(model, NextScaleModel)
+    return load_conditioner(folder, model.reads)
+
+
+def _use(repo: str, conditioner: Conditioner | None) -> str:
     lines = ["With the Python package `nextscale`:", "", "```python"]
-    if drawable:
+    if conditioner is not None:
         lines += [
             "import nextscale",
             "",
             f'pipe = nextscale.load("{repo}")',
-            "pipe(class_labels=[0], seed=1).images[0]",
+            f"pipe({conditioner.example}, seed=1).images[0]",
         ]
     else:
         lines += ["from huggingface_hub import snapshot_download", "", f'folder = snapshot_download("{repo}")']
     return "\n".join(["<!-- use -->", "## Use", "", *lines, "```", "<!-- end of use -->", ""])
 
 
-def _text(folder: Path, described: Mapping[str, Any]) -> str:
+def _text(folder: Path, described: Mapping[str, Any], conditioner: Conditioner | None) -> str:
     """What can be said of a checkpoint that says nothing of itself."""
     parts = {name: build_component(part, str(folder)) for name, part in described["components"].items()}
     lines = [f"# {described.get('name', folder.name)}", ""]
-    model, tokenizer = parts.get("model"), parts.get("tokenizer")
-    if isinstance(model, NextScaleModel) and isinstance(tokenizer, Tokenizer):
+    tokenizer = parts.get("tokenizer")
+    if conditioner is not None and isinstance(tokenizer, Tokenizer):
         system = systems.of_type(described["components"]["model"]["type"])
         assert system is not None
         height, width = tokenizer.pixels()
-        known = load_conditioner(folder, model.reads).about
         lines += [
-            f"A class-conditional {system.title} ([arXiv {system.paper}](https://arxiv.org/abs/{system.paper})) that "
-            f"draws pictures of {width}x{height} pixels, of {known}.",
+            f"A {conditioner.sort} {system.title} ([arXiv {system.paper}](https://arxiv.org/abs/{system.paper})) that "
+            f"draws pictures of {width}x{height} pixels, of {conditioner.about}.",
             "",
         ]
     lines += ["| part | type | parameters |", "| --- | --- | ---: |"]

@@ -97,6 +97,11 @@ class Conditioner(ABC):
     file: ClassVar[str] = ""
     """The file of a checkpoint that holds :meth:`to_dict`; where it has no name, ``config.json`` does."""
 
+    sort: ClassVar[str] = "text-to-image"
+    """What a model that reads it is called on the hub."""
+    example: ClassVar[str] = 'prompt="red heart"'
+    """An argument of a call, for whoever reads a card."""
+
     def to_dict(self) -> dict[str, Any]:
         """What it needs to be made again, as plain data."""
         return {}

@@ -74,6 +74,8 @@ class ClassVocabulary(Conditioner):
                 raise InputError(f"{name!r} is said to be missing in {style!r}, but that is no class in a style")
 
     file = "classes.json"
+    sort = "class-conditional"
+    example = "class_labels=[0]"
 
     def __len__(self) -> int:
         return len(self.names) * max(1, len(self.styles))
@@ -87,12 +89,6 @@ class ClassVocabulary(Conditioner):
         # One more would be the null class, which a model takes without complaint.
         assert not len(labels) or int(labels.max()) < len(self), f"a label of {int(labels.max())} among {len(self)}"
         return labels
-
-    def labels_of(self, class_ids: Sequence[int | None], style_ids: Sequence[int | None]) -> Tensor:
-        """The same from lists, with None for no class, whose label is the null class, and where there is no style."""
-        known = [torch.tensor([i or 0 for i in ids], dtype=torch.long) for ids in (class_ids, style_ids)]
-        nothing = torch.tensor([i is None for i in class_ids], dtype=torch.bool)
-        return self.labels(*known).masked_fill(nothing, len(self))
 
     def styles_of(self, class_id: int) -> list[str]:
         """The styles that a class was seen in while the model was trained; all of them where it was seen in none."""
@@ -251,24 +247,21 @@ class ClassVocabulary(Conditioner):
             raise CheckpointError(f"{len(self)} labels were named for a model of {reads.get('class', 'none')}")
 
     def resolve(self, class_labels: Any = None, prompt: Any = None, style: Any = None, **others: Any) -> list[Entry]:
-        """One entry per label or prompt. Warns of styles that lack their class, and of words, which are drawn as their
-        class.
-        """
+        """One entry per label or prompt. Warns of styles that lack their class, and of words that stand for a class."""
         translated({}, {name: value for name, value in others.items() if value is not None}, UNREAD, READ)
         class_ids = self._class_ids(class_labels, prompt)
-        styles = self._styles(style, class_ids)
-        names = [None if i is None else self.names[i] for i in class_ids]
-        if not self.styles:
-            return [{"class": name} for name in names]
-        return [{"class": name, "style": one} for name, one in zip(names, styles, strict=True)]
+        style_ids = self._chosen_styles(style, class_ids)
+        return [self.entry(*ids) for ids in zip(class_ids, style_ids, strict=True)]
 
     def arguments(self, entries: Sequence[Entry]) -> dict[str, list[Any]]:
         found = super().arguments(entries)
         return {"class_labels" if name == "class" else name: values for name, values in found.items()}
 
-    def entry(self, class_id: int, style_id: int = 0) -> Entry:
-        """The entry of a class in a style."""
-        return {"class": self.names[class_id]} | ({"style": self.styles[style_id]} if self.styles else {})
+    def entry(self, class_id: int | None, style_id: int | None = 0) -> Entry:
+        """The entry of a class in a style; None for both is no class."""
+        style = None if style_id is None or not self.styles else self.styles[style_id]
+        name = None if class_id is None else self.names[class_id]
+        return {"class": name} | ({"style": style} if self.styles else {})
 
     def samples(self, count: int) -> list[Entry]:
         """Classes spread over all of them, in the styles they were seen in by turns."""
@@ -277,12 +270,12 @@ class ClassVocabulary(Conditioner):
         return [self.entry(i, known[n % len(known)]) for n, (i, known) in enumerate(zip(class_ids, seen, strict=True))]
 
     def features(self, entries: Sequence[Entry]) -> Features:
-        numbers: dict[str | None, int | None] = {None: None, **{name: i for i, name in enumerate(self.names)}}
-        class_ids = [numbers[entry["class"]] for entry in entries]
-        styles = [entry.get("style") for entry in entries]
-        style_ids = [None if style is None else self.styles.index(style) for style in styles]
-        dropped = torch.tensor([class_id is None for class_id in class_ids], dtype=torch.bool)
-        return class_features(self.labels_of(class_ids, style_ids), dropped=dropped)
+        names, styles = ({None: 0} | {one: i for i, one in enumerate(known)} for known in (self.names, self.styles))
+        class_ids = torch.tensor([names[entry["class"]] for entry in entries])
+        style_ids = torch.tensor([styles[entry.get("style")] for entry in entries])
+        dropped = torch.tensor([entry["class"] is None for entry in entries])
+        labels = self.labels(class_ids, style_ids).masked_fill(dropped, len(self))
+        return class_features(labels, dropped=dropped)
 
     def spread(self, say: Callable[[str], None], **typed: list[str]) -> dict[str, list[Any]]:
         """Every class in every style that was named, or in all that it was seen in; in the first if none was named,
@@ -303,12 +296,11 @@ class ClassVocabulary(Conditioner):
         return {"class_labels": labels, **named}
 
     def _in_styles(
-        self, class_ids: Sequence[int | None], named: list[str], say: Callable[[str], None]
+        self, class_ids: Sequence[int | None], named: Sequence[str | None], say: Callable[[str], None]
     ) -> list[tuple[int | None, str | None]]:
         """Every class in every style; no class has no style."""
         if not self.styles:  # where a call refuses all that are named
-            every: Sequence[str | None] = named or [None]
-            return [(class_id, style) for class_id in class_ids for style in every]
+            return [(class_id, style) for class_id in class_ids for style in named or [None]]
         if named and all(class_id is None for class_id in class_ids):
             raise InputError(f"the style is {named[0]!r}, but a picture of no class has no style; leave it out")
         drawn, told = list[tuple[int | None, str | None]](), list[str]()
@@ -347,13 +339,13 @@ class ClassVocabulary(Conditioner):
         _say_what_is_drawn({text: match.class_name for text, match in found.items() if not match.named})
         return [found[one].class_id if isinstance(one, str) and one in found else self._id(one) for one in asked]
 
-    def _styles(self, style: Any, class_ids: Sequence[int | None]) -> list[str | None]:
+    def _chosen_styles(self, style: Any, class_ids: Sequence[int | None]) -> list[int | None]:
         """One style per class: the one that was named, or the first that the class was seen in; None where there is no
         class, which has no style.
         """
         if style is None:
             seen_in = [() if class_id is None else self.styles_of(class_id) for class_id in class_ids]
-            return [styles[0] if styles else None for styles in seen_in]
+            return [self.styles.index(styles[0]) if styles else None for styles in seen_in]
         named = [style] * len(class_ids) if isinstance(style, str) else listed(style)
         if named is None:
             raise InputError(f"style is {quoted(style)}; give the name of a style, or one name per label")
@@ -368,15 +360,15 @@ class ClassVocabulary(Conditioner):
             if class_id is None and one is not None:
                 raise InputError(f"style is {quoted(one)} for a picture of no class; it has no style, so leave it out")
         ids = iter(self.style_ids([one for one, i in zip(named, class_ids, strict=True) if i is not None]))
-        styles = [None if class_id is None else self.styles[next(ids)] for class_id in class_ids]
-        for pair in dict.fromkeys(zip(styles, class_ids, strict=True)):
-            self._warn_if_missing(*pair)
-        return styles
+        style_ids = [None if class_id is None else next(ids) for class_id in class_ids]
+        for pair in dict.fromkeys(zip(class_ids, style_ids, strict=True)):
+            self._warn_if_missing(self.entry(*pair))
+        return style_ids
 
-    def _warn_if_missing(self, style: str | None, class_id: int | None) -> None:
-        if style is None or class_id is None or (style, self.names[class_id]) not in self.missing:
+    def _warn_if_missing(self, entry: Entry) -> None:
+        name, style = entry["class"], entry.get("style")
+        if (style, name) not in self.missing:
             return
-        name = self.names[class_id]
         seen = [other for other in self.styles if (other, name) not in self.missing]
         instead = f"; styles with images of it: {', '.join(seen)}" if seen else ""
         warn_user(
