@@ -178,7 +178,7 @@ class IndependentNoise(Noise):
 
         return uniform
 
-    def select(self, rows: Tensor) -> Noise:
+    def select(self, rows: Tensor) -> IndependentNoise:
         chosen, copies, lineage = rows.tolist(), list(self.copies), []
         further = [row in chosen[:place] for place, row in enumerate(chosen)]
         for row, again in zip(chosen, further, strict=True):

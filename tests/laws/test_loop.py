@@ -391,7 +391,7 @@ def test_the_last_pass_computes_nothing_for_another_one() -> None:
         count[0] += 1
         return accumulate(*given)
 
-    tokenizer.accumulate = counting  # type: ignore[method-assign]
+    tokenizer.accumulate = counting  # type: ignore[method-assign,assignment]
     plan = in_passes(model)
     run(plan, model, tokenizer=tokenizer)
     assert count[0] == sum(len(row.passes or ()) for row in plan.rows)  # one per scale, one in front of a later pass
