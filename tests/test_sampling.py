@@ -151,7 +151,7 @@ def test_official_noise_draws_bits_as_multinomial_does() -> None:
 def test_a_repeated_image_draws_anew_and_a_kept_one_does_not() -> None:
     noise = IndependentNoise([5, 6])
     chosen = noise.select(torch.tensor([1, 1, 0]))
-    u, v = noise._uniform(2, 0, 0, 30, 1), chosen._uniform(2, 0, 0, 30, 1)  # type: ignore[attr-defined]
+    u, v = noise._uniform(2, 0, 0, 30, 1), chosen._uniform(2, 0, 0, 30, 1)
     assert (v[0] == u[1]).all()
     assert (v[2] == u[0]).all()
     assert not (v[1] == v[0]).any()
@@ -159,15 +159,17 @@ def test_a_repeated_image_draws_anew_and_a_kept_one_does_not() -> None:
 
 def test_images_that_are_copied_again_and_again_never_share_their_noise() -> None:
     """A second copy of an image whose first one still lives used to draw what that one draws."""
-    noise = IndependentNoise([5])
-    for rows in ([0, 0], [0, 1, 0], [1, 0, 2, 1, 0, 0]):
-        noise = noise.select(torch.tensor(rows))  # type: ignore[assignment]
+    noise = _selected([5], [[0, 0], [0, 1, 0], [1, 0, 2, 1, 0, 0]])
     assert len(set(noise.lineage)) == len(noise.lineage) == 6
-    other = IndependentNoise([9, 5]).select(torch.tensor([0, 1, 1]))
-    other = other.select(torch.tensor([1, 2, 1, 0, 0]))
-    assert (
-        other.lineage[:3] == IndependentNoise([5]).select(torch.tensor([0, 0])).select(torch.tensor([0, 1, 0])).lineage
-    )  # type: ignore[attr-defined]
+    others = _selected([9, 5], [[0, 1, 1], [1, 2, 1, 0, 0]])
+    assert others.lineage[:3] == _selected([5], [[0, 0], [0, 1, 0]]).lineage  # whatever else is in the batch
+
+
+def _selected(seeds: list[int], chosen: list[list[int]]) -> IndependentNoise:
+    noise = IndependentNoise(seeds)
+    for rows in chosen:
+        noise = noise.select(torch.tensor(rows))
+    return noise
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])

@@ -217,9 +217,8 @@ class PlacedModel(FreeModel):
     def run_block(
         self, i: int, x: Tensor, k: int | None, condition: Condition, slots: Any, schedule: ScaleSchedule
     ) -> Tensor:
-        sizes, ahead = (), 0 if condition.prefix is None else condition.prefix.vectors.shape[1]
-        if k is None or k >= 0:
-            sizes = schedule.sizes if k is None else (schedule[k],)
+        ahead = 0 if condition.prefix is None else condition.prefix.vectors.shape[1]
+        sizes = schedule.sizes if k is None else schedule.sizes[k : k + 1] if k >= 0 else ()
         places = [torch.cartesian_prod(torch.arange(h) / h, torch.arange(w) / w) for h, w in sizes]
         scaled = torch.cat([torch.zeros(ahead, 2), *places]) * torch.tensor(schedule.grid)
         at = scaled[: x.shape[1]] if k in (None, -1) else scaled[-x.shape[1] :]

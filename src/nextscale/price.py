@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from nextscale.conditions.base import Branches
 from nextscale.memory.base import Outlook
 from nextscale.memory.make import look_ahead
 from nextscale.models.base import NextScaleModel
@@ -59,12 +60,12 @@ def price(plan: Plan, parts: Mapping[str, Any], images: int = 1, element: int = 
     tokenizer: Tokenizer = parts["tokenizer"]
     schedule, branches = plan.schedule, len(plan.branches)
     alive = [images * candidates for candidates in plan.alive]
-    lines: list[RowPrice] = []
+    lines, made = list[RowPrice](), set[Branches]()
     for k, row in enumerate(plan.rows):
         model: NextScaleModel = parts[row.model]
         begun, shown, drawn = 0, {plan.sees(k)}, alive[k] * tokenizer.accumulate_flops(schedule, k)
         if k == 0 or row.model != plan.rows[k - 1].model:
-            outlook, made = look_ahead(plan.memories[row.model], plan.course(k, model), parts), set()
+            outlook, made = look_ahead(plan.memories[row.model], plan.course(k, model), parts), set[Branches]()
             begun = _takeover_flops(k, model, outlook, alive[k], branches)
             shown |= {plan.sees(j) for j in range(outlook.course.first, k)}
         begun += len(shown - made) * model.condition_flops(branches * alive[k])

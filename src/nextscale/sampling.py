@@ -115,8 +115,9 @@ class OfficialNoise(Noise):
 
 
 class GivenNoise(Noise):
-    """Stored noise, one (B, l, V) or (B, l, d, V) tensor per scale: Exp(1) for the draw, Gumbel for smooth sampling.
-    There is one pass. culls: uniform numbers (B, count) per scale, of which a prompt takes its first image's.
+    """Stored noise, one (B, l, V) or (B, l, d, V) tensor per scale, for the images that live there in their order:
+    Exp(1) for the draw, Gumbel for smooth sampling. There is one pass. culls: uniform numbers (B, count) per scale, of
+    which a prompt takes its first image's.
     """
 
     def __init__(
@@ -138,8 +139,7 @@ class GivenNoise(Noise):
         return lambda count: self._culls[k][row, :count]
 
     def select(self, rows: Tensor) -> Noise:
-        stored = (self._exponential, self._gumbel, self._culls)
-        return GivenNoise(*({k: one[rows.to(one.device)] for k, one in some.items()} for some in stored))
+        return self
 
 
 class IndependentNoise(Noise):
@@ -178,7 +178,7 @@ class IndependentNoise(Noise):
 
         return uniform
 
-    def select(self, rows: Tensor) -> Noise:
+    def select(self, rows: Tensor) -> IndependentNoise:
         chosen, copies, lineage = rows.tolist(), list(self.copies), []
         further = [row in chosen[:place] for place, row in enumerate(chosen)]
         for row, again in zip(chosen, further, strict=True):

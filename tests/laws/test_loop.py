@@ -298,12 +298,18 @@ def test_a_cull_draws_noise_of_its_prompt(model: NextScaleModel) -> None:
     run(plan, model, class_features(LABELS[1:2]), best=by_chance, noise=IndependentNoise([11]))
     assert seen == [together[1], together[4]]
     assert len({number for numbers in together for number in numbers}) == sum(map(len, together))
+    alive = (12, 9, 9, 6)
     stored = GivenNoise(
-        {k: torch.empty(3, h * w, CODES).exponential_() for k, (h, w) in enumerate(SQUARE)},
-        culls={0: torch.tensor([[0.4, 0.3, 0.2, 0.1]] * 3), 2: torch.tensor([[0.1, 0.2, 0.3]] * 3)},
+        {
+            k: torch.empty(n, h * w, CODES).exponential_()
+            for k, ((h, w), n) in enumerate(zip(SQUARE, alive, strict=True))
+        },
+        culls={0: torch.tensor([[0.4, 0.3, 0.2, 0.1]] * 12), 2: torch.tensor([[0.1, 0.2, 0.3]] * 9)},
     )
     events = run(plan, model, best=by_chance, noise=stored)
     assert events[0].lineage.ids[:3] == (5, 4, 3)
+    probs = events[3].logits.softmax(-1)  # as stored for those who live, in their order
+    assert torch.equal(stored.pick(probs, 3), events[3].drawn.flatten(1))
     run(plan, model, best=by_chance, noise=OfficialNoise(torch.Generator().manual_seed(1)))
 
 
@@ -391,7 +397,7 @@ def test_the_last_pass_computes_nothing_for_another_one() -> None:
         count[0] += 1
         return accumulate(*given)
 
-    tokenizer.accumulate = counting  # type: ignore[method-assign]
+    tokenizer.accumulate = counting  # type: ignore[method-assign,assignment]
     plan = in_passes(model)
     run(plan, model, tokenizer=tokenizer)
     assert count[0] == sum(len(row.passes or ()) for row in plan.rows)  # one per scale, one in front of a later pass

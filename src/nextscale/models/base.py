@@ -7,9 +7,9 @@ of one scale, ``L`` of all, ``P`` of a prefix, ``C`` width, ``d`` draws of a tok
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
@@ -255,13 +255,12 @@ class NextScaleModel(nn.Module, ABC):
         recompute: a block keeps nothing but its arguments, and what its gradient needs is computed once more
         (activation checkpointing, arXiv 1604.06174).
         """
+        block: Callable[..., Tensor] = self.run_block
+        if recompute:
+            block = partial(checkpoint, self.run_block, use_reentrant=False, preserve_rng_state=False)
         for i in range(len(self.blocks)) if blocks is None else blocks:
             slots = [self._slot(j, k, condition, memory) for j in self.slots_of[i]]
-            if recompute:
-                how = {"use_reentrant": False, "preserve_rng_state": False}
-                x = checkpoint(self.run_block, i, x, k, condition, slots, memory.schedule, **how)
-            else:
-                x = self.run_block(i, x, k, condition, slots, memory.schedule)
+            x = block(i, x, k, condition, slots, memory.schedule)
             if mix is not None and mix[0] == i:
                 x = mix_branches(x, mix[1]).repeat(len(mix[1]), 1, 1)
         return x
