@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nextscale.conditions.base import Branches
+from nextscale.conditions.base import Branches, Features
 from nextscale.conditions.classes import class_features
 from nextscale.guidance import mix
 from nextscale.memory.base import MemoryPlan
@@ -254,3 +254,12 @@ def test_what_an_image_has_nothing_of_is_the_null_of_the_model() -> None:
     nobody = model.condition(FEATURES, ((),)).vector
     assert nobody is not None
     assert torch.equal(nobody, kept[2:])
+
+
+def test_every_branch_sees_its_own_class() -> None:
+    model, labels = MODELS["var"](), torch.tensor([1, 3])
+    sources = {"class": FEATURES.sources["class"], "other": class_features(labels.flip(0)).sources["class"]}
+    vector = model.condition(Features(2, sources), (("class",), ("other",), ())).vector
+    assert vector is not None
+    assert torch.equal(vector[:2].flip(0), vector[2:4])
+    assert not torch.equal(vector[:2], vector[2:4])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from nextscale.conditions.base import Branches, Features
+from nextscale.conditions.base import Branches, Features, Source
 from nextscale.conditions.classes import class_features
 from nextscale.errors import InputError, PlanError
 from nextscale.layers.adaln import modulate
@@ -118,20 +118,16 @@ class ClassTransformer(NextScaleModel):
         """(R, C). What a branch does not see becomes the null id *before* the embedding, and branches are stacked
         before anything is multiplied: gradients are summed in the order that the official code has.
         """
-        null, places = self.config.classes, self.class_embedding.weight.device
+        null, place = self.config.classes, self.class_embedding.weight.device
         seen = [features.seen(branch, "class") for branch in branches]
-        source = next((one for one in seen if one is not None), None)
-        if source is None:
-            return self.class_embedding(torch.full((len(branches) * features.images,), null, device=places))
-        ids = source.tensors["ids"]
-        if source.dropped is not None:
-            ids = torch.where(source.dropped.view(-1, *(1,) * (ids.ndim - 1)), null, ids)
-        stacked = torch.cat([torch.full_like(ids, null) if one is None else ids for one in seen])
-        vectors = self.class_embedding(stacked.to(places))
-        if "weights" not in source.tensors:
+        shape = next((one.tensors["ids"].shape for one in seen if one is not None), (features.images,))
+        ids = [torch.full(shape, null, device=place) if one is None else _ids(one, null).to(place) for one in seen]
+        vectors = self.class_embedding(torch.cat(ids))
+        if len(shape) == 1:
             return vectors
-        weights = source.tensors["weights"].repeat(len(branches), 1).to(vectors)
-        return (vectors * weights[..., None]).sum(1)
+        even = torch.full(shape, 1 / shape[1], device=place)
+        weights = [even if one is None else one.tensors["weights"].to(place) for one in seen]
+        return (vectors * torch.cat(weights).to(vectors)[..., None]).sum(1)
 
     def drop_paths(self, condition: Condition, chance: Tensor) -> Condition:
         """Stochastic depth for training (arXiv 1603.09382): a residual branch is dropped by closing its gate.
@@ -189,3 +185,11 @@ class ClassTransformer(NextScaleModel):
             nn.init.trunc_normal_(embedding, std=std)
         self.head_lin.weight.mul_(head)
         self.head_ada_lin.weight.mul_(0.5)
+
+
+def _ids(source: Source, null: int) -> Tensor:
+    """The labels of a source, the null id where an image has nothing of it."""
+    ids = source.tensors["ids"]
+    if source.dropped is None:
+        return ids
+    return torch.where(source.dropped.view(-1, *(1,) * (ids.ndim - 1)), null, ids)
