@@ -61,6 +61,7 @@ def modules_of(system: System) -> dict[str, str]:
     found = {module: "checkpoints" for module, _, _ in system.types.values()}
     found |= {name.rpartition(".")[0]: "checkpoints" for name in system.conditioners.values()}
     found |= {system.converter: "checkpoints", system.verification: "verification"}
+    found |= {path.rpartition(".")[0]: "memory" for path in system.memories.values()}
     return found | {name.rpartition(".")[0]: "training" for name in system.recipes.values()}
 
 

@@ -20,7 +20,7 @@ class System:
     arXiv; types: the types of component it brings, as ``config.json`` calls them, each with its module, its class and
     the class of its configuration; converter, verification: modules; recipes: what ``nextscale train`` calls a thing
     to train, and the class of its recipe; conditioners: the types it brings, each with its class, where class labels
-    are not what it reads.
+    are not what it reads; memories: the policies it brings, each with its ``Policy`` (see ``nextscale.memory.make``).
     """
 
     name: str
@@ -31,6 +31,7 @@ class System:
     verification: str
     recipes: Mapping[str, str]
     conditioners: Mapping[str, str] = field(default_factory=dict)
+    memories: Mapping[str, str] = field(default_factory=dict)
 
 
 SYSTEMS = (

@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from nextscale import systems
 from nextscale.errors import PlanError
 from nextscale.layers.attention import attend
 from nextscale.memory import full, none
 from nextscale.memory.base import Course, Memory, MemoryPlan, Outlook
-from nextscale.memory.make import POLICIES, Policy
+from nextscale.memory.make import Policy
 from nextscale.memory.segments import OwnScale
 from nextscale.models.base import NextScaleModel
 from nextscale.plan import Plan, default_plan
@@ -125,10 +126,13 @@ def outlook(course: Course, window: int, calibration: list[int]) -> Outlook:
     return NewestOutlook(course, tuple(map(tuple, kept)), tuple(map(tuple, attended)), window)
 
 
+NEWEST = Policy(NewestMemory, outlook, frozenset({"past"}), {"window": int}, calibrated=True)
+
+
 @pytest.fixture(autouse=True)
-def newest(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = Policy(NewestMemory, outlook, frozenset({"past"}), {"window": int}, calibrated=True)
-    monkeypatch.setattr("nextscale.memory.make.POLICIES", {**POLICIES, "newest": policy})
+def _its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = replace(systems.SYSTEMS[0], name="newest", types={}, recipes={}, memories={"newest": f"{__name__}.NEWEST"})
+    monkeypatch.setattr(systems, "SYSTEMS", (*systems.SYSTEMS, line))
 
 
 PAST = {name: make for name, make in MODELS.items() if make().memory == "full"} | {

@@ -28,7 +28,7 @@ TAKEOVERS = ("catch_up", "empty")
 class MemoryPlan:
     """What a plan says of one model's memory.
 
-    policy: a name of ``nextscale.memory.make.POLICIES``; settings: the policy's own; calibration: name of the part that
+    policy: a name of ``nextscale.memory.make.policies``; settings: the policy's own; calibration: name of the part that
     holds one, for policies that need it; takeover: what a model finds that takes over mid-way, "catch_up" (it runs over
     every earlier scale) or "empty". Raises ``PlanError`` for values of another type.
     """

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from nextscale import systems
 from nextscale.errors import PlanError, quoted
 from nextscale.layers.slots import SlotSpec
 from nextscale.memory import full, none, recurrent
@@ -29,31 +30,39 @@ class Policy(NamedTuple):
     calibrated: bool = False
 
 
-POLICIES: Mapping[str, Policy] = {
+OWN: Mapping[str, Policy] = {
     "none": Policy(none.NoMemory, none.outlook),
     "full": Policy(full.FullMemory, full.outlook, frozenset({"past"}), {"keep_last": bool}),
     "recurrent": Policy(recurrent.RecurrentMemory, recurrent.outlook, frozenset({"state"})),
 }
+"""Policies that belong to no system."""
 KEPT = {"past": "keys and values of earlier scales", "state": "a recurrent state"}
+
+
+def policies() -> dict[str, Policy]:
+    """All policies by name, those that systems bring included."""
+    brought = {name: systems.load(path) for system in systems.SYSTEMS for name, path in system.memories.items()}
+    return {**OWN, **brought}
 
 
 def check_memory(memory: MemoryPlan) -> None:
     """Raises ``PlanError`` if there is no such policy, or it has no such settings."""
-    if memory.policy not in POLICIES:
-        raise PlanError(f"there is no memory {quoted(memory.policy)}; choose one of {', '.join(POLICIES)}")
-    known = POLICIES[memory.policy].settings
+    known_policies = policies()
+    if memory.policy not in known_policies:
+        raise PlanError(f"there is no memory {quoted(memory.policy)}; choose one of {', '.join(known_policies)}")
+    policy = known_policies[memory.policy]
+    known = policy.settings
     for name, value in memory.settings.items():
         if name not in known or not _is(value, known[name]):
             says = ", ".join(f"{one} ({kind.__name__})" for one, kind in known.items()) or "no settings"
             raise PlanError(f"the memory {memory.policy!r} has {name} {quoted(value)}; it takes {says}")
-    asked = signature(POLICIES[memory.policy].outlook).parameters
+    asked = signature(policy.outlook).parameters
     for name, kind in known.items():
         if name not in memory.settings and asked[name].default is Parameter.empty:
             raise PlanError(f"the memory {memory.policy!r} needs {name} ({kind.__name__}) among its settings")
-    calibrated = POLICIES[memory.policy].calibrated
-    if memory.calibration is not None and not calibrated:
+    if memory.calibration is not None and not policy.calibrated:
         raise PlanError(f"the memory {memory.policy!r} takes no calibration; leave out {quoted(memory.calibration)}")
-    if memory.calibration is None and calibrated:
+    if memory.calibration is None and policy.calibrated:
         raise PlanError(f"the memory {memory.policy!r} needs a calibration; name the part that holds it")
 
 
@@ -64,7 +73,7 @@ def _is(value: Any, kind: type) -> bool:
 def check_pairing(memory: MemoryPlan, slots: Iterable[SlotSpec]) -> None:
     """Raises ``PlanError`` if that memory cannot remember what a model with these slots reads."""
     check_memory(memory)
-    serves, read = POLICIES[memory.policy].serves, {spec.reads for spec in slots} - {"own"}
+    serves, read = policies()[memory.policy].serves, {spec.reads for spec in slots} - {"own"}
     if read != serves:
         keeps, reads = (" and ".join(KEPT[one] for one in sorted(some)) for some in (serves, read))
         raise PlanError(
@@ -77,9 +86,9 @@ def look_ahead(memory: MemoryPlan, course: Course, parts: Mapping[str, Any] | No
     """What that memory will keep of a course. parts: hold the calibration that the plan names."""
     check_pairing(memory, course.slots)
     calibration = {} if memory.calibration is None else {"calibration": (parts or {})[memory.calibration]}
-    return POLICIES[memory.policy].outlook(course, **memory.settings, **calibration)
+    return policies()[memory.policy].outlook(course, **memory.settings, **calibration)
 
 
 def make_memory(memory: MemoryPlan, outlook: Outlook, rows: int, dtype: torch.dtype, device: torch.device) -> Memory:
     """An empty memory for ``rows`` rows (branches x images)."""
-    return POLICIES[memory.policy].memory(outlook, rows, dtype, device)
+    return policies()[memory.policy].memory(outlook, rows, dtype, device)
