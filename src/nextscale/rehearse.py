@@ -84,8 +84,9 @@ def rehearse(plan: Plan, parts: Mapping[str, Any], images: int, device: torch.de
 
 
 def _blocks_are_alike(plan: Plan, parts: Mapping[str, Any], blocks: Sequence[int]) -> bool:
-    """Whether every block but the first adds what the second one adds: all run at all scales, remember as much as one
-    another, and for as many images (else the most bytes are alive at another scale with another number of blocks).
+    """Whether every block but the first adds what the second one adds: all run at all scales, are wrapped alike, and
+    remember as much as one another, for as many images (else the most bytes are alive at another scale with another
+    number of blocks).
     """
     row = plan.rows[0]
     same = all((one.model, one.blocks, one.guidance_block) == (row.model, row.blocks, None) for one in plan.rows)
@@ -93,8 +94,16 @@ def _blocks_are_alike(plan: Plan, parts: Mapping[str, Any], blocks: Sequence[int
         return False
     model, memory = parts[row.model], plan.memories[row.model]
     outlook = look_ahead(memory, plan.course(0, model), parts)
-    told = [[[counts[j] for j in model.slots_of[i]] for counts in (*outlook.kept, *outlook.attended)] for i in blocks]
+    wrappers = [type(one) for one in model.condition(_blank(plan, parts, 1), plan.branches, plan.schedule).slots]
+    facts = [*outlook.kept, *outlook.attended, *([wrappers] if wrappers else [])]
+    told = [[[fact[j] for j in model.slots_of[i]] for fact in facts] for i in blocks]
     return all(one == told[1] for one in told[2:])
+
+
+def _blank(plan: Plan, parts: Mapping[str, Any], images: int) -> Features:
+    """Features of every source that the plan's models read."""
+    blank = [parts[name].blank(images, _weight(parts).device) for name in plan.memories]
+    return Features(images, {name: source for one in blank for name, source in one.sources.items()})
 
 
 def _first_ones(event: ScaleEvent, count: int, noise: Uniform) -> list[int]:
@@ -104,9 +113,7 @@ def _first_ones(event: ScaleEvent, count: int, noise: Uniform) -> list[int]:
 
 def _drawn(plan: Plan, parts: Mapping[str, Any], images: int) -> tuple[_Watch, Canvas]:
     """Carry the rows of a plan out under watch."""
-    blank = [parts[name].blank(images, _weight(parts).device) for name in plan.memories]
-    features = Features(images, {name: source for one in blank for name, source in one.sources.items()})
-    watch, canvas = _Watch(parts), None
+    features, watch, canvas = _blank(plan, parts, images), _Watch(parts), None
     with _Attend(watch), watch:
         for event in generate(plan, parts, features, _NoNoise()):
             canvas = event.canvas

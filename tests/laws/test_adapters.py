@@ -16,6 +16,7 @@ from nextscale.conditions.base import Branches, Features, Source
 from nextscale.layers.attention import attend
 from nextscale.layers.slots import AttentionSlot, SlotWrapper
 from nextscale.models.base import Condition, NextScaleModel
+from nextscale.models.var import VAR, VARConfig
 from nextscale.plan import Plan, default_plan
 from nextscale.price import price
 from nextscale.rehearse import rehearse
@@ -23,7 +24,7 @@ from nextscale.row import Row
 from nextscale.sampling import IndependentNoise
 from nextscale.scales import ScaleSchedule
 from tests.laws.test_loop import FEATURES, Best, culled, handed, run, same
-from tests.makers import MODELS, randomise, tiny_tokenizer
+from tests.makers import CLASSES, CODE_DIM, CODES, MODELS, SIZES, randomise, tiny_tokenizer
 
 WIDTH = 6
 CONTROL: Branches = (("class", "control"), ("class",), ())
@@ -54,11 +55,11 @@ class Looking:
 
 
 class Adapted(nn.Module):
-    """A model with the adapter; in all else it is the model."""
+    """A model with the adapter, in its first blocks; in all else it is the model."""
 
-    def __init__(self, base: NextScaleModel) -> None:
+    def __init__(self, base: NextScaleModel, blocks: int = 100) -> None:
         super().__init__()
-        self.base = base
+        self.base, self.wrapped = base, blocks
         self.projections = nn.ModuleList(nn.Linear(WIDTH, 2 * spec.heads * spec.width) for spec in base.slots)
 
     def __getattr__(self, name: str) -> Any:
@@ -83,7 +84,8 @@ class Adapted(nn.Module):
         shown, slots = shown.repeat_interleave(features.images)[:, None, None, None], list[SlotWrapper | None]()
         for spec, projection in zip(self.base.slots, self.projections, strict=True):
             keys, values = projection(states).unflatten(-1, (2, spec.heads, spec.width)).permute(2, 0, 3, 1, 4)
-            slots.append(None if spec.reads == "state" else Look(keys, values, shown))
+            left_out = spec.reads == "state" or spec.block >= self.wrapped
+            slots.append(None if left_out else Look(keys, values, shown))
         return replace(base, slots=tuple(slots))
 
 
@@ -92,8 +94,8 @@ def base(request: pytest.FixtureRequest) -> NextScaleModel:
     return MODELS[request.param]()
 
 
-def adapted(base: NextScaleModel) -> Any:
-    model = Adapted(base)
+def adapted(base: NextScaleModel, blocks: int = 100) -> Any:
+    model = Adapted(base, blocks)
     randomise(model.projections, 3)
     return model.eval().requires_grad_(False)
 
@@ -143,3 +145,14 @@ def test_an_adapted_model_is_priced_and_rehearsed(base: NextScaleModel) -> None:
     with_adapter = rehearse(steered(base), parts, 2, torch.device("cpu"))
     without = rehearse(steered(base, until=0), parts, 2, torch.device("cpu"))
     assert with_adapter.moved > without.moved
+
+
+def test_blocks_that_are_wrapped_unlike_one_another_are_all_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = VARConfig(depth=5, width=32, heads=4, codes=CODES, code_dim=CODE_DIM, classes=CLASSES, sizes=SIZES)
+    base = VAR(config)
+    parts = {"tokenizer": tiny_tokenizer(), "model": adapted(base, 3)}
+    found = []
+    for all_blocks in (2, 8):
+        monkeypatch.setattr("nextscale.rehearse.ALL_BLOCKS", all_blocks)
+        found.append(rehearse(steered(base), parts, 2, torch.device("cpu")))
+    assert found[0] == found[1]
