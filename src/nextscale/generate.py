@@ -25,7 +25,6 @@ from nextscale.parts import check_parts
 from nextscale.plan import Plan
 from nextscale.row import Row
 from nextscale.sampling import Noise, filter_logits, smooth_weights
-from nextscale.scales import ScaleSchedule
 from nextscale.state import Callback, Keep, Lineage, ScaleEvent, State, like
 from nextscale.tokenizers.base import Canvas, Tokenizer
 from nextscale.values import is_whole, listed, plain
@@ -103,7 +102,7 @@ def _draw(plan: Plan, k: int, parts: Mapping[str, Any], state: State) -> ScaleEv
         if row.smooth is not None:
             weights = smooth_weights(filtered, state.noise.gumbel(filtered, k), *row.smooth)
         if number + 1 < len(passes):
-            again = _go_on(again, tokens, probs, stay, tokenizer, k, plan.schedule)
+            again = _go_on(again, tokens, probs, stay, tokenizer.own_input(tokens, k, plan.schedule))
     state.memory.end_scale(k)
     codes = codes_of(k, given, tokens, weights, tokenizer)
     state.canvas = tokenizer.accumulate(state.canvas, codes, k)
@@ -133,9 +132,7 @@ def _logits(plan: Plan, k: int, model: NextScaleModel, state: State, again: Agai
     return logits, logits
 
 
-def _go_on(
-    again: Again | None, drawn: Tensor, probs: Tensor, stay: int, tokenizer: Tokenizer, k: int, schedule: ScaleSchedule
-) -> Again:
+def _go_on(again: Again | None, drawn: Tensor, probs: Tensor, stay: int, inputs: Tensor) -> Again:
     """What a pass leaves: of the places that were masked, the ``stay`` whose tokens were the most probable keep them;
     ties go to the first.
     """
@@ -143,9 +140,8 @@ def _go_on(
     sure = sure.prod(-1) if sure.ndim == 3 else sure
     masked = torch.ones_like(sure, dtype=torch.bool) if again is None else again.masked
     best = sure.masked_fill(~masked, -1).argsort(stable=True, dim=1, descending=True)[:, :stay]
-    alone = tokenizer.accumulate(tokenizer.start(len(drawn), schedule), tokenizer.codes(drawn), k)
     number = 1 if again is None else again.number + 1
-    return Again(drawn, tokenizer.next_input(alone, k), masked.scatter(1, best, False), number)
+    return Again(drawn, inputs, masked.scatter(1, best, False), number)
 
 
 def _answered(answer: Any, event: ScaleEvent, state: State) -> ScaleEvent:

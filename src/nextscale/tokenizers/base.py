@@ -111,6 +111,12 @@ class Tokenizer(nn.Module, ABC):
         h, w = (schedule or self.schedule).grid
         return h * self.stride, w * self.stride
 
+    def own_input(self, tokens: Tensor, k: int, schedule: ScaleSchedule | None = None) -> Tensor:
+        """An input of scale k, (B, c, h_k, w_k), from a canvas that its tokens alone are drawn on: what a further pass
+        over the scale is told (arXiv 2506.04421).
+        """
+        return self.next_input(self.accumulate(self.start(len(tokens), schedule), self.codes(tokens), k), k)
+
     def encode(self, latent: Tensor, schedule: ScaleSchedule | None = None, hook: EncodeHook | None = None) -> Encoded:
         """Find the tokens of latents (B, c, H, W)."""
         canvas = self.start(len(latent), schedule)
