@@ -87,7 +87,7 @@ class Condition:
 class Again:
     """What a later pass over a scale is told.
 
-    tokens: (B, h, w) or (B, h, w, d), as drawn so far; inputs: (B, c, h, w), what ``Tokenizer.own_input`` makes of them;
+    tokens: (B, h, w) or (B, h, w, d), as drawn so far; inputs: (B, c, h, w), their ``Tokenizer.own_input``;
     masked: (B, l) bool, True where a token is still to be drawn; number: of the pass, from 1 on.
     """
 
