@@ -18,7 +18,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from nextscale.cli.plan import PUBLISHED_SAMPLING
+from nextscale.checkpoints.convert.m_var import SAMPLING
 from nextscale.evaluation.footprint import BATCHES, Footprint, fewer_from, footprint, of_equal_size
 from nextscale.models.base import NextScaleModel
 from nextscale.models.m_var import MVAR, MVARConfig
@@ -76,7 +76,7 @@ def priced(name: str, model: NextScaleModel) -> Footprint:
     """One model's footprint with VAR's tokenizer and the published sampling."""
     with torch.device("meta"):
         tokenizer = ResidualTokenizer(ResidualConfig(sizes=model.schedule.sizes))
-    plan = default_plan(model, **PUBLISHED_SAMPLING)  # type: ignore[arg-type]
+    plan = default_plan(model, **SAMPLING)  # type: ignore[arg-type]
     parts = {"tokenizer": tokenizer, "model": model}
     return footprint(name, plan, parts, torch.device("cpu"), torch.bfloat16)
 
