@@ -143,7 +143,5 @@ def _read(images: Images, start: int) -> Tensor:
 
 def _canvases(tokenizer: Tokenizer, tokens: Sequence[Tensor]) -> Iterator[Canvas]:
     """The canvas (B images) after each scale."""
-    canvas = tokenizer.start(tokens[0].shape[0])
-    for k, maps in enumerate(tokens):
-        canvas = tokenizer.accumulate(canvas, tokenizer.codes(maps), k)
-        yield canvas
+    start = tokenizer.start(len(tokens[0]))
+    yield from (canvas for _, canvas in tokenizer.walk(start, lambda before, k: tokens[k], scales=len(tokens)))
