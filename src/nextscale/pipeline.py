@@ -172,7 +172,7 @@ class Pipeline(Coder):
         call = understood(given, elsewhere, self.conditioner, self.plan, **self._facts())
         request, watch = call.request, None if call.callback is None else Watch(call.callback)
         prompts = len(request.entries)
-        size = max(1, BATCH // max(request.plan.alive)) if watch is None else prompts  # what stops, stops whole
+        size = prompts if call.whole else max(1, BATCH // max(request.plan.alive))
         turns, maps, outputs, drawn = range(0, prompts, size), [], [], list[int]()
         with bar(len(turns) * len(request.plan.rows), **self._bar) as step:
             for start in turns:
