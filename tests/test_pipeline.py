@@ -19,6 +19,7 @@ from nextscale.generate import generate
 from nextscale.methods.paint import given_tokens, paint
 from nextscale.pipeline import Pipeline, fit, load
 from nextscale.plan import Plan
+from nextscale.price import price
 from nextscale.sampling import IndependentNoise
 from tests.makers import CODES, MODELS, STYLES, tiny_pipeline, tiny_pipeline_of_styles, tiny_tokenizer, tiny_var
 
@@ -443,3 +444,7 @@ def test_a_price_is_that_of_a_plan_and_a_number_of_images(pipe: Pipeline) -> Non
     for images in (0, 1.5, "2", True):
         with pytest.raises(InputError, match=r"images is .*; it must be a whole number of at least 1"):
             pipe.price(pipe.plan(), images)  # type: ignore[arg-type]
+    other = tiny_var(shared_adaln=True)
+    plan = replace(pipe.plan(), memories={}).with_column(model="other")
+    found = pipe.price(plan, 2, {"other": other})
+    assert found == price(plan, {"tokenizer": pipe.tokenizer, "model": pipe.model, "other": other}, 2)

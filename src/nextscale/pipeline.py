@@ -130,9 +130,9 @@ class Pipeline(Coder):
         given = own | translated(own, others, CALL, SAMPLING, **self._facts())
         return default_plan(self.model, **(self.defaults | given))
 
-    def price(self, plan: Plan, images: int = 1) -> Price:
-        """Predicted FLOPs and memory bytes of ``plan`` for ``images`` images in this pipeline's precision."""
-        return price(checked_plan(plan), self._parts({}), checked_count("images", images), self.dtype.itemsize)
+    def price(self, plan: Plan, images: int = 1, parts: Mapping[str, Any] | None = None) -> Price:
+        """Predicted FLOPs and memory bytes of ``plan`` for ``images`` prompts in this precision; parts as in a call."""
+        return price(checked_plan(plan), self._parts(parts or {}), checked_count("images", images), self.dtype.itemsize)
 
     def __call__(
         self,
