@@ -309,6 +309,10 @@ def test_parts_of_the_wrong_kind_are_refused_before_anything_runs() -> None:
         run(default_plan(model).with_column(model="refiner"), model, refiner=3)
     with pytest.raises(PlanError, match="keeps tokens of the part 'source', which holds none"):
         run(default_plan(model).with_column(keep="source"), model, source=[])
+    culled = default_plan(model).with_column(population=1, cull="best")
+    for cull in (3, lambda event: [0], lambda event, n: [0]):
+        with pytest.raises(PlanError, match=r"culls by the part 'best'; expected a function \(event, n, noise\)"):
+            run(culled, model, best=cull)
 
 
 def test_a_model_of_other_tokens_is_refused_before_anything_runs() -> None:

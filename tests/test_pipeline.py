@@ -16,8 +16,10 @@ import nextscale
 from nextscale.conditions.classes import ClassVocabulary, class_features
 from nextscale.errors import CheckpointError, InputError, PlanError
 from nextscale.generate import generate
+from nextscale.methods.paint import given_tokens, paint
 from nextscale.pipeline import Pipeline, fit, load
 from nextscale.plan import Plan
+from nextscale.price import price
 from nextscale.sampling import IndependentNoise
 from tests.makers import CODES, MODELS, STYLES, tiny_pipeline, tiny_pipeline_of_styles, tiny_tokenizer, tiny_var
 
@@ -127,6 +129,14 @@ def test_many_images_are_drawn_in_turns(pipe: Pipeline, monkeypatch: pytest.Monk
     monkeypatch.setattr("nextscale.pipeline.BATCH", 2)
     turns = pipe("face", num_images=5, seed=2)
     assert all(torch.equal(a, b) for a, b in zip(whole.tokens, turns.tokens, strict=True))
+
+
+def test_what_is_given_of_many_images_is_that_of_each(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More images than are drawn at once: each keeps its own tokens."""
+    given = given_tokens(pipe.tokenizer, torch.rand(6, 3, 16, 16) * 2 - 1, torch.ones(4, 4))
+    monkeypatch.setattr("nextscale.pipeline.BATCH", 3)
+    drawn = pipe([0] * 6, seed=1, plan=paint(pipe.plan()), parts={"given": given})
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(drawn.tokens, given.tokens, strict=True))
 
 
 def test_numpy_seeds_are_seeds(pipe: Pipeline) -> None:
@@ -343,6 +353,10 @@ def test_bad_arguments_get_one_sentence_from_a_call_and_from_a_stream_at_once(
             pipe.stream(**arguments)
 
 
+def test_a_whole_number_that_pytorch_cannot_hold_is_a_number_all_the_same(pipe: Pipeline) -> None:
+    assert len(pipe([0], seed=1, temperature=10**30)) == 1
+
+
 def test_top_k_may_be_as_many_as_there_are_codes(pipe: Pipeline) -> None:
     whole, off = pipe("face", seed=1, top_k=CODES), pipe("face", seed=1, top_k=0)
     assert all(torch.equal(a, b) for a, b in zip(whole.tokens, off.tokens, strict=True))
@@ -430,3 +444,7 @@ def test_a_price_is_that_of_a_plan_and_a_number_of_images(pipe: Pipeline) -> Non
     for images in (0, 1.5, "2", True):
         with pytest.raises(InputError, match=r"images is .*; it must be a whole number of at least 1"):
             pipe.price(pipe.plan(), images)  # type: ignore[arg-type]
+    other = tiny_var(shared_adaln=True)
+    plan = replace(pipe.plan(), memories={}).with_column(model="other")
+    found = pipe.price(plan, 2, {"other": other})
+    assert found == price(plan, {"tokenizer": pipe.tokenizer, "model": pipe.model, "other": other}, 2)

@@ -28,7 +28,15 @@ OLD: dict[str, Any] = {
 def test_a_recipe_is_checked_before_it_is_used() -> None:
     assert Recipe.from_dict(GOOD).seeds == [1]
     assert Recipe.from_dict(GOOD).entries == [{"class": "a"}]
-    for wrong in ({"seed": True}, {"seed": -1}, {"seed": 2**63}, {"seed": 1.0}, {"entry": "a"}, {"format": 3}):
+    for wrong in (
+        {"seed": True},
+        {"seed": -1},
+        {"seed": 2**63},
+        {"seed": 1.0},
+        {"entry": "a"},
+        {"format": 3},
+        {"format": True},
+    ):
         with pytest.raises(InputError, match="the recipe has the"):
             Recipe.from_dict(GOOD | wrong)
     several = {key: value for key, value in GOOD.items() if key not in ("entry", "seed")}

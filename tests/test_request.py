@@ -305,6 +305,14 @@ def test_arguments_of_the_wrong_kind_are_named(arguments: dict[str, Any], senten
         asked(PLAIN, None if "prompt" in arguments else [0, 1], **arguments)
 
 
+def test_candidates_count_while_they_live() -> None:
+    """A cull leaves one of them, but until then there are all."""
+    row = Row(size=(1, 1), population=1, cull="best")
+    assert asked(PLAIN, [0, 1], Plan((row,), candidates=50_000)).seeds == [0, 1]
+    with pytest.raises(InputError, match="2 labels or prompts, with up to 50001 candidates for each; a call draws at"):
+        asked(PLAIN, [0, 1], Plan((row,), candidates=50_001))
+
+
 def test_sampling_numbers_are_read_as_pythons() -> None:
     given = {"guidance_scale": np.float32(2), "top_k": torch.tensor(5), "smooth": np.bool_(True), "top_p": None}
     read = sampling_numbers(given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from nextscale.request import SAMPLING, Request, resolve, sampling_numbers
 from nextscale.results import OutputType, checked_output_type
 from nextscale.state import Callback, Keep, ScaleEvent
 from nextscale.tokenizers.base import Canvas
-from nextscale.values import plain
+from nextscale.values import plain, takes
 
 OWN = ("num_images", "seed", "generator", "output_type", "callback_on_scale_end", "plan", "parts", *SAMPLING)
 """Arguments of a call that mean the same for every model; what the others mean is the conditioner's affair."""
@@ -33,6 +32,13 @@ class Call:
     output_type: OutputType
     callback: Callback | None
     parts: Mapping[str, Any]
+
+    @property
+    def whole(self) -> bool:
+        """Whether all images must be drawn at once: what a callback stops, stops whole, and what the plan keeps is
+        given of all.
+        """
+        return self.callback is not None or any(row.keep is not None for row in self.request.plan.rows)
 
 
 def understood(
@@ -53,7 +59,7 @@ def understood(
     asked: dict[str, Any] = dict.fromkeys((*given, *SAMPLING)) | UNGIVEN | set_by_hand | translated_too
     output_type, callback, parts = (asked.get(name) for name in ("output_type", "callback_on_scale_end", "parts"))
     kind = checked_output_type(output_type)
-    if callback is not None and not _takes_one(callback):
+    if callback is not None and not takes(callback, 1):
         raise InputError(
             f"callback_on_scale_end is {quoted(callback)}; expected a function of an event, as in f(event)"
         )
@@ -78,17 +84,6 @@ def bar_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, kinds[name]):
             raise InputError(f"{name} is {quoted(value)}; expected a {kinds[name].__name__}")
     return given
-
-
-def _takes_one(callback: Any) -> bool:
-    """Whether it can be called with one argument, as far as it says."""
-    try:
-        inspect.signature(callback).bind(None)
-    except ValueError:  # functions in C do not tell their arguments
-        return True
-    except TypeError:
-        return False
-    return True
 
 
 def _ungiven(name: str, value: Any) -> bool:

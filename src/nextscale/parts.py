@@ -13,6 +13,7 @@ from nextscale.models.base import NextScaleModel
 from nextscale.plan import Plan
 from nextscale.row import Row
 from nextscale.tokenizers.base import Tokenizer
+from nextscale.values import takes
 
 
 def check_parts(plan: Plan, parts: Mapping[str, Any], features: Features) -> None:
@@ -23,7 +24,7 @@ def check_parts(plan: Plan, parts: Mapping[str, Any], features: Features) -> Non
     check_networks(plan, parts)
     for k, row in enumerate(plan.rows):
         _check_sources(plan, k, parts[row.model], features)
-        if row.cull is not None and not callable(parts[row.cull]):
+        if row.cull is not None and not takes(parts[row.cull], 3):
             raise PlanError(f"the plan culls by the part {row.cull!r}; expected a function (event, n, noise) -> rows")
         if row.keep is not None:
             _check_given(k, row, parts[row.keep], features.images, parts["tokenizer"])

@@ -130,9 +130,9 @@ class Pipeline(Coder):
         given = own | translated(own, others, CALL, SAMPLING, **self._facts())
         return default_plan(self.model, **(self.defaults | given))
 
-    def price(self, plan: Plan, images: int = 1) -> Price:
-        """Predicted FLOPs and memory bytes of ``plan`` for ``images`` images in this pipeline's precision."""
-        return price(checked_plan(plan), self._parts({}), checked_count("images", images), self.dtype.itemsize)
+    def price(self, plan: Plan, images: int = 1, parts: Mapping[str, Any] | None = None) -> Price:
+        """Predicted FLOPs and memory bytes of ``plan`` for ``images`` prompts in this precision; parts as in a call."""
+        return price(checked_plan(plan), self._parts(parts or {}), checked_count("images", images), self.dtype.itemsize)
 
     def __call__(
         self,
@@ -172,7 +172,7 @@ class Pipeline(Coder):
         call = understood(given, elsewhere, self.conditioner, self.plan, **self._facts())
         request, watch = call.request, None if call.callback is None else Watch(call.callback)
         prompts = len(request.entries)
-        size = max(1, BATCH // max(request.plan.alive)) if watch is None else prompts  # what stops, stops whole
+        size = prompts if call.whole else max(1, BATCH // max(request.plan.alive))
         turns, maps, outputs, drawn = range(0, prompts, size), [], [], list[int]()
         with bar(len(turns) * len(request.plan.rows), **self._bar) as step:
             for start in turns:

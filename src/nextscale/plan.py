@@ -7,7 +7,7 @@ plan.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -52,7 +52,7 @@ class Plan:
     branches: the sources that each branch sees; branch i has weight i in every row; memories: what each model
     remembers, by the model's name (where one is left out, it is a full memory); candidates: images per prompt at the
     first row; undrawn: sizes of finer scales that exist but are not drawn (the rows are a prefix of the schedule);
-    decode: whether the canvas is decoded to pixels at the end.
+    decode: whether the price has the decoding to pixels; a call decodes unless ``output_type`` is "latent".
     """
 
     rows: tuple[Row, ...]
@@ -174,24 +174,31 @@ class Plan:
         version = data.get("format", 1) if isinstance(data, Mapping) else 1
         if type(version) is not int or version not in (1, FORMAT):
             raise PlanError(f"the plan has the format {quoted(version)}; this version reads 1 and {FORMAT}")
-        allowed = {"rows", "undrawn", "decode"} if version == 1 else {"format", "rows", *PLAN_WIDE}
-        if not isinstance(data, Mapping) or set(data) - allowed or not isinstance(data.get("rows"), list):
+        keys = ("undrawn", "decode", "format") if version == 1 else (*PLAN_WIDE, "format")
+        if not isinstance(data, Mapping) or set(data) - {"rows", *keys} or not isinstance(data.get("rows"), list):
             raise PlanError(
-                f"a plan is a mapping with the keys 'rows' (a list), {', '.join(map(repr, PLAN_WIDE))} and 'format'"
+                f"a plan of format {version} is a table with the keys 'rows' (a list), {', '.join(map(repr, keys))}; "
+                f"found {_strange(data, {'rows', *keys})}"
             )
         columns = COLUMNS_1 if version == 1 else {*COLUMNS}
         for row in data["rows"]:
             if not isinstance(row, Mapping) or set(row) - columns or "size" not in row:
-                found = quoted(sorted(map(str, row)) if isinstance(row, Mapping) else row)
                 raise PlanError(
                     f"a row of a plan of format {version} has the columns {sorted(columns)} and must have a size; "
-                    f"found {found}"
+                    f"found {_strange(row, columns)}"
                 )
         rows = tuple(Row(**{name: value for name, value in row.items() if name != "memory"}) for row in data["rows"])
         wide = {name: data[name] for name in PLAN_WIDE if name in data}
         if version == 1:
             return cls(rows, _branches_of(rows), _memories_of(data["rows"]), **wide)
         return cls(rows, **wide | {"memories": _memory_plans(data.get("memories", {}))})
+
+
+def _strange(table: Any, known: Set[str]) -> str:
+    """What is wrong with the keys of a table, for a sentence: those that are not known, or all."""
+    if not isinstance(table, Mapping):
+        return quoted(table)
+    return quoted(sorted(map(str, set(table) - known or table)))
 
 
 def _branches_of(rows: tuple[Row, ...]) -> Branches:

@@ -119,7 +119,7 @@ def _upgraded(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     """
     found = dict(data)
     version = found.get("format", 1)
-    if version not in (1, FORMAT):
+    if type(version) is not int or version not in (1, FORMAT):
         raise InputError(f"{name} has the format {quoted(version)}; this version reads 1 and {FORMAT}")
     found = _listed(found, {"class_labels": "class_label", "styles": "style", "seeds": "seed"})
     if version == FORMAT or "class_labels" not in found:

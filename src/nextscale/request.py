@@ -62,9 +62,11 @@ def resolve(
     """
     num_images = checked_count("num_images", num_images)
     named = conditioner.resolve(**asked) if any(plan.branches) else _nothing(asked)
-    if num_images * len(named) * plan.alive[-1] > MOST_IMAGES:
+    most = max(plan.alive)
+    if num_images * len(named) * most > MOST_IMAGES:
+        each = f", with up to {quoted(most)} candidates for each" if most > 1 else ""
         raise InputError(
-            f"num_images is {quoted(num_images)} for {len(named)} labels or prompts; a call draws at most "
+            f"num_images is {quoted(num_images)} for {len(named)} labels or prompts{each}; a call draws at most "
             f"{MOST_IMAGES} images, so call several times"
         )
     entries = [entry for entry in named for _ in range(num_images)]

@@ -31,7 +31,7 @@ def real(value: Any) -> float:
     value = plain(value)
     if not is_real(value):
         raise TypeError
-    return value
+    return value if abs(value) < 2**63 else float(value)  # PyTorch calculates with no larger whole number
 
 
 def text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Set
 from operator import index
 from typing import Any
@@ -37,3 +38,14 @@ def listed(value: Any) -> list[Any] | None:
     if isinstance(value, unordered) or getattr(value, "ndim", 1) == 0 or not isinstance(value, Iterable):
         return None
     return [plain(entry) for entry in value]
+
+
+def takes(function: Any, count: int) -> bool:
+    """Whether it can be called with so many arguments, as far as it says."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except ValueError:  # functions in C do not tell their arguments
+        return True
+    except TypeError:
+        return False
+    return True

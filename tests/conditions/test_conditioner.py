@@ -106,6 +106,10 @@ def test_its_checkpoint_says_which_it_is(pipe: Pipeline, saved: Path) -> None:
     for described, sentence in (
         ({"type": "smells"}, "unknown conditioner 'smells'; this version knows classes, colours"),
         ({"type": "colours", "config": {"size": 1}}, "a Colours has no settings, and these are {'size': 1}"),
+        (
+            {"type": "classes", "config": {"names": []}},
+            "config is {'names': .*}; that of classes stands in classes.json",
+        ),
         ({"type": "classes", "config": {}, "x": 1}, "unknown setting 'x'; Conditioner has type, config"),
     ):
         (saved / "config.json").write_text(json.dumps(config | {"conditioner": described}))

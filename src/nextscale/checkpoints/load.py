@@ -99,6 +99,9 @@ def load_conditioner(folder: Path, reads: Mapping[str, int]) -> Conditioner:
         raise CheckpointError(f"{where}: unknown conditioner {quoted(kind)}; this version knows {', '.join(known)}")
     cls: type[Conditioner] = systems.load(known[kind])
     path, data = folder / (cls.file or "config.json"), described.get("config", {})
+    if cls.file and data:
+        where = folder / "config.json"
+        raise CheckpointError(f"{where}: conditioner.config is {quoted(data)}; that of {kind} stands in {cls.file}")
     try:
         if cls.file and os.path.lexists(path):
             data = read_json(path, CheckpointError)
