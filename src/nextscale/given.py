@@ -97,13 +97,14 @@ class GivenCanvases:
         found = latents[k]
         if not isinstance(found, Tensor) or found.shape[:1] != (images,):
             about = quoted(tuple(found.shape)) if isinstance(found, Tensor) else quoted(found)
-            raise PlanError(f"the given canvas of row {k} is {about}; expected one for each of {images} images")
+            raise PlanError(f"the given canvas of row {k} is {about}; expected a tensor of {images} images")
         if not found.isfinite().all():
             raise PlanError(f"the given canvas of row {k} holds NaN, or is not finite; expected numbers")
-        if not isinstance(self.mask, Tensor) or not bool(((self.mask >= 0) & (self.mask <= 1)).all()):
-            raise PlanError(f"the mask of given canvases is {quoted(self.mask)}; expected numbers from 0 to 1")
-        shape = tuple(self.mask.shape)
-        if len(shape) != 2 and (len(shape), *shape[:1]) != (3, images):
+        mask = self.mask
+        if not isinstance(mask, Tensor) or mask.is_complex() or not bool(((mask >= 0) & (mask <= 1)).all()):
+            raise PlanError(f"the mask of given canvases is {quoted(mask)}; expected a tensor of numbers from 0 to 1")
+        shape = tuple(mask.shape)
+        if 0 in shape or (len(shape) != 2 and (len(shape), *shape[:1]) != (3, images)):
             raise PlanError(f"the mask of given canvases has the shape {shape}; expected (H, W) or ({images}, H, W)")
 
 

@@ -482,11 +482,22 @@ def test_given_canvases_are_mixed_in_after_every_scale(model: NextScaleModel) ->
     ("change", "sentence"),
     [
         (lambda latents, mask: (latents[:1], mask), "row 1 keeps given canvases, but only 1 of them were given"),
-        (lambda latents, mask: ([x[:1] for x in latents], mask), "row 0 is .1, 8, 4, 4.; expected one for each of 3"),
+        (
+            lambda latents, mask: ([x[:1] for x in latents], mask),
+            "row 0 is .1, 8, 4, 4.; expected a tensor of 3 images",
+        ),
         (lambda latents, mask: ([x[..., :2] for x in latents], mask), r"is \(3, 8, 4, 2\); expected \(3, 8, 4, 4\)"),
         (lambda latents, mask: ([x / 0 for x in latents], mask), "row 0 holds NaN, or is not finite"),
-        (lambda latents, mask: (latents, None), "mask of given canvases is None; expected numbers from 0 to 1"),
-        (lambda latents, mask: (latents, mask + 1), "mask of given canvases is tensor.*; expected numbers from 0 to 1"),
+        (
+            lambda latents, mask: (latents, None),
+            "mask of given canvases is None; expected a tensor of numbers from 0 to 1",
+        ),
+        (lambda latents, mask: (latents, mask + 1), "mask of given canvases is tensor.*; expected a tensor of numbers"),
+        (lambda latents, mask: (latents, mask.to(torch.complex64)), "mask of given canvases is tensor.*; expected a"),
+        (
+            lambda latents, mask: (latents, mask[:0]),
+            r"mask of given canvases has the shape \(0, 4\); expected \(H, W\)",
+        ),
         (lambda latents, mask: (latents, mask[0]), r"has the shape \(4,\); expected \(H, W\) or \(3, H, W\)"),
         (lambda latents, mask: (latents, mask.expand(2, 4, 4)), r"has the shape \(2, 4, 4\); expected \(H, W\) or"),
     ],
