@@ -61,6 +61,12 @@ def test_labels_stand_under_their_pictures_and_inside_their_width() -> None:
     assert max(ink) <= labelled.width - GAP
 
 
+def test_pictures_that_grow_are_shown_at_the_size_of_the_largest() -> None:
+    small = plain(RED)
+    large = plain(GREEN).resize((small.width * 3, small.height * 3))
+    assert strip([[small, large]]).size == strip([[large, large]]).size
+
+
 def test_a_strip_has_one_row_per_picture_and_one_column_per_scale() -> None:
     page = strip([[plain(RED), plain(GREEN)], [plain(BLUE), plain(RED)], [plain(RED), plain(BLUE)]])
     cell = 16 + GAP

@@ -56,10 +56,10 @@ def grid(
     scale: int = 1,
     labels: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Pictures of one size side by side, row after row.
+    """Pictures side by side, row after row.
 
     Args:
-        images: at least one picture; all are shown at the size of the first.
+        images: at least one picture; all are shown at the size of the largest.
         columns: how many stand in a row; by default about as many as there are rows.
         scale: enlarge every picture by this factor.
         labels: one short text to stand under each picture.
@@ -76,7 +76,7 @@ def grid(
         raise InputError(f"columns is {quoted(columns)}; expected a whole number of at least 1")
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
     rows = math.ceil(len(images) / columns)
-    width, height = images[0].width * scale, images[0].height * scale
+    width, height = max(image.width for image in images) * scale, max(image.height for image in images) * scale
     foot = TEXT + 6 if labels is not None else 0
     page = Image.new("RGB", (GAP + columns * (width + GAP), GAP + rows * (height + foot + GAP)), BACKGROUND)
     for i, image in enumerate(images):

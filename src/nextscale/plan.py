@@ -271,7 +271,7 @@ def default_plan(
             f"guidance_scale is {guidance_scale}; it must lie between 0 and {MOST_GUIDANCE:,}, and 1 switches it off"
         )
     weights = SCHEDULES[model.guidance](guidance_scale, schedule)
-    branches: Branches = (model.sources,) if guidance_scale == 1 else (model.sources, ())
+    branches: Branches = (model.sources,) if guidance_scale == 1 else (model.sources, model.away_from)
     rows = []
     for k, size in enumerate(schedule):
         rows.append(

@@ -30,6 +30,7 @@ from nextscale.systems import System
 from nextscale.training.start import start
 from nextscale.training.trainer import Trainer
 from nextscale.verification.run import verify_files
+from nextscale.verification.selftest import selftest
 from tests.cli.conftest import Command
 from tests.makers import randomise
 from tests.toy import converter
@@ -150,6 +151,12 @@ def test_it_is_saved_loaded_and_repeats_a_picture(pipe: Pipeline, tmp_path: Path
     assert "Toy ([arXiv 2600.00002]" in hub_card(tmp_path / "toy", "me/toy", {})
     info = nextscale("info", tmp_path / "toy")
     assert info.code == 0, info.err
+
+
+def test_it_tests_itself_though_it_cannot_name_what_it_knows(pipe: Pipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "toy")
+    found = selftest(tmp_path / "toy", device="cpu", dtype="float32")
+    assert found.recipe["plan"]["branches"] == ((),)
 
 
 def official(tmp_path: Path) -> dict[str, Path]:

@@ -4,12 +4,11 @@ are fetched as they are.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from nextscale.checkpoints.class_names import imagenet
 from nextscale.checkpoints.convert import Official, read_official, save_official
 from nextscale.checkpoints.digests import DIGESTS
 from nextscale.checkpoints.download import Fetched, Wanted, fetch, is_disk_error, reason, remember
-from nextscale.checkpoints.load import unchanged, write_origin
+from nextscale.checkpoints.load import conditioner_type, unchanged, write_origin
 from nextscale.checkpoints.published import (
     DATASET,
     LICENCES,
@@ -76,9 +75,8 @@ def _convert(model: Published, fetched: list[tuple[Path, Fetched]], folder: Path
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     files = [file for _, file in fetched]
     try:
-        names = json.dumps(imagenet().to_dict(), ensure_ascii=False)
-        beside = {"README.md": _card(model, files).encode(), "classes.json": names.encode()}
-        save_official(official, aside, model.name, files=beside)
+        conditioner, beside = official.conditioner or imagenet(), {"README.md": _card(model, files).encode()}
+        save_official(replace(official, conditioner=conditioner), aside, model.name, files=beside)
         write_origin(aside, [asdict(file) for file in files])
         os.replace(aside, folder)
     except OSError as error:
@@ -134,7 +132,7 @@ def repository_folder(repo: str, revision: str | None) -> Path:
         commit = config.parent.name  # the cache keeps a folder per commit, so that what is taken fits together
         for part in read_config(config.parent)["components"]:
             hf_hub_download(repo, f"{part}.safetensors", revision=commit)
-        for beside in ("classes.json", "README.md", DIGESTS):
+        for beside in filter(None, (conditioner_type(config.parent)[1].file, "README.md", DIGESTS)):
             with suppress(EntryNotFoundError):
                 hf_hub_download(repo, beside, revision=commit)
         return config.parent

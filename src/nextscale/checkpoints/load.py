@@ -15,7 +15,7 @@ import torch
 
 from nextscale import systems
 from nextscale.checkpoints.published import PUBLISHED, converted_folder, nearest, published
-from nextscale.checkpoints.store import computed_revision, load_component, parts, read_config
+from nextscale.checkpoints.store import CLASSES, computed_revision, conditioners, load_component, parts, read_config
 from nextscale.checkpoints.store import revision as noted_revision
 from nextscale.conditions.base import Conditioner
 from nextscale.documents import read_json
@@ -24,8 +24,6 @@ from nextscale.features.classifier import Classifier
 from nextscale.features.perceptual import Perceptual
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
-CLASSES = "classes"
-"""What ``config.json`` calls the conditioner that belongs to no system, and means where it names none."""
 ORIGIN = "origin.json"
 """What a converted checkpoint was made of, beside its weights."""
 
@@ -80,25 +78,26 @@ def _is_size(name: str) -> bool:
         return True
 
 
-def conditioners() -> dict[str, str]:
-    """Every type of conditioner, with its class."""
-    own = {CLASSES: "nextscale.conditions.classes.ClassVocabulary"}
-    return own | {kind: name for system in systems.SYSTEMS for kind, name in system.conditioners.items()}
+def conditioner_type(folder: Path) -> tuple[str, type[Conditioner]]:
+    """What reads the arguments of a call for the model of a checkpoint: the name of its type, and its class.
+
+    One that names none, as those of format 1, is of classes. Raises ``CheckpointError`` for an unknown type.
+    """
+    kind, known = read_config(folder).get("conditioner", {}).get("type", CLASSES), conditioners()
+    if kind not in known:
+        where = folder / "config.json"
+        raise CheckpointError(f"{where}: unknown conditioner {quoted(kind)}; this version knows {', '.join(known)}")
+    return kind, systems.load(known[kind])
 
 
 def load_conditioner(folder: Path, reads: Mapping[str, int]) -> Conditioner:
     """What reads the arguments of a call for the model of a checkpoint, which reads these kinds and sizes.
 
-    A checkpoint that names none, as those of format 1, is one of classes; without names these are numbers. Raises
-    ``CheckpointError`` for an unknown type, for what is damaged, and for what is of another model.
+    Classes without names are numbers. Raises ``CheckpointError`` for an unknown type, for what is damaged, and for what
+    is of another model.
     """
-    described, known = read_config(folder).get("conditioner", {}), conditioners()
-    kind = described.get("type", CLASSES)
-    if kind not in known:
-        where = folder / "config.json"
-        raise CheckpointError(f"{where}: unknown conditioner {quoted(kind)}; this version knows {', '.join(known)}")
-    cls: type[Conditioner] = systems.load(known[kind])
-    path, data = folder / (cls.file or "config.json"), described.get("config", {})
+    kind, cls = conditioner_type(folder)
+    path, data = folder / (cls.file or "config.json"), read_config(folder).get("conditioner", {}).get("config", {})
     if cls.file and data:
         where = folder / "config.json"
         raise CheckpointError(f"{where}: conditioner.config is {quoted(data)}; that of {kind} stands in {cls.file}")

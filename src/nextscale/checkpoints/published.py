@@ -57,6 +57,13 @@ class Published:
         """(repository, file) of the transformer and of the tokenizer."""
         return (self.repo, self.file), self.tokenizer
 
+    @property
+    def reads_classes(self) -> bool:
+        """Whether it draws ImageNet's classes, and nothing that its system's converter has a conditioner for."""
+        system = systems.named(self.system)
+        assert system is not None
+        return not hasattr(systems.converter(system), "conditioner")
+
     def configs(self, like: object = None) -> dict[str, Any]:
         """The configurations of its tokenizer and its model. like: that of a model, from which what the authors leave
         open is taken."""

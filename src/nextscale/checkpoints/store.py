@@ -34,10 +34,8 @@ FORMAT = 2
 READ = (1, FORMAT)
 """Formats that are read; the first had no conditioner."""
 SHARED = re.compile(r"\.\./\w[\w.-]*/\w[\w.-]*\.safetensors")
-OURS = ("config.json", "classes.json", "origin.json", DIGESTS)
-"""Files of a checkpoint beside its weights, which go with it; its README.md may be its owner's, and goes only where
-another one comes.
-"""
+CLASSES = "classes"
+"""What ``config.json`` calls the conditioner that belongs to no system, and means where it names none."""
 
 FEATURES = {
     "classifier": ("nextscale.features.classifier", "Classifier", "ClassifierConfig"),
@@ -77,7 +75,7 @@ class Component:
 class Conditioner:
     """What reads a call's arguments, see ``nextscale.checkpoints.load.load_conditioner``; classes in format 1."""
 
-    type: str = "classes"
+    type: str = CLASSES
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -150,7 +148,7 @@ def _keep_others(place: Path, aside: Path) -> None:
     """Carry over what a user has put beside a checkpoint, before the checkpoint is replaced."""
     if not place.is_dir() or not any(place.iterdir()):
         return
-    own = {*OURS, *(f"{name}.safetensors" for name in _raw_config(place).get("components", {}))}
+    own = own_files(place)
     for path in place.iterdir():
         target = aside / path.name
         if path.name in own or os.path.lexists(target):
@@ -178,6 +176,15 @@ def _swap(aside: Path, folder: Path) -> None:
     os.replace(folder, old)
     os.replace(aside, folder)
     shutil.rmtree(old)
+
+
+def own_files(folder: Path) -> set[str]:
+    """Names of the files of a checkpoint that go with it; its README.md may be its owner's, and goes only where another
+    one comes.
+    """
+    weights = {f"{name}.safetensors" for name in _raw_config(folder).get("components", {})}
+    beside = {systems.load(name).file for name in conditioners().values()} - {""}
+    return {"config.json", "origin.json", DIGESTS} | weights | beside
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -320,6 +327,12 @@ def computed_revision(folder: Path) -> str:
 def types() -> dict[str, tuple[str, str, str]]:
     """Every type of component with its module, its class and the class of its configuration."""
     return {kind: names for system in systems.SYSTEMS for kind, names in system.types.items()} | FEATURES
+
+
+def conditioners() -> dict[str, str]:
+    """Every type of conditioner, with its class."""
+    own = {CLASSES: "nextscale.conditions.classes.ClassVocabulary"}
+    return own | {kind: name for system in systems.SYSTEMS for kind, name in system.conditioners.items()}
 
 
 def build_component(described: Mapping[str, Any], where: str, tensors: int = 50_000) -> nn.Module:

@@ -83,7 +83,8 @@ def convert(
     number = None if dtype is None else _number(dtype)
     sizes = None if scales is None else _sizes(scales)
     check_folder(out.absolute(), overwrite)  # before anything is fetched
-    by_default = None if _published(files) is None else imagenet()
+    model = _published(files)
+    by_default = imagenet() if model is not None and model.reads_classes else None
     names = by_default if class_names is None else read_class_names(class_names)
     report = convert_files(_files(files, revision), out, number, sizes, ema=ema, class_names=names, overwrite=overwrite)
     if as_json:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nextscale.data.images import ImageData
@@ -92,7 +93,8 @@ def encode_all(tokenizer: Tokenizer, images: Images, step: Step = silent) -> lis
 def reconstruction_psnr(
     tokenizer: Tokenizer, images: Images, tokens: Sequence[Tensor], scales: Collection[int], step: Step = silent
 ) -> dict[int, Tensor]:
-    """PSNR (N,) of the images drawn from the tokens of scale k and all coarser ones, for every k in ``scales``.
+    """PSNR (N,) of the images drawn from the tokens of scale k and all coarser ones, for every k in ``scales``; smaller
+    ones are enlarged.
 
     images: the originals; tokens: what :func:`encode_all` gave for them.
     """
@@ -101,9 +103,12 @@ def reconstruction_psnr(
     for start in range(0, len(images), BATCH):
         rows = slice(start, start + BATCH)
         originals = _read(images, start).to(device) / 255
+        size = originals.shape[2:]
         for k, canvas in enumerate(_canvases(tokenizer, [maps[rows].to(device) for maps in tokens])):
             if k in found:
-                found[k].append(psnr((tokenizer.decode(canvas) + 1) / 2, originals).cpu())
+                drawn = tokenizer.decode(canvas)
+                drawn = drawn if drawn.shape[2:] == size else F.interpolate(drawn, size, mode="bicubic").clamp(-1, 1)
+                found[k].append(psnr((drawn + 1) / 2, originals).cpu())
         step(start + len(originals), len(images))
     return {k: torch.cat(parts) for k, parts in found.items()}
 

@@ -123,6 +123,8 @@ class NextScaleModel(nn.Module, ABC):
     """Of the tokens it predicts, and channels of its inputs; see ``nextscale.tokenizers.base.Tokenizer``."""
     sources: tuple[str, ...]
     """Names of the sources that its conditional branch sees."""
+    away_from: tuple[str, ...] = ()
+    """Names of those that its other branch sees, which guidance leads away from, such as a negative text."""
     prefix_with_first: bool = False
     """Whether a prefix stands in the first scale's group, see ``Prefix``."""
     has_passes: bool = False

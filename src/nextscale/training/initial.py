@@ -1,4 +1,4 @@
-"""Starting from a checkpoint of the same architecture: its weights, and for generators its classes as well.
+"""Starting from a checkpoint of the same architecture: its weights, and for generators its conditioner or classes.
 
 Classes are matched by name, and by style where both sides have styles. Those of the checkpoint that the data lack stay
 in the vocabulary, so that nothing a model knew is lost; new ones start near the mean of the known ones.
@@ -18,9 +18,10 @@ from torch import nn
 from nextscale.checkpoints.class_names import called_as
 from nextscale.checkpoints.load import checkpoint_folder, load_conditioner
 from nextscale.checkpoints.store import load_component, read_config, type_name
+from nextscale.conditions.base import Conditioner
 from nextscale.conditions.classes import ClassVocabulary, Thing, numbered
 from nextscale.errors import CheckpointError
-from nextscale.models.class_transformer import ClassTransformer
+from nextscale.models.base import NextScaleModel
 
 FREE = ("classes", "drop_path", "beta")
 """Settings in which the recipe may differ from the checkpoint: they shape no weights, or weights that are matched."""
@@ -40,28 +41,40 @@ class Origin:
         folder = folder_of(name)
         return cls(name, folder, load_component(folder, component))
 
+    def conditioner(self) -> Conditioner:
+        """What reads a call for the generator."""
+        assert isinstance(self.module, NextScaleModel)
+        return load_conditioner(self.folder, self.module.reads)
+
     def vocabulary(self, data: ClassVocabulary) -> ClassVocabulary:
         """The classes that the checkpoint knows. One that has only numbers for them, as converted ones do, takes the
         names of the data's where there are as many: both count in alphabetical order. ImageNet's classes go by the
         WordNet IDs that the data call them by.
         """
-        assert isinstance(self.module, ClassTransformer)
-        vocabulary = load_conditioner(self.folder, self.module.reads)
+        vocabulary = self.conditioner()
         assert isinstance(vocabulary, ClassVocabulary)
         known = called_as(vocabulary, data.names)
         as_many = len(data.names) == len(known.names) and not set(data.names) & set(known.names)
         return replace(known, names=data.names) if numbered(known.names) and as_many else known
 
+    def known(self, data: ClassVocabulary) -> tuple[ClassVocabulary, Conditioner | None]:
+        """The classes of the data and of the checkpoint; where it reads something else, its conditioner is kept."""
+        conditioner = self.conditioner()
+        if isinstance(conditioner, ClassVocabulary):
+            return merged(data, self.vocabulary(data)), None
+        return data, conditioner
+
     def doubts(self, tokenizer: nn.Module, data: ClassVocabulary) -> list[str]:
         """Sentences for whoever trains a generator from it, on the tokens of ``tokenizer`` and the classes ``data``."""
-        found, known = [], self.vocabulary(data)
+        found = []
         has_own = "tokenizer" in read_config(self.folder).get("components", {})
         if has_own and other_tokens(load_component(self.folder, "tokenizer"), tokenizer):
             found.append(
                 f"{self.name} was trained on the tokens of another tokenizer, so most of what it has learnt is lost; "
                 "leave --tokenizer out, or --init"
             )
-        if known.styles and not data.styles:
+        known = self.conditioner()
+        if isinstance(known, ClassVocabulary) and known.styles and not data.styles:
             found.append(f"the images have no styles; they are taken for the first of {self.name}, {known.styles[0]}")
         return found
 

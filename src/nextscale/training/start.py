@@ -24,7 +24,7 @@ from nextscale.tokenizers.residual import ResidualTokenizer
 from nextscale.training import order
 from nextscale.training.classifier_recipe import ClassifierRecipe
 from nextscale.training.engine import engine
-from nextscale.training.initial import Origin, folder_of, merged
+from nextscale.training.initial import Origin, folder_of
 from nextscale.training.objectives.base import Objective
 from nextscale.training.objectives.classifier import ClassifierObjective, new_network
 from nextscale.training.objectives.generator import GeneratorObjective
@@ -108,15 +108,15 @@ def start(
         assert frozen is not None
         vocabulary, name = vocabulary_of(data, train), output.resolve().name
         doubts = [] if origin is None else origin.doubts(frozen[0], vocabulary)
-        vocabulary = vocabulary if origin is None else merged(vocabulary, origin.vocabulary(vocabulary))
+        vocabulary, known = (vocabulary, None) if origin is None else origin.known(vocabulary)
         tokens = cache or output / "tokens"
         objective = GeneratorObjective(
-            resolved, train, heldout, *frozen, vocabulary, accelerator.device, tokens, name, encoding
+            resolved, train, heldout, *frozen, vocabulary, accelerator.device, tokens, name, encoding, known
         )
         objective.warnings += doubts
     if origin is not None:
-        known = objective.conditioner if isinstance(objective, GeneratorObjective) else None
-        origin.give_weights(objective.module, known if isinstance(known, ClassVocabulary) else None)
+        reader = objective.conditioner if isinstance(objective, GeneratorObjective) else None
+        origin.give_weights(objective.module, reader if isinstance(reader, ClassVocabulary) else None)
     reads = objective.data.reads if isinstance(objective, GeneratorObjective) else train
     return Trainer(objective, resolved, folder, accelerator, reads, shown, origin is not None)
 
@@ -184,5 +184,6 @@ def _frozen(
     if side != wanted:
         raise InputError(f"the tokenizer in {folder} is made for {side} pixels, but the recipe says {wanted}")
     if origin is not None:
-        origin.check(without_values(lambda: recipe.new_model(tokenizer, 1)))
+        gives = origin.conditioner().gives.values()
+        origin.check(without_values(lambda: recipe.new_model(tokenizer, *gives)))
     return tokenizer, revision(folder)

@@ -13,7 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from nextscale.checkpoints.find import model_folder
 from nextscale.checkpoints.load import read_origin
 from nextscale.checkpoints.published import PUBLISHED, Published
 from nextscale.checkpoints.store import computed_revision
-from nextscale.conditions.classes import class_features
+from nextscale.conditions.base import Features
+from nextscale.conditions.classes import ClassVocabulary
 from nextscale.device import cpu_name, peak_memory
 from nextscale.evaluation.speed import matmul_peak
 from nextscale.measures.generator import score_generator
@@ -41,8 +42,8 @@ PSNR_BAR = 16.0
 ACCURACY_BAR = 0.01
 """Share of tokens whose likeliest code is right, with the coarser scales given; chance is 1 / 4096."""
 UNJUDGED = "no bar: not of a published size"
-DOG = 207
-"""The ImageNet class that is drawn: golden retriever."""
+IMAGENET_CLASSES, DOG = 1000, 207
+"""How many there are, and the one that is drawn: golden retriever."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,8 @@ def _on_a_picture(pipe: Pipeline, like: Published | None) -> list[Check]:
     tokens = encode_all(pipe.tokenizer, pixels)
     measured = reconstruction_psnr(pipe.tokenizer, pixels, tokens, range(len(tokens)))
     psnr = [float(measured[k]) for k in range(len(tokens))]
-    label = IMAGENET_CLASS if pipe.model.reads["class"] == 1000 else 0
-    scores = score_generator(pipe.model, pipe.tokenizer, tokens, class_features(torch.tensor([label]))).total
+    features, _ = _something(pipe, IMAGENET_CLASS)
+    scores = score_generator(pipe.model, pipe.tokenizer, tokens, features).total
     codes, judged = pipe.tokenizer.choices, like is not None
     return [
         Check(
@@ -180,7 +181,8 @@ def _one_picture(pipe: Pipeline, seed: int) -> tuple[Image.Image, dict[str, Any]
     if cuda:
         torch.cuda.reset_peak_memory_stats(pipe.device)
     start = time.perf_counter()
-    result = pipe([pipe.vocabulary.names[DOG if pipe.model.reads["class"] == 1000 else 0]], seed=seed)
+    _, asked = _something(pipe, DOG)
+    result = pipe(**asked, seed=seed)
     seconds = time.perf_counter() - start
     picture: Image.Image = result.images[0]
     spread = float(np.asarray(picture, np.float32).std())
@@ -200,6 +202,22 @@ def _one_picture(pipe: Pipeline, seed: int) -> tuple[Image.Image, dict[str, Any]
             ),
         ],
     )
+
+
+def _something(pipe: Pipeline, class_id: int) -> tuple[Features, dict[str, Any]]:
+    """The features of one image, and the arguments of the call that draws it: of this class of ImageNet, of what the
+    conditioner names first, or of nothing.
+    """
+    known, model = pipe.conditioner, pipe.model
+    entries = known.samples(1)
+    if isinstance(known, ClassVocabulary) and len(known.names) == IMAGENET_CLASSES:
+        entries = [known.entry(class_id)]
+    if entries:
+        return known.features(entries), known.arguments(entries)
+    features = model.blank(1, pipe.device)
+    for name in features.sources:
+        features = features.drop(name, torch.ones(1, dtype=torch.bool, device=pipe.device))
+    return features, {"plan": replace(pipe.plan(guidance_scale=1), branches=((),))}
 
 
 def _parts(pipe: Pipeline) -> dict[str, torch.nn.Module]:

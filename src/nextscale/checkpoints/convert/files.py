@@ -6,11 +6,10 @@ and nothing is written before everything fits.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,19 @@ from nextscale.checkpoints.convert.states import (
     read_weight_file,
     take,
 )
-from nextscale.checkpoints.load import write_origin
+from nextscale.checkpoints.load import describe_conditioner, write_origin
 from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.store import (
-    OURS,
     build_component,
     component_file,
     is_checkpoint,
     module_of,
+    own_files,
     read_config,
     save_checkpoint,
 )
 from nextscale.checkpoints.weights import check_numbers, check_state, read_weights
+from nextscale.conditions.base import Conditioner
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.errors import CheckpointError, InputError, one_line
 from nextscale.files import check_new, check_writable, kind_of, written_aside
@@ -87,13 +87,14 @@ class Official:
 
     files: what each file was taken for, by path; passed_over: its entries that were not needed; components: our
     modules, whose tensors are those of the files, still on disk; sampling: settings of the authors' evaluation, where
-    there is a model.
+    there is a model; conditioner: what reads a call for it, None for classes that have numbers alone.
     """
 
     files: Mapping[Path, str]
     passed_over: Mapping[Path, list[str]]
     components: Mapping[str, nn.Module]
     sampling: Mapping[str, Any]
+    conditioner: Conditioner | None = None
 
 
 def convert_files(
@@ -119,13 +120,12 @@ def convert_files(
     out = Path(os.path.abspath(out))
     check_folder(out, overwrite)
     official = read_official(paths, sizes, ema, dtype)
-    files = {}
     if class_names is not None:
         _check_names(official, class_names)
-        files["classes.json"] = json.dumps(class_names.to_dict(), ensure_ascii=False).encode()
+        official = replace(official, conditioner=class_names)
     absent = [folder for folder in out.parents if not folder.exists()]
     try:
-        save_official(official, out, out.name, dtype, files, overwrite)
+        save_official(official, out, out.name, dtype, overwrite=overwrite)
     except BaseException as error:
         for folder in absent:
             with suppress(OSError):
@@ -146,7 +146,7 @@ def check_folder(out: Path, overwrite: bool) -> None:
     if os.path.lexists(out) and not out.is_dir():
         raise CheckpointError(f"{out} is {kind_of(out)}; expected a folder to write to")
     held = sorted(os.listdir(out)) if out.is_dir() else []
-    own = {*OURS} | {f"{name}.safetensors" for name in read_config(out)["components"]} if is_checkpoint(out) else set()
+    own = own_files(out) if is_checkpoint(out) else set()
     other = [name for name in held if name not in own]
     if other:
         raise CheckpointError(
@@ -175,6 +175,7 @@ def read_official(
     taken = take(files.values(), ema)
     components: dict[str, nn.Module] = {}
     sampling: dict[str, Any] = {}
+    conditioner = None
     for component, (file, found) in taken.items():
         converter = systems.converter(found.system)
         with _checked(file, found, dtype) as state:
@@ -183,6 +184,7 @@ def read_official(
         model = components[component]
         if isinstance(model, NextScaleModel):
             sizes = model.schedule.sizes
+            conditioner = converter.conditioner(model.config) if hasattr(converter, "conditioner") else None
             given = converter.SAMPLING.items()
             sampling = {name: min(value, model.choices) if name == "top_k" else value for name, value in given}
     if len(components) == 2:
@@ -193,6 +195,7 @@ def read_official(
         {path: files[path].passed_over(found) for path, found in used.items()},
         components,
         sampling,
+        conditioner,
     )
 
 
@@ -209,7 +212,11 @@ def save_official(
     extras: dict[str, Any] = {"name": name}
     if official.sampling:
         extras["defaults"] = dict(official.sampling)
-    save_checkpoint(out, official.components, extras, files, dtype, overwrite)
+    beside = dict(files or {})
+    if official.conditioner is not None:
+        extras["conditioner"], more = describe_conditioner(official.conditioner)
+        beside |= more
+    save_checkpoint(out, official.components, extras, beside, dtype, overwrite)
 
 
 def export_official(folder: Path, component: str) -> dict[str, Tensor]:
@@ -250,6 +257,8 @@ def _check_names(official: Official, names: ClassVocabulary) -> None:
     if model is None:
         raise InputError("class names were given, but no transformer whose classes they could name")
     config: Any = model.config
+    if official.conditioner is not None:
+        raise InputError(f"class names were given, but the transformer reads {official.conditioner.about}")
     if len(names) != config.classes:
         raise InputError(
             f"{len(names)} class names were given ({names.names[0]}, ..., {names.names[-1]}), but the transformer has "

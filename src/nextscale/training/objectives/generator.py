@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from nextscale.conditions.base import Conditioner
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
@@ -37,7 +38,8 @@ class GeneratorObjective:
     """See the module's docstring.
 
     tokenizer: frozen; it belongs to the exported pipeline. revision: what names its weights. cache: the folder that
-    tokens are kept in. progress: called with (images encoded, images to encode) before training.
+    tokens are kept in. progress: called with (images encoded, images to encode) before training. conditioner: that of
+    a checkpoint to start from, by default the recipe's.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class GeneratorObjective:
         cache: Path,
         name: str = "unnamed",
         progress: Progress | None = None,
+        conditioner: Conditioner | None = None,
     ) -> None:
-        self.name, self.recipe, self.conditioner = name, recipe, recipe.new_conditioner(vocabulary)
+        self.name, self.recipe = name, recipe
+        self.conditioner = conditioner or recipe.new_conditioner(vocabulary)
         self.tokenizer, self.images = tokenizer.to(device), len(train)
         if recipe.sampling.top_k > tokenizer.choices:
             raise InputError(

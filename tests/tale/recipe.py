@@ -1,0 +1,55 @@
+"""What a recipe for a tale may say. An image's text is its class's name."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from nextscale.conditions.base import Conditioner, Entry
+from nextscale.conditions.classes import ClassVocabulary
+from nextscale.data.images import ImageData
+from nextscale.tokenizers.base import Tokenizer
+from nextscale.training.generator_recipe import GeneratorLoss, GeneratorRecipe
+from nextscale.training.objectives.lesson import Lesson
+from nextscale.training.sections import Section
+from tests.tale.conditioner import Letters
+from tests.tale.lessons import masked
+from tests.tale.model import Tale, TaleConfig
+
+
+class TaleSection(Section):
+    """Sizes of the tale."""
+
+    width: int = 16
+
+
+class TaleLoss(GeneratorLoss):
+    """masked: whether the second lesson is given."""
+
+    masked: bool = False
+
+
+class TaleRecipe(GeneratorRecipe):
+    """How to train a tale."""
+
+    kind: Literal["tale"]
+    model: TaleSection = TaleSection()
+    loss: TaleLoss = TaleLoss()
+
+    def new_conditioner(self, vocabulary: ClassVocabulary) -> Conditioner:
+        return Letters("abcd")
+
+    def entries(self, data: ImageData, vocabulary: ClassVocabulary) -> list[Entry]:
+        return [{"prompt": vocabulary.names[label]} for label in data.labels.tolist()]
+
+    def new_model(self, tokenizer: Tokenizer, given: int) -> Tale:
+        sizes = tokenizer.schedule.sizes
+        codes = {"codes": tokenizer.choices, "code_dim": tokenizer.code_dim}
+        model = Tale(TaleConfig(width=self.model.width, letters=given, sizes=sizes, **codes))
+        for parameter in (model.null, model.first, model.mask):
+            torch.nn.init.normal_(parameter)
+        return model
+
+    def new_lesson(self, tokenizer: Tokenizer) -> Lesson:
+        return masked if self.loss.masked else super().new_lesson(tokenizer)

@@ -1,0 +1,248 @@
+"""A second system of another kind is new files and one line, too: texts with cross-attention, a negative text, a
+prefix, three branches, passes, a canvas of the last map alone, two lessons, a conditioner with a file of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+import nextscale as library
+from nextscale import systems
+from nextscale.checkpoints.convert.files import convert_files
+from nextscale.checkpoints.store import save_checkpoint
+from nextscale.conditions.base import Features, Source
+from nextscale.pipeline import Pipeline
+from nextscale.plan import Plan
+from nextscale.price import price
+from nextscale.rehearse import rehearse
+from nextscale.systems import System
+from nextscale.training.objectives.generator import GeneratorObjective
+from nextscale.training.start import start
+from nextscale.training.trainer import Trainer
+from nextscale.verification.run import verify_files
+from nextscale.verification.selftest import selftest
+from tests.checkpoints.hub_server import Hub, running_hub, use
+from tests.cli.conftest import Command
+from tests.makers import randomise
+from tests.tale import converter
+from tests.tale.conditioner import Letters
+from tests.tale.model import Tale, TaleConfig
+from tests.tale.tokenizer import TaleTokenizer, TaleTokenizerConfig
+
+LINE = System(
+    name="tale",
+    title="Tale",
+    paper="2600.00003",
+    types={
+        "tale_codes": ("tests.tale.tokenizer", "TaleTokenizer", "TaleTokenizerConfig"),
+        "tale": ("tests.tale.model", "Tale", "TaleConfig"),
+    },
+    converter="tests.tale.converter",
+    verification="tests.tale.verification",
+    recipes={"tale": "tests.tale.recipe.TaleRecipe"},
+    conditioners={"letters": "tests.tale.conditioner.Letters"},
+)
+RECIPE = """
+kind: tale
+data: {resolution: 32}
+optim: {lr: 1.0e-2}
+schedule: {steps: 4}
+run: {batch: 8, log_every: 1, save_every: 2, precision: fp32}
+loss: {label_drop: 0.3, masked: MASKED}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systems, "SYSTEMS", (*systems.SYSTEMS, LINE))
+
+
+def new_tokenizer() -> TaleTokenizer:
+    tokenizer = TaleTokenizer(TaleTokenizerConfig())
+    randomise(tokenizer)
+    return tokenizer.eval().requires_grad_(False)
+
+
+def new_model() -> Tale:
+    model = Tale(TaleConfig(letters=4))
+    randomise(model, 1, 0.3)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def pipe() -> Pipeline:
+    return Pipeline(new_tokenizer(), new_model(), Letters("abcd"), name="tale", defaults={"guidance_scale": 3.0})
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def three(plan: Plan) -> Plan:
+    """The plan of three branches: the text, the negative text, and neither."""
+    rows = [{**row, "guidance": (2.0, -0.5, -0.5)} for row in plan.to_dict()["rows"]]
+    return Plan.from_dict({**plan.to_dict(), "rows": rows, "branches": [["text"], ["negative"], []]})
+
+
+def test_a_negative_prompt_is_read(pipe: Pipeline) -> None:
+    plan = pipe.plan()
+    assert plan.branches == (("text",), ("negative",))
+    asked: dict[str, Any] = {"prompt": ["ab", "cd"], "seed": 3}
+    plain, led = pipe(**asked), pipe(**asked, negative_prompt=["", "a"])
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(plain.tokens, led.tokens, strict=True))
+    assert not same(plain.tokens, led.tokens)
+    assert same(pipe(prompt="cd", negative_prompt="a", seed=4).tokens, [tokens[1:] for tokens in led.tokens])
+    assert pipe.plan(guidance_scale=1).branches == (("text",),)
+
+
+def test_it_plans_prices_and_is_rehearsed_with_three_branches(pipe: Pipeline) -> None:
+    plan = three(pipe.plan())
+    parts = {"tokenizer": pipe.tokenizer, "model": pipe.model}
+    assert price(plan, parts, 2).memory > 0
+    assert rehearse(plan, parts, 2, torch.device("cpu")).peak > 0
+    drawn = pipe(prompt=["ab", "cd"], negative_prompt="b", seed=1, plan=plan)
+    assert not same(drawn.tokens, pipe(prompt=["ab", "cd"], negative_prompt="b", seed=1).tokens)
+    assert same(pipe(prompt="cd", negative_prompt="b", seed=2, plan=plan).tokens, [one[1:] for one in drawn.tokens])
+
+
+def test_passes_best_of_two_and_no_condition(pipe: Pipeline, tmp_path: Path) -> None:
+    rows = pipe.plan().to_dict()
+    rows["rows"][2]["passes"] = (6, 10)
+    plan = Plan.from_dict(rows)
+    drawn = pipe(prompt="ab", seed=1, plan=plan)
+    assert drawn.tokens[2].shape == (1, 4, 4)
+    assert not same(drawn.tokens, pipe(prompt="ab", seed=1).tokens)
+    (picture,) = drawn.save(tmp_path / "a.png")
+    assert same(pipe.repeat(picture).tokens, drawn.tokens)
+    nothing = Plan.from_dict({**rows, "branches": [[]], "rows": [{**r, "guidance": (1.0,)} for r in rows["rows"]]})
+    assert len(pipe(num_images=2, seed=1, plan=nothing)) == 2
+
+
+def test_it_is_saved_loaded_and_repeated(pipe: Pipeline, tmp_path: Path, nextscale: Command) -> None:
+    pipe.save_pretrained(tmp_path / "tale")
+    again = library.load(tmp_path / "tale", device="cpu", dtype="float32")
+    drawn = again(prompt=["ab", "cd"], negative_prompt=[None, "a"], seed=7)
+    assert same(drawn.tokens, pipe(prompt=["ab", "cd"], negative_prompt=[None, "a"], seed=7).tokens)
+    pictures = drawn.save(tmp_path / "out")
+    assert [path.name for path in pictures] == ["ab-7.png", "cd-a-8.png"]
+    page = drawn.grid()
+    page.save(tmp_path / "grid.png")
+    assert same(again.repeat(tmp_path / "grid.png").tokens, drawn.tokens)
+    for picture in (pictures[1], tmp_path / "grid.png"):
+        model = ("--model", tmp_path / "tale", "--dtype", "float32")
+        done = nextscale("generate", "--like", picture, *model, "-o", "like")
+        assert done.code == 0, done.err
+    one = np.asarray(Image.open(next(Path("like").glob("cd-a-8.png"))))
+    assert np.array_equal(one, np.asarray(Image.open(pictures[1])))
+    assert len(list(Path("like").glob("*.png"))) >= 3
+
+
+def test_the_command_line_draws_words(pipe: Pipeline, tmp_path: Path, nextscale: Command) -> None:
+    pipe.save_pretrained(tmp_path / "tale")
+    done = nextscale("generate", "ab", "-n", "2", "--seed", "1", "--model", tmp_path / "tale", "--json", "--strip")
+    assert done.code == 0, done.err
+    for verb in (["info", tmp_path / "tale"], ["plan", tmp_path / "tale"], ["plan", "tale-s"]):
+        done = nextscale(*verb)
+        assert done.code == 0, done.err
+    done = nextscale("generate", "-c", "1", "--model", tmp_path / "tale")
+    assert done.code == 2
+    assert "class_labels is ['1'], but this model reads letters alone" in done.err
+    done = nextscale("generate", "--list-classes", "--model", tmp_path / "tale")
+    assert done.code == 2, done.err
+    print(done.err)
+
+
+def test_it_tests_itself(pipe: Pipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "tale")
+    found = selftest(tmp_path / "tale", device="cpu", dtype="float32")
+    assert found.recipe["entry"] == {"prompt": "a", "negative_prompt": None}
+    assert any(check.name == "its tokens, teacher-forced" for check in found.checks)
+
+
+def official(tmp_path: Path) -> list[Path]:
+    for prefix, module in {"tale": new_model(), "pictures": new_tokenizer()}.items():
+        torch.save({f"{prefix}.{name}": t for name, t in module.state_dict().items()}, tmp_path / f"{prefix}.pth")
+    return [tmp_path / "tale.pth", tmp_path / "pictures.pth"]
+
+
+def test_what_was_converted_draws_at_once(tmp_path: Path, pipe: Pipeline) -> None:
+    convert_files(official(tmp_path), tmp_path / "out")
+    again = library.load(tmp_path / "out", device="cpu", dtype="float32")
+    assert isinstance(again.conditioner, Letters)
+    assert again.defaults["top_k"] == 9
+    asked: dict[str, Any] = {"prompt": "ab", "seed": 1, "guidance_scale": 2, "top_k": 3}
+    assert same(again(**asked).tokens, pipe(**asked).tokens)
+
+
+def test_it_is_verified(tmp_path: Path) -> None:
+    model, inputs = new_model(), {"x_1": torch.randn(2, 4, 2, 2), "x_2": torch.randn(2, 4, 4, 4)}
+    inputs |= {"states": torch.randn(2, 8, 4), "mask": torch.ones(2, 8, dtype=torch.bool)}
+    features = Features(2, {"text": Source("text", {"states": inputs["states"], "mask": inputs["mask"]})})
+    logits = model([inputs["x_1"], inputs["x_2"]], model.condition(features))
+    stored = {f"in/{name}": tensor for name, tensor in inputs.items()} | {"out/logits": logits}
+    stored |= {f"state/{n}": t for n, t in converter.to_official(model.state_dict(), model.config).items()}
+    facts = {"format": "1", "system": "tale", "kind": "tale_logits", "case": "one", "config": "{}"}
+    save_file(stored, tmp_path / "x.safetensors", metadata=facts | {"tolerance_float": "1e-4"})
+    (report,) = verify_files([tmp_path / "x.safetensors"])
+    assert report.ok, report
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.chdir(tmp_path)
+    with running_hub() as server:
+        use(server, tmp_path / "hf", monkeypatch)
+        yield server
+
+
+def test_it_comes_from_the_hub_with_the_file_of_its_conditioner(pipe: Pipeline, tmp_path: Path, hub: Hub) -> None:
+    pipe.save_pretrained(tmp_path / "tale")
+    hub.files |= {("me/tale", path.name): path.read_bytes() for path in (tmp_path / "tale").iterdir()}
+    again = library.load("me/tale", device="cpu", dtype="float32")
+    assert isinstance(again.conditioner, Letters)
+
+
+def pictures(folder: Path) -> Path:
+    numbers = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4)):
+        for i in range(count):
+            path = folder / split / ("ab" if i % 2 else "cd") / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(numbers.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((40, 40), 0).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("masked", ["false", "true"])
+def test_it_trains_by_either_lesson_and_resumes(tmp_path: Path, masked: str) -> None:
+    save_checkpoint(tmp_path / "tokenizer", {"tokenizer": new_tokenizer()})
+    (tmp_path / "tale.yaml").write_text(RECIPE.replace("MASKED", masked), encoding="utf-8")
+    images = pictures(tmp_path / "set")
+
+    def begin(run: str, *more: str, init: str | None = None) -> Trainer:
+        recipe, tokenizer = tmp_path / "tale.yaml", str(tmp_path / "tokenizer")
+        return start("tale", recipe, images, tmp_path / run, tokenizer, list(more), "cpu", init=init)
+
+    begin("whole").run()
+    begin("parts", "run.accumulate=2").run(2)
+    begin("parts", "run.accumulate=2").run()
+    whole, parts = (
+        library.load(tmp_path / run / "export", device="cpu", dtype="float32") for run in ("whole", "parts")
+    )
+    assert whole(prompt="ab", seed=1).images[0].size == (32, 32)
+    for a, b in zip(whole.model.state_dict().values(), parts.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert (tmp_path / "whole" / "samples").is_dir()
+    begun = begin("more", init=str(tmp_path / "whole"))
+    assert isinstance(begun.objective, GeneratorObjective)
+    assert isinstance(begun.objective.conditioner, Letters)
+    assert same([*begun.objective.module.state_dict().values()], [*whole.model.state_dict().values()])
+    begun.run()
