@@ -32,7 +32,7 @@ class Habit(NamedTuple):
 
 
 MIX = Habit("mixing of classes is not possible yet; class_labels names one class per picture")
-EMBEDDING = Habit("a model of classes reads no text; name the class with class_labels or prompt")
+EMBEDDING = Habit("a call takes no embeddings; say it in words, or name the class with class_labels or prompt")
 PICTURE = Habit("a call starts from no picture; pipe.encode(picture) gives its tokens, and docs/generate.md tells more")
 STEPS = Habit("there is one step per scale, {scales} here; plan=pipe.plan().prefix(n) stops after n of them")
 CALLBACK = Habit("callback_on_scale_end=f is called as f(event) after every scale")

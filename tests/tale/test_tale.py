@@ -4,6 +4,7 @@ prefix, three branches, passes, a canvas of the last map alone, two lessons, a c
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from nextscale import systems
 from nextscale.checkpoints.convert.files import convert_files
 from nextscale.checkpoints.store import save_checkpoint
 from nextscale.conditions.base import Features, Source
+from nextscale.errors import CheckpointError
 from nextscale.pipeline import Pipeline
 from nextscale.plan import Plan
 from nextscale.price import price
@@ -32,7 +34,7 @@ from nextscale.verification.run import verify_files
 from nextscale.verification.selftest import selftest
 from tests.checkpoints.hub_server import Hub, running_hub, use
 from tests.cli.conftest import Command
-from tests.makers import randomise
+from tests.makers import randomise, tiny_pipeline
 from tests.tale import converter
 from tests.tale.conditioner import Letters
 from tests.tale.model import Tale, TaleConfig
@@ -156,9 +158,42 @@ def test_the_command_line_draws_words(pipe: Pipeline, tmp_path: Path, nextscale:
     done = nextscale("generate", "-c", "1", "--model", tmp_path / "tale")
     assert done.code == 2
     assert "class_labels is ['1'], but this model reads letters alone" in done.err
-    done = nextscale("generate", "--list-classes", "--model", tmp_path / "tale")
-    assert done.code == 2, done.err
-    print(done.err)
+    negative = ("--negative-prompt", "cd", "--seed", "5", "--dtype", "float32", "--model", tmp_path / "tale")
+    done = nextscale("generate", "ab c", "a b c", *negative, "--json")
+    assert done.code == 2
+    assert "there is no letter ' '" in done.err
+    done = nextscale("generate", "ab", *negative, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["recipe"]["entries"] == [{"prompt": "ab", "negative_prompt": "cd"}]
+    drawn = pipe(prompt="ab", negative_prompt="cd", seed=5).images[0]
+    assert np.array_equal(np.asarray(Image.open(Path("out") / "ab-cd-5.png")), np.asarray(drawn))
+    done = nextscale("evaluate", tmp_path / "tale", "--data", pictures(tmp_path / "set"))
+    assert done.code == 2
+    assert "reads Letters, and what pictures show is known by class; expected a model of classes" in done.err
+
+
+def test_settings_of_its_conditioner_are_where_they_belong(pipe: Pipeline, tmp_path: Path) -> None:
+    folder = tmp_path / "tale"
+    pipe.save_pretrained(folder)
+    (folder / "letters.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match=r"letters.json holds \[1\]; expected a table"):
+        library.load(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["conditioner"]["config"] = {"letters": "abcd"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="that of letters stands in letters.json"):
+        library.load(folder)
+
+
+def test_no_file_of_a_conditioner_outlives_it(pipe: Pipeline, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    tiny_pipeline().save_pretrained(folder)
+    (folder / "mine.txt").touch()
+    for one in (pipe, tiny_pipeline(), pipe):
+        one.save_pretrained(folder, overwrite=True)
+        own = "classes.json" if one.conditioner.sort == "class-conditional" else "letters.json"
+        weights = {"model.safetensors", "tokenizer.safetensors", "config.json", "digests.json"}
+        assert {path.name for path in folder.iterdir()} == {own, "mine.txt"} | weights
 
 
 def test_it_tests_itself(pipe: Pipeline, tmp_path: Path) -> None:

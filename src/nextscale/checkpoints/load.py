@@ -104,6 +104,8 @@ def load_conditioner(folder: Path, reads: Mapping[str, int]) -> Conditioner:
     try:
         if cls.file and os.path.lexists(path):
             data = read_json(path, CheckpointError)
+            if not isinstance(data, dict):
+                raise CheckpointError(f"{path} holds {quoted(data)}; expected a table")
         elif kind == CLASSES:
             data = {"names": [str(i) for i in range(reads.get("class", 1))]}
         conditioner = cls.from_dict(data)

@@ -25,6 +25,7 @@ class Asked:
     words: list[str]
     classes: list[str]
     styles: list[str]
+    negative: str | None
     num_images: int | None
     seed: int | list[int] | None
     sampling: dict[str, Any]
@@ -48,7 +49,7 @@ class Asked:
                 'nothing to draw was named; expected words, as in nextscale generate "grinning cat", or --class '
                 "(--list-classes lists the classes)"
             )
-        for text in (*self.prompts, *self.classes):
+        for text in (*self.prompts, *self.classes, self.negative or ""):
             if len(text) > LONGEST_PROMPT:
                 raise InputError(f"{text!r} has {len(text)} letters; expected at most {LONGEST_PROMPT}")
         seeds = len(self.seed) if isinstance(self.seed, list) else 1
@@ -57,7 +58,7 @@ class Asked:
     def options(self) -> list[str]:
         """The names of all that was asked for, as options."""
         named = {"class": self.classes, "style": self.styles}
-        named |= given(num_images=self.num_images, seed=self.seed, **self.sampling)
+        named |= given(negative_prompt=self.negative, num_images=self.num_images, seed=self.seed, **self.sampling)
         options = ["--" + name.replace("_", "-") for name, value in named.items() if value != []]
         return ["the words", *options] if self.words else options
 
@@ -69,6 +70,7 @@ class Asked:
             each = " ".join(f"-c {word}" for word in self.words[:3])
             remark(f"these words are one prompt, {self.prompts[0]!r}; a picture for each: {each}")
         typed = {"prompt": self.prompts, "class_labels": self.classes, "style": self.styles}
+        typed |= {"negative_prompt": [] if self.negative is None else [self.negative]}
         spread = pipe.conditioner.spread(remark, **{name: texts for name, texts in typed.items() if texts})
         drawn = max(map(len, spread.values()))
         counted = len(self.seed) // drawn if isinstance(self.seed, list) else 1  # a list of seeds says how many

@@ -146,7 +146,9 @@ def _load(name: str, device: str, dtype: str, alone: bool = False) -> Subject:
 
     import nextscale
     from nextscale.checkpoints.store import load_component, read_config
+    from nextscale.conditions.classes import ClassVocabulary
     from nextscale.device import choose_device, choose_dtype
+    from nextscale.errors import InputError
     from nextscale.evaluation.subject import Subject
     from nextscale.pipeline import checkpoint_folder, revision
     from nextscale.tokenizers.base import Tokenizer
@@ -157,6 +159,11 @@ def _load(name: str, device: str, dtype: str, alone: bool = False) -> Subject:
     number, number_reason = choose_dtype(dtype, where)
     if "model" in config.get("components", {}) and not alone:
         pipe = nextscale.load(name, device=where, dtype=number)
+        if not isinstance(pipe.conditioner, ClassVocabulary):
+            raise InputError(
+                f"{name} reads {pipe.conditioner.about}, and what pictures show is known by class; expected a model of "
+                "classes, or a checkpoint of its tokenizer alone"
+            )
         subject = Subject(pipe.name, pipe.revision, pipe.tokenizer, pipe.model, pipe.vocabulary, pipe.defaults)
     else:
         tokenizer = load_component(folder, "tokenizer", where, number)

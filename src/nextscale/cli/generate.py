@@ -58,6 +58,9 @@ def generate(
     styles: Annotated[
         list[str] | None, typer.Option("--style", help="A style; may be given several times, or 'all' for every one.")
     ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What guidance leads away from, for models that read text.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     revision: Revision = None,
     num_images: Annotated[
@@ -97,7 +100,7 @@ def generate(
 ) -> None:
     """Draw new pictures of a class or of what plain words name."""
     sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
-    asked = Asked(words or [], classes or [], styles or [], num_images, seeds_of(seed), sampling)
+    asked = Asked(words or [], classes or [], styles or [], negative_prompt, num_images, seeds_of(seed), sampling)
     if list_classes:
         _list_classes(DEFAULT_MODEL if model is None else model, revision, styles or [], as_json)
         return

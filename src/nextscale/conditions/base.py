@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, ClassVar, Self
 
 import torch
@@ -135,7 +136,8 @@ class Conditioner(ABC):
         """The arguments of a call, with one value per picture, for lists that were typed: prompts or labels, and
         further ones that multiply them. say: takes what whoever typed them should know.
         """
-        return dict(typed)
+        rows = list(product(*typed.values()))
+        return {name: [row[i] for row in rows] for i, name in enumerate(typed)}
 
     def lists(self) -> dict[str, list[str]]:
         """All names that it knows, by what they name, such as classes and styles."""

@@ -281,6 +281,7 @@ class ClassVocabulary(Conditioner):
         """Every class in every style that was named, or in all that it was seen in; in the first if none was named,
         which is said. Says, too, which classes words were taken for. Raises ``InputError`` for what is not there.
         """
+        translated({}, {name: texts for name, texts in typed.items() if name not in READ}, UNREAD, READ)
         find = self.look_up if "class_labels" in typed else self.find
         texts, styles = typed.get("class_labels") or typed.get("prompt") or [], typed.get("style", [])
         found = {text: find(text) for text in texts}
