@@ -32,6 +32,7 @@ TopK = Annotated[int | None, typer.Option(min=0, help="Draw from the k likeliest
 TopP = Annotated[
     float | None, typer.Option(min=0, max=1, help="Draw from the likeliest tokens of this probability; 0 is off.")
 ]
+NegativePrompt = Annotated[str | None, typer.Option(help="What guidance leads away from, for models that read text.")]
 Smooth = Annotated[bool, typer.Option("--smooth", help="Mix codes instead of drawing one per place.")]
 SkipSmall = Annotated[bool, typer.Option("--skip-small", help="Leave out images smaller than the resolution.")]
 PATIENCE = 1.0

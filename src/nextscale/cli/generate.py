@@ -18,6 +18,7 @@ from nextscale.cli.console import (
     Device,
     Dtype,
     GuidanceScale,
+    NegativePrompt,
     Revision,
     Smooth,
     Temperature,
@@ -58,9 +59,7 @@ def generate(
     styles: Annotated[
         list[str] | None, typer.Option("--style", help="A style; may be given several times, or 'all' for every one.")
     ] = None,
-    negative_prompt: Annotated[
-        str | None, typer.Option(help="What guidance leads away from, for models that read text.")
-    ] = None,
+    negative_prompt: NegativePrompt = None,
     model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     revision: Revision = None,
     num_images: Annotated[
@@ -82,9 +81,7 @@ def generate(
         Path, typer.Option("-o", "--out", help="Folder for the pictures, or a file for one, as in cat.png.")
     ] = Path("out"),
     overwrite: Overwrite = False,
-    strip: Annotated[
-        bool, typer.Option("--strip", help="Also write strip.png: every picture, scale by scale.")
-    ] = False,
+    strip: Annotated[bool, typer.Option("--strip", help="Also write strip.png: all pictures, scale by scale.")] = False,
     grid: Annotated[
         bool | None, typer.Option(help="Write grid.png with all pictures (by default, if there are several).")
     ] = None,

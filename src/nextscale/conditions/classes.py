@@ -2,9 +2,8 @@
 
 A class-conditional model knows its labels as integers. A ``ClassVocabulary`` travels with it and turns what people
 write into those integers: a class name as it is ("animal-mammal"), or words ("grinning cat"), looked up in the names
-and keywords of the things the classes are made of. Where the same things were drawn in several styles, class and style
-together are the label. An entry is ``{"class": "cat-face", "style": "noto"}``, without a style where a model has none;
-None for both is no class.
+and keywords of the things the classes are made of. Things drawn in several styles have a label per class and style. An
+entry is ``{"class": "cat-face", "style": "noto"}``, without a style where a model has none; None for both is no class.
 """
 
 from __future__ import annotations
@@ -279,9 +278,9 @@ class ClassVocabulary(Conditioner):
 
     def spread(self, say: Callable[[str], None], **typed: list[str]) -> dict[str, list[Any]]:
         """Every class in every style that was named, or in all that it was seen in; in the first if none was named,
-        which is said. Says, too, which classes words were taken for. Raises ``InputError`` for what is not there.
+        which is said. Says, too, which classes words were taken for; what it does not read is left for a call to
+        refuse. Raises ``InputError`` for what is not there.
         """
-        translated({}, {name: texts for name, texts in typed.items() if name not in READ}, UNREAD, READ)
         find = self.look_up if "class_labels" in typed else self.find
         texts, styles = typed.get("class_labels") or typed.get("prompt") or [], typed.get("style", [])
         found = {text: find(text) for text in texts}
@@ -294,7 +293,7 @@ class ClassVocabulary(Conditioner):
         drawn = self._in_styles([found[text].class_id for text in texts], styles, say)
         labels = [None if class_id is None else self.names[class_id] for class_id, _ in drawn]
         named = {"style": [style for _, style in drawn]} if self.styles or styles else {}
-        return {"class_labels": labels, **named}
+        return {name: texts for name, texts in typed.items() if name not in READ} | {"class_labels": labels, **named}
 
     def _in_styles(
         self, class_ids: Sequence[int | None], named: Sequence[str | None], say: Callable[[str], None]
