@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nextscale.conditions.base import Conditioner, Entry, Features
-from nextscale.errors import InputError, quoted
+from nextscale.errors import InputError, quoted, warn_user
 from nextscale.plan import Plan
 from nextscale.sampling import IndependentNoise, Noise, OfficialNoise
 from nextscale.values import is_real, is_whole, listed, plain
@@ -34,9 +34,16 @@ class Request:
     plan: Plan
 
     def features(self, conditioner: Conditioner, part: slice = slice(None)) -> Features:
-        """What the model is to draw of some of the prompts."""
+        """What the model is to draw of some of the prompts. Warns of what a prompt names and no branch sees."""
         entries = self.entries[part]
-        return conditioner.features(entries) if any(self.plan.branches) else Features(len(entries), {})
+        if not any(self.plan.branches):
+            return Features(len(entries), {})
+        features = conditioner.features(entries)
+        seen = {name for k in range(len(self.plan.rows)) for branch in self.plan.sees(k) for name in branch}
+        for name, source in features.sources.items():
+            if name not in seen and (source.dropped is None or not source.dropped.all()):
+                warn_user(f"no branch of the plan sees what was given as {name!r}, so it changes nothing")
+        return features
 
     def per_image(self, prompts: Sequence[int]) -> dict[str, list[Any]]:
         """The entries and seeds of images, whose prompts these are, as a recipe has them."""
