@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Entry:
+class Place:
     """Where one image lies: a whole file, or ``size`` bytes of a shard from ``offset`` on.
 
     name: its path within the set; side: ``train`` or ``heldout``; label: id of its class.
@@ -74,7 +74,7 @@ class Set:
     """
 
     where: str
-    entries: list[Entry]
+    entries: list[Place]
     classes: list[str]
     split: str
     by_hash: bool
@@ -138,7 +138,7 @@ def read_entries(
 def _on_both_sides(found: Set, resolution: int) -> Set:
     """``found`` with an image on either side, where hashes have chosen none of a small set that is of use."""
 
-    def of_use(entry: Entry) -> bool:
+    def of_use(entry: Place) -> bool:
         look = _look(entry, resolution, keep=False)
         return min(look.width, look.height) >= resolution
 
@@ -160,7 +160,7 @@ def _on_both_sides(found: Set, resolution: int) -> Set:
 
 
 def _image_data(
-    found: Set, wanted: list[Entry], looks: list[Look], resolution: int, split: str, fits: bool, skip_small: bool
+    found: Set, wanted: list[Place], looks: list[Look], resolution: int, split: str, fits: bool, skip_small: bool
 ) -> ImageData:
     small = [i for i, look in enumerate(looks) if 0 < min(look.width, look.height) < resolution]
     too_small = [f"{wanted[i]} ({looks[i].width} x {looks[i].height})" for i in small]
@@ -216,7 +216,7 @@ def _warn(sentence: str, example: str) -> None:
     warnings.warn(f"{sentence}, for instance {example}", stacklevel=3)
 
 
-def _decoder(files: list[Entry], resolution: int) -> Callable[[int], Tensor]:
+def _decoder(files: list[Place], resolution: int) -> Callable[[int], Tensor]:
     def picture_of(row: int) -> Tensor:
         picture = decode(files[row].read())
         if picture is None or min(picture.size) < resolution:
@@ -226,7 +226,7 @@ def _decoder(files: list[Entry], resolution: int) -> Callable[[int], Tensor]:
     return picture_of
 
 
-def _look(entry: Entry, resolution: int, keep: bool) -> Look:
+def _look(entry: Place, resolution: int, keep: bool) -> Look:
     content = entry.read()
     digest = hashlib.sha256(content).hexdigest()
     try:
@@ -237,13 +237,13 @@ def _look(entry: Entry, resolution: int, keep: bool) -> Look:
     return Look(digest, *picture.size, remarks, kept)
 
 
-def _fresh_looks(entries: Sequence[Entry], resolution: int, keep: bool = True) -> Iterator[Look]:
+def _fresh_looks(entries: Sequence[Place], resolution: int, keep: bool = True) -> Iterator[Look]:
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(entries), CHUNK):
             yield from pool.map(lambda entry: _look(entry, resolution, keep), entries[start : start + CHUNK])
 
 
-def _noted_looks(where: str, entries: Sequence[Entry], resolution: int) -> Iterator[Look]:
+def _noted_looks(where: str, entries: Sequence[Place], resolution: int) -> Iterator[Look]:
     """Looks without pictures, those of earlier runs where the files have not changed; new ones are noted at once."""
     note = cache_file("looks", in_utf8(str(Path(where).absolute())), ".jsonl")
     known = {} if note is None else dict(_noted(note))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nextscale.data.emoji_reader import holds_emoji, load_emoji, read_description
-from nextscale.data.entries import Entry, Progress, Set, read_entries
+from nextscale.data.entries import Place, Progress, Set, read_entries
 from nextscale.data.found import PICTURES, Found, composed, in_utf8, look_into
 from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.data.labels import all_numbers, doubts, folders_as_classes, named, numbered, some
@@ -122,7 +122,7 @@ def _found_set(folder: Path, held_out: float) -> Set:
         notes += _without_images([folder / side for side in sides] or [folder], classes)
     notes += [*labels.notes, *_labelled(labels, images, classes), *found.passed_over.doubts()]
     notes += doubts(classes, ids, [image.side for image in images])
-    entries = [Entry(image.name, image.side, label, image.path) for image, label in zip(images, ids, strict=True)]
+    entries = [Place(image.name, image.side, label, image.path) for image, label in zip(images, ids, strict=True)]
     return Set(where, entries, classes, split, not sides and held_out > 0, found.passed_over, tuple(notes))
 
 

@@ -24,7 +24,7 @@ THREADS = max(2, min(8, os.cpu_count() or 1))
 """Decoding threads: Pillow decodes and resizes without Python's lock."""
 
 
-class Source(Protocol):
+class Reader(Protocol):
     """What training asks of anything it reads its samples from: images, or tokens made of them before."""
 
     @property

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from nextscale.data.cache import cache_file
-from nextscale.data.entries import Entry, Progress, Set, read_entries
+from nextscale.data.entries import Place, Progress, Set, read_entries
 from nextscale.data.found import HIDDEN, PICTURES, PassedOver, composed, in_utf8, look_into
 from nextscale.data.images import ImageData, check_split
 from nextscale.data.labels import all_numbers, doubts, folders_as_classes, named, numbered
@@ -118,7 +118,7 @@ def load_shards(
     names = next((file for file in (first.with_name(NAMES), Path(where) / NAMES) if file.is_file()), None)
     classes, labels = _classes(shown, first.parent, names, [member for _, member in members])
     entries = [
-        Entry(
+        Place(
             name=member.name,
             side=sides[shard] if sides else side_of(member.name, held_out),
             label=label,

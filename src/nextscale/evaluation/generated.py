@@ -17,7 +17,7 @@ from nextscale.data.emoji_reader import families_of
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
 from nextscale.evaluation.nearest import NearestPictures
-from nextscale.evaluation.subject import Judge, Progress, Source, Subject, class_ids, labels_of, sample_rows
+from nextscale.evaluation.subject import Judge, Progress, Sample, Subject, class_ids, labels_of, sample_rows
 from nextscale.generate import generate
 from nextscale.measures.distances import farther, features_of, frechet_distance, named_by, usual_distance
 from nextscale.measures.nearest import Neighbours
@@ -40,8 +40,8 @@ class GeneratedReport:
     frechet: in the classifier's features, to the held-out images; frechet_train: that of as many training images.
     """
 
-    source: Source
-    train_source: Source
+    source: Sample
+    train_source: Sample
     images: int
     sampling: dict[str, Any]
     classes: int
@@ -87,8 +87,8 @@ def judge_generated(
         right_style, style_labels = (said.styles == known[rows])[new], heldout.style_labels
         styles = recognition(right_style, style_labels[rows][new], said_of_real.styles == known, style_labels, families)
     report = GeneratedReport(
-        source=Source.of(heldout),
-        train_source=Source.of(train),
+        source=Sample.of(heldout),
+        train_source=Sample.of(train),
         images=count,
         sampling=dict(subject.defaults),
         classes=len(wide),

@@ -22,7 +22,7 @@ from nextscale.evaluation.speed import forward_flops, matmul_peak
 from nextscale.evaluation.subject import (
     Judge,
     Progress,
-    Source,
+    Sample,
     Subject,
     labels_of,
     no_progress,
@@ -46,9 +46,9 @@ class GeneratorReport:
     peak_share: FLOP/s of the evaluation as a share of what matrix products of this machine reach in the same precision.
     """
 
-    source: Source
+    source: Sample
     scores: Scores
-    train_source: Source | None
+    train_source: Sample | None
     train: Scores | None
     uniform_loss: float
     images_per_second: float
@@ -142,7 +142,7 @@ def evaluate(
     if against is not None:
         report = replace(report, against=tokenizer_report(against, data, train, judge, progress)[0])
     if labels is not None:
-        seen = Encoded(data, tokens[0], labels[0]), Encoded(train, tokens[1], labels[1])
+        seen = EncodedSplit(data, tokens[0], labels[0]), EncodedSplit(train, tokens[1], labels[1])
         report = replace(report, generator=_generator_report(subject, *seen, progress))
     if generated:
         assert judge is not None
@@ -152,7 +152,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedSplit:
     """A split as token maps (N, h, w), one per scale, with the model's labels (N,)."""
 
     data: ImageData
@@ -178,7 +178,9 @@ def _check(subject: Subject, split: str, judge: Judge | None, against: Subject |
         raise InputError(f"generated images are held against held-out ones; expected the split heldout, not {split}")
 
 
-def _generator_report(subject: Subject, split: Encoded, training: Encoded, progress: Progress) -> GeneratorReport:
+def _generator_report(
+    subject: Subject, split: EncodedSplit, training: EncodedSplit, progress: Progress
+) -> GeneratorReport:
     model = subject.model
     assert model is not None
     start = time.perf_counter()
@@ -188,7 +190,7 @@ def _generator_report(subject: Subject, split: Encoded, training: Encoded, progr
     train_scores = train_source = None
     if split.data.split == "heldout":
         rows = sample_rows(len(training.labels), len(split.labels))
-        train_source = Source.of(training.data, len(rows))
+        train_source = Sample.of(training.data, len(rows))
         sampled = [maps[rows] for maps in training.tokens]
         with progress("predicting training images", "images") as step:
             train_scores = score_generator(
@@ -196,7 +198,7 @@ def _generator_report(subject: Subject, split: Encoded, training: Encoded, progr
             )
     weight = next(model.parameters())
     return GeneratorReport(
-        source=Source.of(split.data),
+        source=Sample.of(split.data),
         scores=scores,
         train_source=train_source,
         train=train_scores,

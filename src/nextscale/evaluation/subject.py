@@ -54,7 +54,7 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Source:
+class Sample:
     """The images a number was measured on; data_hash is the whole split's, of which ``images`` may be a sample."""
 
     split: str
@@ -62,7 +62,7 @@ class Source:
     data_hash: str
 
     @classmethod
-    def of(cls, data: ImageData, images: int | None = None) -> Source:
+    def of(cls, data: ImageData, images: int | None = None) -> Sample:
         """All of ``data``, or so many of its images."""
         return cls(data.split, len(data) if images is None else images, data.hash)
 

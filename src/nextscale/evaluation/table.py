@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from nextscale.evaluation.columns import aligned
 from nextscale.evaluation.generated import GeneratedReport
 from nextscale.evaluation.report import GeneratorReport, Report
-from nextscale.evaluation.subject import Source
+from nextscale.evaluation.subject import Sample
 from nextscale.evaluation.tokenizer_report import Named, StyleQuality, TokenizerReport
 from nextscale.measures.generator import Score
 from nextscale.measures.recognition import Rate, Ratio
@@ -136,7 +136,7 @@ def _bars(report: Report) -> str:
     return f"Bars of the bundled model\n{aligned(rows)}"
 
 
-def _on(report: Report, source: Source, t: TokenizerReport) -> str:
+def _on(report: Report, source: Sample, t: TokenizerReport) -> str:
     s = report.settings
     return (
         f"{source.split}: {source.images} images, data {source.data_hash[:12]}, {s['dtype']} on {s['device']}, "

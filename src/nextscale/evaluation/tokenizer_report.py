@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nextscale.data.images import ImageData
-from nextscale.evaluation.subject import Judge, Progress, Source, Subject
+from nextscale.evaluation.subject import Judge, Progress, Sample, Subject
 from nextscale.measures.distances import features_of, usual_distance
 from nextscale.measures.tokenizer import (
     CodeUse,
@@ -56,7 +56,7 @@ class TokenizerReport:
 
     name: str
     revision: str
-    source: Source
+    source: Sample
     scales: tuple[str, ...]
     psnr: Spread
     psnr_by_scale: tuple[Spread, ...]
@@ -64,7 +64,7 @@ class TokenizerReport:
     named: Named | None
     styles: tuple[StyleQuality, ...]
     images_per_second: float
-    codes_source: Source
+    codes_source: Sample
     codes: int
     use: CodeUse
     use_by_scale: tuple[CodeUse, ...]
@@ -90,7 +90,7 @@ def tokenizer_report(
     report = TokenizerReport(
         name=subject.name,
         revision=subject.revision,
-        source=Source.of(data),
+        source=Sample.of(data),
         scales=tuple(f"{h}x{w}" for h, w in tokenizer.schedule),
         psnr=by_scale[-1],
         psnr_by_scale=by_scale,
@@ -98,7 +98,7 @@ def tokenizer_report(
         named=None if right is None else Named.of(right),
         styles=_by_style(data, measured[len(tokens) - 1], distances, right),
         images_per_second=len(data) / seconds,
-        codes_source=Source.of(train),
+        codes_source=Sample.of(train),
         codes=tokenizer.choices,
         use=use,
         use_by_scale=use_by_scale,

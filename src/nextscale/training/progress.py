@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from nextscale.data.images import Source
+from nextscale.data.images import Reader
 from nextscale.device import peak_memory
 from nextscale.evaluation.speed import matmul_peak
 from nextscale.models.base import NextScaleModel
@@ -53,7 +53,7 @@ def silent(progress: Progress) -> None:
 class Account:
     """Counts time and memory. ``open`` comes before the first step, ``count`` after every one, ``close`` at the end."""
 
-    def __init__(self, objective: Objective, recipe: Recipe, folder: RunFolder, data: Source) -> None:
+    def __init__(self, objective: Objective, recipe: Recipe, folder: RunFolder, data: Reader) -> None:
         self.objective, self.recipe, self.folder, self.data = objective, recipe, folder, data
         module = objective.module
         self.device = next(module.parameters()).device

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nextscale.checkpoints.weights import check_numbers, check_state
-from nextscale.data.images import Source
+from nextscale.data.images import Reader
 from nextscale.device import busy
 from nextscale.errors import CheckpointError, TrainingError, one_line
 from nextscale.training import order, parallel
@@ -65,7 +65,7 @@ class Trainer:
         recipe: Recipe,
         folder: RunFolder,
         accelerator: Accelerator,
-        data: Source,
+        data: Reader,
         progress: Callable[[Progress], None] = silent,
         initialised: bool = False,
     ) -> None:

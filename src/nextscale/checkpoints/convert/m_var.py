@@ -23,7 +23,7 @@ from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.residual import ResidualConfig
 
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
 TRANSFORMER = "M-VAR transformer"
 MAMBA = "blocks.0.mamba."
@@ -38,17 +38,17 @@ def recognises(names: Collection[str]) -> str | None:
     return marked(names, MARKS)
 
 
-def config(component: str, state: State, sizes: var.Sizes | None = None) -> MVARConfig:
+def config(component: str, state: StateDict, sizes: var.Sizes | None = None) -> MVARConfig:
     """As VAR's; there is one component, the model."""
     return model_config(state, sizes)
 
 
-def from_official(state: State, config: MVARConfig) -> dict[str, Tensor]:
+def from_official(state: StateDict, config: MVARConfig) -> dict[str, Tensor]:
     """As VAR's."""
     return model_from_official(state, config)
 
 
-def to_official(state: State, config: MVARConfig) -> dict[str, Tensor]:
+def to_official(state: StateDict, config: MVARConfig) -> dict[str, Tensor]:
     """As VAR's."""
     var.check_model_exports(config)
     return model_to_official(state, config)
@@ -65,7 +65,7 @@ def published(name: str, like: object = None) -> dict[str, Any] | None:
 
 
 def model_config(
-    state: State,
+    state: StateDict,
     sizes: var.Sizes | None = None,
     *,
     heads: int | None = None,
@@ -107,14 +107,14 @@ def _is_buffer(name: str) -> bool:
     return var.is_model_buffer(name) or name.endswith(".attn.patch_nums")
 
 
-def model_from_official(state: State, config: MVARConfig) -> dict[str, Tensor]:
+def model_from_official(state: StateDict, config: MVARConfig) -> dict[str, Tensor]:
     """The official transformer's parameters under our names. Raises ``CheckpointError`` where one does not
     fit ``config``.
     """
     return to_ours(state, model_targets(config), TRANSFORMER, _is_buffer)
 
 
-def model_to_official(state: State, config: MVARConfig) -> dict[str, Tensor]:
+def model_to_official(state: StateDict, config: MVARConfig) -> dict[str, Tensor]:
     """Our transformer's parameters under the official names, and the buffers that the official class
     computes. Raises ``CheckpointError`` for another mixer than Mamba-2.
     """

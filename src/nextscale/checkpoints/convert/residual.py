@@ -22,7 +22,7 @@ from nextscale.scales import PRESETS, ScaleSchedule
 from nextscale.tokenizers.autoencoder import AutoencoderConfig
 from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
 TOKENIZER = "VAR tokenizer"
 GROUPS = 32
@@ -47,7 +47,7 @@ def check_scales(names: Collection[str]) -> None:
 
 
 def tokenizer_config(
-    state: State,
+    state: StateDict,
     sizes: Iterable[int | Iterable[int]] = PRESETS["256"],
     *,
     phi_ratio: float = 0.5,
@@ -79,7 +79,7 @@ def tokenizer_config(
         raise CheckpointError(f"the {TOKENIZER} cannot be read: {error}") from None
 
 
-def _autoencoder_config(state: State, dropout: float) -> AutoencoderConfig:
+def _autoencoder_config(state: StateDict, dropout: float) -> AutoencoderConfig:
     levels, ch = count(state, "encoder.down."), tensor_of(state, "encoder.conv_in.weight", 4, TOKENIZER).shape[0]
     firsts = [tensor_of(state, f"encoder.down.{i}.block.0.conv1.weight", 4, TOKENIZER) for i in range(levels)]
     if not firsts or any(first.shape[0] % ch for first in firsts):
@@ -96,7 +96,7 @@ def _autoencoder_config(state: State, dropout: float) -> AutoencoderConfig:
     )
 
 
-def _phi(state: State) -> tuple[int, bool]:
+def _phi(state: StateDict) -> tuple[int, bool]:
     """How many phi convolutions there are, and whether their names say that every scale has its own."""
     if "quantize.quant_resi.qresi.weight" in state:
         return 1, False
@@ -143,14 +143,14 @@ def _tokenizer_name(ours: str, last: int) -> str:
     return ".".join(TOKENIZER_PARTS.get(part, part) for part in parts)
 
 
-def tokenizer_from_official(state: State, config: ResidualConfig) -> dict[str, Tensor]:
+def tokenizer_from_official(state: StateDict, config: ResidualConfig) -> dict[str, Tensor]:
     """The official tokenizer's parameters under our names. Raises ``CheckpointError`` where one does not fit
     ``config``."""
     targets = tokenizer_targets(config, _phi(state)[1])
     return to_ours(state, targets, TOKENIZER, lambda name: name == "quantize.ema_vocab_hit_SV")
 
 
-def tokenizer_to_official(state: State, config: ResidualConfig, separate: bool | None = None) -> dict[str, Tensor]:
+def tokenizer_to_official(state: StateDict, config: ResidualConfig, separate: bool | None = None) -> dict[str, Tensor]:
     """Our tokenizer's parameters under the official names, and the usage counter as it starts: all zeros.
 
     separate: see :func:`tokenizer_targets`. Raises ``CheckpointError`` for norm groups that the official class does not

@@ -36,7 +36,7 @@ from nextscale.models.var import VAR, VARConfig
 from nextscale.scales import PRESETS, ScaleSchedule, Size
 from nextscale.tokenizers.residual import ResidualConfig
 
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 Sizes = Iterable[int | Iterable[int]]
 Config = TypeVar("Config", bound=ClassTransformerConfig)
 
@@ -80,7 +80,7 @@ def recognises(names: Collection[str]) -> str | None:
     return component
 
 
-def config(component: str, state: State, sizes: Sizes | None = None) -> VARConfig | ResidualConfig:
+def config(component: str, state: StateDict, sizes: Sizes | None = None) -> VARConfig | ResidualConfig:
     """The configuration of a component, read off its tensors; see :func:`model_config` and
     :func:`residual.tokenizer_config`."""
     if component == "model":
@@ -88,7 +88,7 @@ def config(component: str, state: State, sizes: Sizes | None = None) -> VARConfi
     return residual.tokenizer_config(state) if sizes is None else residual.tokenizer_config(state, sizes)
 
 
-def from_official(state: State, config: VARConfig | ResidualConfig) -> dict[str, Tensor]:
+def from_official(state: StateDict, config: VARConfig | ResidualConfig) -> dict[str, Tensor]:
     """The parameters of an official component under our names. Raises ``CheckpointError`` where one does not fit
     ``config``."""
     if isinstance(config, ResidualConfig):
@@ -96,7 +96,7 @@ def from_official(state: State, config: VARConfig | ResidualConfig) -> dict[str,
     return model_from_official(state, config)
 
 
-def to_official(state: State, config: VARConfig | ResidualConfig) -> dict[str, Tensor]:
+def to_official(state: StateDict, config: VARConfig | ResidualConfig) -> dict[str, Tensor]:
     """The inverse, buffers included. Raises ``CheckpointError`` where the official builder has no such model."""
     if isinstance(config, ResidualConfig):
         residual.check_tokenizer_exports(config)
@@ -138,7 +138,7 @@ def published_size(
 
 
 def model_config(
-    state: State,
+    state: StateDict,
     sizes: Sizes | None = None,
     *,
     heads: int | None = None,
@@ -160,7 +160,7 @@ def model_config(
 
 
 def transformer_config(
-    state: State,
+    state: StateDict,
     sizes: Sizes | None,
     *,
     heads: int | None,
@@ -196,14 +196,14 @@ def transformer_config(
         raise CheckpointError(f"the {TRANSFORMER} cannot be read: {error}") from None
 
 
-def _tokens(state: State) -> tuple[int, int, int]:
+def _tokens(state: StateDict) -> tuple[int, int, int]:
     """Tokens in all, scales, and tokens of the first scale, as the embeddings have them."""
     tokens = tensor_of(state, "pos_1LC", 3, TRANSFORMER).shape[1]
     scales = tensor_of(state, "lvl_embed.weight", 2, TRANSFORMER).shape[0]
     return tokens, scales, tensor_of(state, "pos_start", 3, TRANSFORMER).shape[1]
 
 
-def _given(state: State, sizes: Sizes) -> tuple[Size, ...]:
+def _given(state: StateDict, sizes: Sizes) -> tuple[Size, ...]:
     """The schedule that was given, which must be the transformer's as far as its tensors show."""
     schedule, (tokens, scales, first) = ScaleSchedule.of(sizes), _tokens(state)
     if (schedule.tokens, len(schedule), schedule.lengths[0]) != (tokens, scales, first):
@@ -219,7 +219,7 @@ def _given(state: State, sizes: Sizes) -> tuple[Size, ...]:
     return schedule.sizes
 
 
-def _lengths(state: State) -> list[int]:
+def _lengths(state: StateDict) -> list[int]:
     """Tokens per scale where a buffer shows them, else empty."""
     tokens, scales, first = _tokens(state)
     for lengths in (_level_lengths(state, tokens), _mask_lengths(state, tokens)):
@@ -228,7 +228,7 @@ def _lengths(state: State) -> list[int]:
     return []
 
 
-def _sizes(state: State) -> tuple[Size, ...]:
+def _sizes(state: StateDict) -> tuple[Size, ...]:
     """The schedule of a transformer, from its buffers where they are whole, else from the published ones."""
     tokens, scales, first = _tokens(state)
     sides = [math.isqrt(length) for length in _lengths(state)]
@@ -244,7 +244,7 @@ def _sizes(state: State) -> tuple[Size, ...]:
     )
 
 
-def _level_lengths(state: State, tokens: int) -> list[int]:
+def _level_lengths(state: StateDict, tokens: int) -> list[int]:
     """Tokens per scale according to the buffer of level indices; empty where it is absent or broken."""
     levels = state.get("lvl_1L")
     if levels is None or levels.is_meta or levels.dtype not in WHOLE or levels.numel() != tokens:
@@ -254,7 +254,7 @@ def _level_lengths(state: State, tokens: int) -> list[int]:
     return flat.bincount().tolist() if whole else []
 
 
-def _mask_lengths(state: State, tokens: int) -> list[int]:
+def _mask_lengths(state: StateDict, tokens: int) -> list[int]:
     """Tokens per scale according to the blocks of the attention mask; empty where it is absent or broken."""
     mask = state.get("attn_bias_for_masking")
     if mask is None or mask.is_meta or mask.shape != (1, 1, tokens, tokens):
@@ -268,7 +268,7 @@ def model_targets(config: VARConfig) -> Targets:
     return targets_of(without_values(lambda: VAR(config)).state_dict(), TRANSFORMER_NAMES)
 
 
-def targets_of(state: State, names: Iterable[tuple[str, str]]) -> Targets:
+def targets_of(state: StateDict, names: Iterable[tuple[str, str]]) -> Targets:
     """Our tensor names to the official ones that the patterns ``names`` make of them."""
     targets = {}
     for ours, t in state.items():
@@ -285,13 +285,13 @@ def is_model_buffer(name: str) -> bool:
     return name in ("lvl_1L", "attn_bias_for_masking") or name.endswith(".attn.zero_k_bias")
 
 
-def model_from_official(state: State, config: VARConfig) -> dict[str, Tensor]:
+def model_from_official(state: StateDict, config: VARConfig) -> dict[str, Tensor]:
     """The official transformer's parameters under our names. Raises ``CheckpointError`` where one does not fit
     ``config``."""
     return to_ours(state, model_targets(config), TRANSFORMER, is_model_buffer)
 
 
-def model_to_official(state: State, config: VARConfig) -> dict[str, Tensor]:
+def model_to_official(state: StateDict, config: VARConfig) -> dict[str, Tensor]:
     """Our transformer's parameters under the official names, and the buffers that the official class computes."""
     official, schedule = to_theirs(state, model_targets(config)), ScaleSchedule(config.sizes)
     device = next(iter(official.values())).device

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nextscale.conditions.base import Features
-from nextscale.data.images import ImageData, Source
+from nextscale.data.images import ImageData, Reader
 from nextscale.tokenizers.base import Encoded, Tokenizer
 from nextscale.training.order import SampleNoise
 from nextscale.training.tokens import Augmentation, Tokens, encode, token_maps
@@ -36,7 +36,7 @@ class TokenData:
     ) -> None:
         self.images, self.features, self.tokenizer = images, features, tokenizer
         self.augmentation, self.tokens, self.dropped = augmentation, tokens, dropped or {}
-        self.reads: Source = images if tokens is None else tokens
+        self.reads: Reader = images if tokens is None else tokens
         self.device = next(tokenizer.parameters()).device
 
     def choose(self, rows: Tensor, noise: SampleNoise) -> tuple[Tensor, Features]:
