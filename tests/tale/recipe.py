@@ -6,14 +6,17 @@ from typing import Literal
 
 import torch
 
-from nextscale.conditions.base import Conditioner, Entry
+from nextscale.conditions.base import Conditioner, Entry, Features
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.data.images import ImageData
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training.generator_recipe import GeneratorLoss, GeneratorRecipe
+from nextscale.training.objectives.data import TokenData
 from nextscale.training.objectives.lesson import Lesson
 from nextscale.training.sections import Section
+from nextscale.training.tokens import Augmentation, Tokens
 from tests.tale.conditioner import Letters
+from tests.tale.data import FreeData
 from tests.tale.lessons import masked
 from tests.tale.model import Tale, TaleConfig
 
@@ -50,6 +53,17 @@ class TaleRecipe(GeneratorRecipe):
         for parameter in (model.null, model.first, model.mask):
             torch.nn.init.normal_(parameter)
         return model
+
+    def new_data(
+        self,
+        images: ImageData,
+        features: Features,
+        tokenizer: Tokenizer,
+        augmentation: Augmentation,
+        tokens: Tokens | None,
+    ) -> TokenData:
+        kind = TokenData if tokens is not None else FreeData
+        return kind(images, features, tokenizer, augmentation, tokens, {"text": self.loss.label_drop})
 
     def new_lesson(self, tokenizer: Tokenizer) -> Lesson:
         return masked if self.loss.masked else super().new_lesson(tokenizer)

@@ -19,6 +19,7 @@ from torch import Tensor
 import nextscale as library
 from nextscale import systems
 from nextscale.checkpoints.convert.files import convert_files
+from nextscale.checkpoints.published import LICENCES, PUBLISHED, REPOS, Published
 from nextscale.checkpoints.store import save_checkpoint
 from nextscale.conditions.base import Features, Source
 from nextscale.errors import CheckpointError
@@ -55,7 +56,7 @@ LINE = System(
 )
 RECIPE = """
 kind: tale
-data: {resolution: 32}
+data: {resolution: 32, copies: COPIES}
 optim: {lr: 1.0e-2}
 schedule: {steps: 4}
 run: {batch: 8, log_every: 1, save_every: 2, precision: fp32}
@@ -241,6 +242,25 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield server
 
 
+def test_a_published_one_is_fetched_with_its_conditioner(
+    pipe: Pipeline, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, nextscale: Command
+) -> None:
+    tokenizer = ("me/tale", "pictures.pth")
+    row = Published("tale-s", "tale", 2, 32, "tale.pth", 4160, 1.0, 1.0, tokenizer=tokenizer, tokenizer_parameters=79)
+    monkeypatch.setitem(PUBLISHED, "tale-s", row)
+    monkeypatch.setitem(REPOS, "tale", "me/tale")
+    monkeypatch.setitem(LICENCES, "me/tale", "mit")
+    hub.files |= {("me/tale", path.name): path.read_bytes() for path in official(tmp_path)}
+    assert nextscale("convert", "tale-s", "-o", tmp_path / "made").code == 0
+    assert nextscale("convert", "tale-s", "-o", tmp_path / "made", "--overwrite").code == 0
+    for name in ("tale-s", tmp_path / "made"):
+        again = library.load(name, device="cpu", dtype="float32")
+        assert isinstance(again.conditioner, Letters)
+        assert same(again(prompt="ab", seed=1, top_k=0, guidance_scale=3).tokens, pipe(prompt="ab", seed=1).tokens)
+    done = nextscale("convert", *official(tmp_path), "-o", tmp_path / "named", "--class-names", "imagenet-1k")
+    assert "class names were given, but the transformer reads Letters" in done.err
+
+
 def test_it_comes_from_the_hub_with_the_file_of_its_conditioner(pipe: Pipeline, tmp_path: Path, hub: Hub) -> None:
     pipe.save_pretrained(tmp_path / "tale")
     hub.files |= {("me/tale", path.name): path.read_bytes() for path in (tmp_path / "tale").iterdir()}
@@ -258,10 +278,10 @@ def pictures(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("masked", ["false", "true"])
-def test_it_trains_by_either_lesson_and_resumes(tmp_path: Path, masked: str) -> None:
+@pytest.mark.parametrize(("masked", "copies"), [("false", "1"), ("true", "0")])
+def test_it_trains_by_either_lesson_and_data_and_resumes(tmp_path: Path, masked: str, copies: str) -> None:
     save_checkpoint(tmp_path / "tokenizer", {"tokenizer": new_tokenizer()})
-    (tmp_path / "tale.yaml").write_text(RECIPE.replace("MASKED", masked), encoding="utf-8")
+    (tmp_path / "tale.yaml").write_text(RECIPE.replace("MASKED", masked).replace("COPIES", copies), encoding="utf-8")
     images = pictures(tmp_path / "set")
 
     def begin(run: str, *more: str, init: str | None = None) -> Trainer:

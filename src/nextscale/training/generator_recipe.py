@@ -8,14 +8,16 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from nextscale.conditions.base import Conditioner, Entry
+from nextscale.conditions.base import Conditioner, Entry, Features
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.data.images import ImageData
 from nextscale.models.base import NextScaleModel
 from nextscale.tokenizers.base import Tokenizer
+from nextscale.training.objectives.data import TokenData
 from nextscale.training.objectives.lesson import Lesson
 from nextscale.training.objectives.teacher_forcing import teacher_forcing, token_weights
 from nextscale.training.sections import DataSection, OptimSection, RunSection, ScheduleSection, Section, Share
+from nextscale.training.tokens import Augmentation, Tokens
 
 
 class GeneratorDataSection(DataSection):
@@ -119,6 +121,20 @@ class GeneratorRecipe(Section):
         """An initialised model of the recipe's sizes, completed by those of the tokenizer and the data. given: the size
         of what the conditioner gives, such as the number of labels.
         """
+
+    def new_data(
+        self,
+        images: ImageData,
+        features: Features,
+        tokenizer: Tokenizer,
+        augmentation: Augmentation,
+        tokens: Tokens | None,
+    ) -> TokenData:
+        """What a step is taught on; by default every source is dropped from the same share of the images. Arguments as
+        of ``TokenData``.
+        """
+        dropped = dict.fromkeys(features.sources, self.loss.label_drop)
+        return TokenData(images, features, tokenizer, augmentation, tokens, dropped)
 
     def new_lesson(self, tokenizer: Tokenizer) -> Lesson:
         """What the model is taught on the tokens of ``tokenizer``."""

@@ -24,7 +24,6 @@ from nextscale.pipeline import Pipeline
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training.generator_recipe import GeneratorRecipe
 from nextscale.training.objectives.base import Metrics
-from nextscale.training.objectives.data import TokenData
 from nextscale.training.objectives.images import picture
 from nextscale.training.objectives.lesson import Pupil
 from nextscale.training.optim import freeze_others
@@ -78,8 +77,7 @@ class GeneratorObjective:
         if data.copies:
             tokens, damaged = cached_tokens(cache, self.tokenizer, revision, train, data.copies, augmentation, progress)
             self.warnings += damaged
-        dropped = dict.fromkeys(shown.sources, recipe.loss.label_drop)
-        self.data = TokenData(train, shown, self.tokenizer, augmentation, tokens, dropped)
+        self.data = recipe.new_data(train, shown, self.tokenizer, augmentation, tokens)
         held_out, damaged = cached_tokens(cache, self.tokenizer, revision, heldout, progress=progress)
         self.warnings += damaged
         self.heldout = token_maps(held_out.all(), tokenizer.schedule, tokenizer.draws)
