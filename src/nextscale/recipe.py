@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from nextscale import __version__
-from nextscale.conditions.base import UNCONDITIONAL, Conditioner, Entry
+from nextscale.conditions.base import ASKED, UNCONDITIONAL, Conditioner, Entry
 from nextscale.errors import InputError, NextscaleError, PlanError, quoted, warn_user
 from nextscale.pictures import read_recipe
 from nextscale.plan import Plan
@@ -86,6 +86,8 @@ class Recipe:
         each = self.plan.alive[-1]
         step = each if len(self.seeds) % each == 0 else 1
         seeds, asked = self.seeds[::step], dict[str, Any](conditioner.arguments(self.entries[::step]))
+        for name in asked.keys() - set(ASKED):
+            raise InputError(f"the picture's entry has {quoted(name)}; expected some of {', '.join(ASKED)}")
         asked = asked or {"num_images": len(seeds)}  # a plan that draws without a condition
         return {**asked, "seed": seeds, "plan": self.plan}
 

@@ -269,6 +269,10 @@ def test_an_output_folder_that_is_a_file_is_refused(nextscale: Command, tiny_mod
         refused(nextscale("generate", "-c", 0, "--model", tiny_model, "-o", out), "taken is a file")
 
 
+FOREIGN = ("self", "seed", "callback_on_scale_end", "num_images", "nonsense")
+"""What is no part of what a picture shows."""
+
+
 def recipes() -> list[tuple[dict[str, object], str]]:
     good: dict[str, object] = {
         "model": "tiny",
@@ -288,6 +292,7 @@ def recipes() -> list[tuple[dict[str, object], str]]:
         (good | {"class_label": "dog"}, "'dog'"),
         (good | {"style": "noto"}, "'noto'"),
         (good | {"style": None}, "None"),
+        *((good | {"format": 2, "entry": {"class": "cat-face", name: 1}}, f"entry has '{name}'") for name in FOREIGN),
         (good | {"seed": "x"}, "seed"),
         (good | {"seed": None}, "seed"),
         (good | {"dtype": 3}, "dtype 3"),
