@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from nextscale import __version__
-from nextscale.conditions.base import ASKED, UNCONDITIONAL, Conditioner, Entry
+from nextscale.conditions.base import UNCONDITIONAL, Conditioner, Entry
 from nextscale.errors import InputError, NextscaleError, PlanError, quoted, warn_user
 from nextscale.pictures import read_recipe
 from nextscale.plan import Plan
@@ -22,6 +22,9 @@ from nextscale.plan import Plan
 FORMAT = 2
 PER_IMAGE = {"entries": "entry", "seeds": "seed"}
 """The lists of a recipe, one entry per image, and what an entry is called in the recipe of one image."""
+
+ASKED = ("class_labels", "prompt", "negative_prompt", "style", "image")
+"""The arguments of a call that say what a picture shows."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ Entry = dict[str, Any]
 """What one image is to show, as plain data: a recipe stores it, and a picture is named by its values."""
 UNCONDITIONAL = "unconditional"
 """What people write for a picture of nothing in particular, and what it is called."""
-ASKED = ("class_labels", "prompt", "negative_prompt", "style", "image")
-"""The arguments of a call that a conditioner reads or refuses."""
 Branches = tuple[tuple[str, ...], ...]
 """For each branch the names of the sources that it sees; the null branch sees none: ``()``."""
 
