@@ -22,7 +22,6 @@ from nextscale.plan import Plan
 FORMAT = 2
 PER_IMAGE = {"entries": "entry", "seeds": "seed"}
 """The lists of a recipe, one entry per image, and what an entry is called in the recipe of one image."""
-
 ASKED = ("class_labels", "prompt", "negative_prompt", "style", "image")
 """The arguments of a call that say what a picture shows."""
 
