@@ -110,7 +110,7 @@ def test_its_checkpoint_says_which_it_is(pipe: Pipeline, saved: Path) -> None:
             {"type": "classes", "config": {"names": []}},
             "config is {'names': .*}; that of classes stands in classes.json",
         ),
-        ({"type": "classes", "config": {}, "x": 1}, "unknown setting 'x'; Conditioner has type, config"),
+        ({"type": "classes", "config": {}, "x": 1}, "unknown setting 'x'; ConditionerConfig has type, config"),
     ):
         (saved / "config.json").write_text(json.dumps(config | {"conditioner": described}))
         with pytest.raises(CheckpointError, match=sentence):

@@ -15,7 +15,7 @@ from nextscale.generate import generate
 from nextscale.layers.slots import SlotSpec
 from nextscale.memory.base import Course, MemoryPlan
 from nextscale.memory.make import check_pairing, look_ahead, make_memory
-from nextscale.memory.recurrent import RecurrentMemory, State
+from nextscale.memory.recurrent import LayerState, RecurrentMemory
 from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.models.var import VAR, VARConfig
 from nextscale.plan import default_plan
@@ -27,7 +27,7 @@ from tests.makers import new_memory, some_inputs, tiny_m_var, tiny_tokenizer, ti
 LABELS = torch.tensor([1, 3])
 
 
-def stepwise(model: MVAR, between: Callable[[int, State], State] = lambda k, state: state) -> Tensor:
+def stepwise(model: MVAR, between: Callable[[int, LayerState], LayerState] = lambda k, state: state) -> Tensor:
     """Logits of all scales one after the other; ``between`` may damage the states after every scale."""
     condition, inputs = model.condition(class_features(LABELS)), some_inputs(model)
     memory, logits = new_memory(model, 2), []
@@ -47,7 +47,7 @@ def test_stepping_is_recomputing_and_every_loss_shows() -> None:
     for k in range(4):  # the official sampler: the whole history anew at every scale, of which the last scale is kept
         history, scale = model(inputs[:k], model.condition(class_features(LABELS))), model.schedule.slice(k)
         torch.testing.assert_close(history[:, scale], exact[:, scale], atol=1e-4, rtol=1e-4)
-    losses: dict[str, Callable[[int, State], State]] = {
+    losses: dict[str, Callable[[int, LayerState], LayerState]] = {
         "tail": lambda k, state: (state[0] * 0, state[1]),
         "state": lambda k, state: (state[0], state[1] * 0),
         "last row of the tail": lambda k, state: (state[0] * torch.tensor([1.0, 1.0, 0.0])[:, None], state[1]),

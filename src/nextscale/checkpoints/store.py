@@ -72,7 +72,7 @@ class Component:
 
 
 @dataclass(frozen=True)
-class Conditioner:
+class ConditionerConfig:
     """What reads a call's arguments, see ``nextscale.checkpoints.load.load_conditioner``; classes in format 1."""
 
     type: str = CLASSES
@@ -88,7 +88,7 @@ class Checkpoint:
     nextscale: str = ""
     name: str = ""
     defaults: Defaults = Defaults()
-    conditioner: Conditioner = Conditioner()
+    conditioner: ConditionerConfig = ConditionerConfig()
 
 
 def save_checkpoint(

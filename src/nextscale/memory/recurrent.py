@@ -18,7 +18,7 @@ from nextscale.memory import none
 from nextscale.memory.base import Course, Memory, Outlook
 from nextscale.memory.segments import OwnScale
 
-State = tuple[Tensor, ...]
+LayerState = tuple[Tensor, ...]
 
 
 class RecurrentMemory(Memory):
@@ -32,12 +32,12 @@ class RecurrentMemory(Memory):
         course = outlook.course
         self.schedule, self.scale, self._blocks = course.schedule, course.first, [spec.block for spec in course.slots]
         precise = torch.promote_types(dtype, torch.float32)
-        self.committed: dict[int, State] = {
+        self.committed: dict[int, LayerState] = {
             i: tuple(torch.zeros((rows, *shape), dtype=precise, device=device) for shape in spec.state)
             for i, spec in enumerate(course.slots)
             if spec.reads == "state" and outlook.kept[self.scale][i]
         }
-        self.pending: dict[int, State] = {}
+        self.pending: dict[int, LayerState] = {}
         self._own = OwnScale()
 
     def slot(self, index: int) -> _RecurrentSlot | OwnScale:
@@ -88,7 +88,7 @@ class RecurrentMemory(Memory):
 @dataclass(frozen=True)
 class _Snapshot:
     scale: int
-    committed: dict[int, State]
+    committed: dict[int, LayerState]
 
 
 class _RecurrentSlot:
@@ -98,11 +98,11 @@ class _RecurrentSlot:
         self._memory, self._layer = memory, layer
 
     @property
-    def state(self) -> State | None:
+    def state(self) -> LayerState | None:
         return self._memory.committed[self._layer]
 
     @state.setter
-    def state(self, value: State) -> None:
+    def state(self, value: LayerState) -> None:
         self._memory.pending[self._layer] = value
 
 
