@@ -278,6 +278,12 @@ def pictures(folder: Path) -> Path:
     return folder
 
 
+def apart(one: torch.nn.Module, two: torch.nn.Module) -> float:
+    """The mean difference of their weights."""
+    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    return float(torch.cat([(a - b).abs().flatten() for a, b in pairs]).mean())
+
+
 @pytest.mark.parametrize(("masked", "copies"), [("false", "1"), ("true", "0")])
 def test_it_trains_by_either_lesson_and_data_and_resumes(tmp_path: Path, masked: str, copies: str) -> None:
     save_checkpoint(tmp_path / "tokenizer", {"tokenizer": new_tokenizer()})
@@ -295,8 +301,11 @@ def test_it_trains_by_either_lesson_and_data_and_resumes(tmp_path: Path, masked:
         library.load(tmp_path / run / "export", device="cpu", dtype="float32") for run in ("whole", "parts")
     )
     assert whole(prompt="ab", seed=1).images[0].size == (32, 32)
-    for a, b in zip(whole.model.state_dict().values(), parts.model.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    begin("other", "loss.label_drop=1.0").run()
+    other = library.load(tmp_path / "other" / "export", device="cpu", dtype="float32")
+    # Adam moves a weight of hardly any gradient by its sign, so single ones may differ; other steps move them all.
+    assert apart(whole.model, parts.model) < 1e-5
+    assert apart(whole.model, other.model) > 1e-3
     assert (tmp_path / "whole" / "samples").is_dir()
     begun = begin("more", init=str(tmp_path / "whole"))
     assert isinstance(begun.objective, GeneratorObjective)
