@@ -1,6 +1,6 @@
 """Whether this checkout draws and trains as another commit does, bit for bit, on this machine.
 
-    python tools/same_as.py COMMIT            all of it: some four minutes on two cores
+    python tools/same_as.py COMMIT            all of it
     python tools/same_as.py COMMIT draw       drawing alone, or: train
 
 The commit is laid in a temporary worktree; both sides run the same program below, each in a process of its own. What is

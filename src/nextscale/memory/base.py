@@ -78,11 +78,6 @@ class Course:
         """The first scale that the model sees."""
         return next(k for k, run in enumerate(self.blocks) if run)
 
-    @cached_property
-    def last(self) -> int:
-        """The last scale that the model sees."""
-        return max(k for k, run in enumerate(self.blocks) if run)
-
     def last_of(self, slot: int) -> int:
         """The last scale at which a slot's block runs; -1 where it never does."""
         return max((k for k, run in enumerate(self.blocks) if self.slots[slot].block in run), default=-1)
