@@ -25,6 +25,7 @@ from nextscale.models.var import VAR, VARConfig
 from nextscale.pipeline import Pipeline
 from nextscale.plan import Plan, default_plan
 from nextscale.tokenizers.autoencoder import AutoencoderConfig
+from nextscale.tokenizers.bitwise import BitwiseConfig, BitwiseTokenizer
 from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 
 SIZES = ((1, 1), (2, 2), (3, 3), (4, 4))
@@ -53,6 +54,19 @@ def tiny_tokenizer(sizes: tuple[tuple[int, int], ...] = SIZES, phi: int = 4) -> 
     config = ResidualConfig(codes=CODES, code_dim=CODE_DIM, sizes=sizes, phi=phi, autoencoder=autoencoder)
     tokenizer = ResidualTokenizer(config)
     randomise(tokenizer)
+    return tokenizer.eval().requires_grad_(False)
+
+
+def tiny_bitwise(
+    sizes: tuple[tuple[int, int], ...] = SIZES, bits: int = 3, patchify: bool = False, seed: int = 0
+) -> BitwiseTokenizer:
+    """Four pixels to a latent position, so 16x16 pixels for the default sizes, or 32x32 where patchified."""
+    autoencoder = AutoencoderConfig(
+        ch=8, mult=(1, 2, 2), z=bits, res_blocks=1, groups=4, attention=False, mid_attention=False
+    )
+    config = BitwiseConfig(bits=bits, sizes=sizes, patchify=patchify, autoencoder=autoencoder)
+    tokenizer = BitwiseTokenizer(config)
+    randomise(tokenizer, seed)
     return tokenizer.eval().requires_grad_(False)
 
 

@@ -8,7 +8,7 @@ import torch
 from nextscale.errors import InputError
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.base import Tokenizer
-from tests.makers import tiny_tokenizer
+from tests.makers import tiny_bitwise, tiny_tokenizer
 from tests.toys import bit_tokenizer
 
 RESIDUAL = {
@@ -17,7 +17,11 @@ RESIDUAL = {
     "a phi per scale": lambda: tiny_tokenizer(phi=0),
     "rectangular": lambda: tiny_tokenizer(sizes=((1, 1), (1, 2), (2, 4))),
 }
-TOKENIZERS = RESIDUAL | {"bits": lambda: bit_tokenizer()}
+TOKENIZERS = RESIDUAL | {
+    "bits": lambda: bit_tokenizer(),
+    "bitwise": lambda: tiny_bitwise(),
+    "bitwise, patchified, rectangular": lambda: tiny_bitwise(patchify=True, sizes=((1, 1), (1, 2), (2, 4))),
+}
 
 
 @pytest.fixture(params=TOKENIZERS)
@@ -103,13 +107,13 @@ def test_rows_of_a_canvas_can_be_selected(tokenizer: Tokenizer) -> None:
     assert torch.equal(canvas.select(torch.tensor([1, 1, 0])).latent, canvas.latent[[1, 1, 0]])
 
 
-@pytest.mark.parametrize("tokenizer", RESIDUAL, indirect=True)
+@pytest.mark.parametrize("tokenizer", [*RESIDUAL, "bitwise"], indirect=True)
 def test_images_that_do_not_fit_the_stride_are_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match="17x16 pixels cannot be encoded; both sides must be multiples of 4"):
         tokenizer.latent(torch.zeros((1, 3, 17, 16)))
 
 
-@pytest.mark.parametrize("tokenizer", RESIDUAL, indirect=True)
+@pytest.mark.parametrize("tokenizer", [*RESIDUAL, "bitwise"], indirect=True)
 def test_a_schedule_that_does_not_end_at_the_latent_is_refused(tokenizer: Tokenizer) -> None:
     latent = tokenizer.latent(images_for(tokenizer))
     with pytest.raises(InputError, match="but the schedule ends at"):

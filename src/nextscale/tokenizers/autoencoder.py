@@ -1,8 +1,8 @@
 """The convolutional encoder and decoder shared by the tokenizers of the family (the VQGAN design, arXiv 2012.09841).
 
 VAR's official layout is ``ch=160, mult=(1, 1, 2, 2, 4)``, two residual blocks per level (three in the decoder),
-attention at the last level. Images are (B, 3, H, W) in [-1, 1]; latents (B, z, H / stride, W / stride) with stride
-2^(levels - 1).
+attention at the last level; Infinity's has no attention at all. Images are (B, 3, H, W) in [-1, 1]; latents (B, z, H /
+stride, W / stride) with stride 2^(levels - 1).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class AutoencoderConfig:
     """Sizes of encoder and decoder.
 
     ch: width of the first level; mult: width factor of every level; z: latent channels; res_blocks: residual blocks per
-    encoder level (the decoder has one more); attention: self-attention at the last level; groups: groups of every norm.
+    encoder level (the decoder has one more); attention: self-attention at the last level; mid_attention: and between
+    the two blocks of lowest resolution; groups: groups of every norm, 0 for Infinity's rule, see ``norm_groups``.
     """
 
     ch: int = 160
@@ -29,11 +30,12 @@ class AutoencoderConfig:
     z: int = 32
     res_blocks: int = 2
     attention: bool = True
+    mid_attention: bool = True
     groups: int = 32
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check_bounds(self, ch=(1, 65_536), z=(1, 65_536), res_blocks=(1, 256), groups=(1, 65_536))
+        check_bounds(self, ch=(1, 65_536), z=(1, 65_536), res_blocks=(1, 256), groups=(0, 65_536))
         if not self.mult or min(self.mult) < 1:
             raise InputError(f"mult is {list(self.mult)}; expected at least one factor, and each 1 or more")
         if len(self.mult) > 16 or max(self.mult) > 1024:
@@ -41,8 +43,14 @@ class AutoencoderConfig:
         if not 0 <= self.dropout <= 1:
             raise InputError(f"dropout is {self.dropout}; expected 0 to 1")
         for width in self.widths:
-            if width % self.groups:
-                raise InputError(f"a width of {width} channels cannot be split into {self.groups} norm groups")
+            if width % self.norm_groups(width):
+                raise InputError(
+                    f"a width of {width} channels cannot be split into {self.norm_groups(width)} norm groups"
+                )
+
+    def norm_groups(self, width: int) -> int:
+        """Groups of a norm of ``width`` channels. By Infinity's rule 32, but 24 where 32 do not divide the width."""
+        return self.groups or (24 if width % 32 else 32)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -128,16 +136,17 @@ class Level(nn.Module):
 
 
 class Mid(nn.Module):
-    """Residual block, attention, residual block at the lowest resolution."""
+    """Residual block, attention (where asked for), residual block at the lowest resolution."""
 
     def __init__(self, config: AutoencoderConfig, c: int) -> None:
         super().__init__()
         self.block_1 = ResBlock(config, c, c)
-        self.attention = SpatialAttention(config, c)
+        self.attention = SpatialAttention(config, c) if config.mid_attention else None
         self.block_2 = ResBlock(config, c, c)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attention(self.block_1(x)))
+        x = self.block_1(x)
+        return self.block_2(x if self.attention is None else self.attention(x))
 
 
 class ResBlock(nn.Module):
@@ -211,7 +220,7 @@ def decoder_flops(config: AutoencoderConfig, height: int, width: int) -> int:
         return conv(c, 4 * c, positions, 1) + 4 * positions * positions * c
 
     c = widths[-1]
-    total = conv(config.z, c, n) + 2 * res(c, c, n) + attention(c, n)
+    total = conv(config.z, c, n) + 2 * res(c, c, n) + (attention(c, n) if config.mid_attention else 0)
     for i in range(len(widths) - 1, -1, -1):
         total += res(c, widths[i], n) + config.res_blocks * res(widths[i], widths[i], n)
         if config.attention and i == len(widths) - 1:
@@ -224,12 +233,12 @@ def decoder_flops(config: AutoencoderConfig, height: int, width: int) -> int:
 
 
 def _norm(config: AutoencoderConfig, c: int) -> nn.GroupNorm:
-    return nn.GroupNorm(config.groups, c, eps=1e-6)
+    return nn.GroupNorm(config.norm_groups(c), c, eps=1e-6)
 
 
 def interpolate(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """Resize (B, C, h, w) by ``"area"`` or ``"bicubic"`` (align_corners off, no antialias); unchanged where the size
-    fits.
+    """Resize (B, C, h, w) by ``"area"``, ``"bicubic"`` or ``"bilinear"`` (align_corners off, no antialias); unchanged
+    where the size fits.
     """
     if tuple(x.shape[-2:]) == size:
         return x
