@@ -48,6 +48,7 @@ OFFERS = ("recognises", "config", "from_official", "to_official", "published")
 EXEMPT = {
     "systems.py": "the table itself",
     "checkpoints/published.py": "the table of what the authors have published",
+    "checkpoints/convert/bitwise.py": "names of its tokenizer in official files",
     "checkpoints/convert/residual.py": "VAR's tokenizer, which has a file beside VAR's converter",
     "verification/residual.py": "the same beside VAR's verification: outputs of its files",
 }
@@ -299,7 +300,7 @@ def test_files_of_one_more_system_are_verified(tmp_path: Path) -> None:
     assert report.ok, report
     save_file(stored, tmp_path / "x.safetensors", metadata=facts | {"system": "nobody"})
     (report,) = verify_files([tmp_path / "x.safetensors"])
-    assert report.reason == "unknown system 'nobody'; this version knows var, m-var, another"
+    assert report.reason == "unknown system 'nobody'; this version knows var, m-var, infinity, another"
 
 
 @pytest.mark.usefixtures("another")
@@ -320,6 +321,7 @@ def test_what_nobody_knows_is_told_with_one_more_system(tmp_path: Path) -> None:
         convert_files([tmp_path / "x.pth"], tmp_path / "out")
     assert str(refused.value) == (
         f"{tmp_path / 'x.pth'} is neither a VAR tokenizer (quantize.embedding.weight, encoder.down.*) nor a VAR "
-        "transformer (pos_1LC, word_embed.weight) nor a Second transformer (theirs.word_embedding.weight); it holds "
-        "1 tensors, first layer.weight"
+        "transformer (pos_1LC, word_embed.weight) nor an Infinity transformer (text_proj_for_sos.ca.mat_q, "
+        "word_embed.weight) nor an Infinity tokenizer (encoder.conv_in.conv.weight, encoder.down.*) nor a Second "
+        "transformer (theirs.word_embedding.weight); it holds 1 tensors, first layer.weight"
     )

@@ -56,6 +56,18 @@ SYSTEMS = (
         verification="nextscale.verification.m_var",
         recipes={"m-var": "nextscale.training.recipes.m_var.MVARRecipe"},
     ),
+    System(
+        name="infinity",
+        title="Infinity",
+        paper="2412.04431",
+        types={
+            "bitwise": ("nextscale.tokenizers.bitwise", "BitwiseTokenizer", "BitwiseConfig"),
+            "infinity": ("nextscale.models.infinity", "Infinity", "InfinityConfig"),
+        },
+        converter="nextscale.checkpoints.convert.infinity",
+        verification="nextscale.verification.infinity",
+        recipes={},
+    ),
 )
 """One that builds on another stands below it: of weights that two converters recognise, the lower one is right."""
 

@@ -15,14 +15,15 @@ def modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
 class FeedForward(nn.Module):
     """Linear, GELU (tanh form), Linear."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, out: int | None = None) -> None:
+        """out: width of the result, by default that of the input."""
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = nn.Linear(hidden, width if out is None else out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
     def flops(self, tokens: int) -> int:
         """FLOPs of ``tokens`` tokens of one row."""
-        return 4 * tokens * self.fc1.in_features * self.fc1.out_features
+        return 2 * tokens * self.fc1.out_features * (self.fc1.in_features + self.fc2.out_features)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextscale.layers.rope import rotate
 from nextscale.layers.slots import AttentionSlot, SlotSpec
 
 MAX_LOG_SCALE = math.log(100)
@@ -33,8 +34,8 @@ class Attention(nn.Module):
         self.scale_mul = nn.Parameter(torch.full((heads, 1, 1), math.log(4.0))) if l2_norm else None
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, slot: AttentionSlot) -> Tensor:
-        """x (B, l, C) to (B, l, C)."""
+    def forward(self, x: Tensor, slot: AttentionSlot, turn: Tensor | None = None) -> Tensor:
+        """x (B, l, C) to (B, l, C). turn: rotary positions (l, D / 2, 2) of the tokens, where they have some."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -43,6 +44,8 @@ class Attention(nn.Module):
         else:
             q = F.normalize(q, dim=-1) * self.scale_mul.clamp_max(MAX_LOG_SCALE).exp()
             k = F.normalize(k, dim=-1)
+        if turn is not None:
+            q, k = rotate(q, turn), rotate(k, turn)
         return self.proj(slot.attend(q, k, v).transpose(1, 2).flatten(2))
 
     def flops(self, tokens: int, seen: int) -> int:

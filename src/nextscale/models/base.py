@@ -105,6 +105,21 @@ class Slots(Protocol):
     def slot(self, index: int) -> Any: ...
 
 
+def drop_paths(condition: Condition, chance: Tensor, rates: Sequence[float]) -> Condition:
+    """Stochastic depth for training (arXiv 1603.09382): a residual branch is dropped by closing its gate, which stands
+    first in the modulation of its block.
+
+    chance: uniform numbers (R, blocks, gates). Where one is below the rate of its block, the gate becomes 0; the others
+    open by 1 / (1 - rate), so that the mean stays.
+    """
+    modulation, count = [], chance.shape[2]
+    for i, (whole, rate) in enumerate(zip(condition.modulation, rates, strict=True)):
+        factor = (chance[:, i] >= rate).to(whole.dtype) / (1 - rate)
+        gates, others = whole[:, :, :count], whole[:, :, count:]
+        modulation.append(torch.cat([gates * factor[:, None, :, None], others], 2))
+    return replace(condition, modulation=tuple(modulation))
+
+
 class NextScaleModel(nn.Module, ABC):
     """A transformer that predicts one token map at a time. It computes; the loop in ``generate.py`` generates."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from nextscale.conditions.base import Branches, Features, Source
 from nextscale.conditions.classes import class_features
 from nextscale.errors import InputError, PlanError
 from nextscale.layers.adaln import modulate
-from nextscale.models.base import Again, Condition, NextScaleModel
+from nextscale.models.base import Again, Condition, NextScaleModel, drop_paths
 from nextscale.scales import ScaleSchedule, Size
 from nextscale.settings import check_bounds
 
@@ -130,20 +130,10 @@ class ClassTransformer(NextScaleModel):
         return (vectors * torch.cat(weights).to(vectors)[..., None]).sum(1)
 
     def drop_paths(self, condition: Condition, chance: Tensor) -> Condition:
-        """Stochastic depth for training (arXiv 1603.09382): a residual branch is dropped by closing its gate.
-
-        chance: uniform numbers (R, blocks, gates). Where one is below the rate of its block, the gate becomes 0; the
-        others open by 1 / (1 - rate), so that the mean stays.
-        """
+        """See :func:`nextscale.models.base.drop_paths`. chance: (R, blocks, gates)."""
         if not self.config.drop_path:
             return condition
-        modulation = []
-        for i, whole in enumerate(condition.modulation):
-            rate = self.config.drop_path_of(i)
-            factor = (chance[:, i] >= rate).to(whole.dtype) / (1 - rate)
-            gates, others = whole[:, :, : self.gates], whole[:, :, self.gates :]
-            modulation.append(torch.cat([gates * factor[:, None, :, None], others], 2))
-        return replace(condition, modulation=tuple(modulation))
+        return drop_paths(condition, chance, [self.config.drop_path_of(i) for i in range(self.config.depth)])
 
     def embed(
         self, inputs: Tensor | None, k: int, condition: Condition, schedule: ScaleSchedule, again: Again | None = None

@@ -13,6 +13,7 @@ Shape letters: ``B`` batch, ``d`` channels of the latent, ``D`` bits of a token 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -24,7 +25,7 @@ from nextscale.layers.precision import no_autocast
 from nextscale.scales import ScaleSchedule, Size
 from nextscale.settings import check_bounds
 from nextscale.tokenizers.autoencoder import AutoencoderConfig, Decoder, Encoder, decoder_flops, interpolate
-from nextscale.tokenizers.base import Canvas, Tokenizer
+from nextscale.tokenizers.base import Canvas, EncodeHook, Tokenizer
 
 OFFICIAL = AutoencoderConfig(ch=128, mult=(1, 2, 4, 4, 4), z=32, attention=False, mid_attention=False, groups=0)
 """Encoder and decoder of the published tokenizers with a stride of 16 and 32 bits."""
@@ -151,6 +152,16 @@ class BitwiseTokenizer(Tokenizer):
     def decode_flops(self, schedule: ScaleSchedule) -> int:
         return decoder_flops(self.config.autoencoder, *self._grid(schedule.grid))
 
+    def spread(self, tokens: Tensor) -> Tensor:
+        """Bits of tokens (B, h, w, D) as those of latent positions, (B, 2 h, 2 w, d) where patchified: the layout that
+        the official code gives and takes bits in.
+        """
+        return F.pixel_shuffle(tokens.movedim(-1, 1), self.patch).movedim(1, -1)
+
+    def gather(self, bits: Tensor) -> Tensor:
+        """The inverse of :meth:`spread`."""
+        return self._tokens(bits.movedim(-1, 1)).movedim(1, -1)
+
     def _grid(self, size: Size) -> Size:
         """The latent grid of a token map's size."""
         return size[0] * self.patch, size[1] * self.patch
@@ -162,6 +173,18 @@ class BitwiseTokenizer(Tokenizer):
     def _bits(self, residual: Tensor) -> Tensor:
         """Bits (B, h, w, D) int64 of a residual: 1 where it is above 0."""
         return self._tokens((residual > 0).long()).permute(0, 2, 3, 1)
+
+
+def flipped(flips: Sequence[Tensor]) -> EncodeHook:
+    """A hook for ``encode``: bits are turned over where ``flips`` (B, h, w, D) bool, one per scale, says so, after they
+    were noted. So later scales correct them (arXiv 2412.04431, section 3.4, bitwise self-correction). Scales beyond the
+    last of ``flips`` keep theirs.
+    """
+
+    def hook(k: int, tokens: Tensor, codes: Tensor) -> Tensor:
+        return torch.where(flips[k].movedim(-1, 1), -codes, codes) if k < len(flips) else codes
+
+    return hook
 
 
 def bits_of(labels: Tensor, bits: int) -> Tensor:

@@ -31,7 +31,6 @@ OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (r"coder\.down\.\d",),
     ),
     ("a transformer of LlamaGen, which draws token by token", (r"^tok_embeddings\.", r"^cls_embedding\.")),
-    ("a transformer of Infinity, which draws from text", (r"^text_proj_for_",)),
     ("a diffusion transformer (DiT)", (r"adaLN_modulation\.",)),
     ("a language model", (r"(embed_tokens|wte|tok_embeddings)\.weight$",)),
     ("a CLIP network", (r"(^|\.)(visual|text_model|vision_model)\.",)),

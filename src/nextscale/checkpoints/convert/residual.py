@@ -125,13 +125,14 @@ def tokenizer_targets(config: ResidualConfig, separate: bool | None = None) -> T
             _, _, index, _, kind = ours.split(".")
             name = f"quantize.quant_resi.qresi.{kind}" if shared else f"quantize.{phi}{index}.{kind}"
         else:
-            name = _tokenizer_name(ours, last)
+            name = official_autoencoder_name(ours, last)
         targets[ours] = Target(name, tuple(t.shape), tuple(t.shape))
     return targets
 
 
-def _tokenizer_name(ours: str, last: int) -> str:
-    """``last``: the deepest level; the official decoder counts levels from the image, ours in running order."""
+def official_autoencoder_name(ours: str, last: int) -> str:
+    """The official name of a tokenizer's tensor. last: the deepest level; the official decoder counts levels from the
+    image, ours in running order."""
     if ours == "quantizer.codebook.weight":
         return "quantize.embedding.weight"
     parts = ours.replace("mid.attention", "mid.attn_1").split(".")

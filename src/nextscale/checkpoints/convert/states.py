@@ -185,7 +185,7 @@ def _key(key: object) -> str:
 def _marks() -> list[tuple[str, tuple[str, ...]]]:
     """Every component that a converter knows, for a sentence, and the names by which it does."""
     return [
-        (f"a {system.title} {ROLES[component]}", names)
+        (f"{'an' if system.title[0] in 'AEIOU' else 'a'} {system.title} {ROLES[component]}", names)
         for system in systems.SYSTEMS
         for component, names in systems.converter(system).MARKS.items()
     ]

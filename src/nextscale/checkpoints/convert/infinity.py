@@ -1,0 +1,207 @@
+"""Infinity's official names and ours, both ways (FoundationVision/Infinity: ``models/infinity.py``, ``basic.py``); its
+tokenizer's stand in ``bitwise.py``.
+
+Configurations are read off names and shapes. Zero biases are dropped on the way in and written anew on the way out;
+every parameter keeps its bits both ways.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from nextscale.checkpoints.convert import bitwise
+from nextscale.checkpoints.convert.renaming import (
+    Target,
+    Targets,
+    count,
+    marked,
+    tensor_of,
+    to_ours,
+    to_theirs,
+    zeros_like_first,
+)
+from nextscale.checkpoints.shapes import without_values
+from nextscale.errors import CheckpointError, InputError
+from nextscale.models.infinity import Infinity, InfinityConfig
+from nextscale.scales import ScaleSchedule, Size
+from nextscale.tokenizers.bitwise import BitwiseConfig
+
+StateDict = Mapping[str, Tensor]
+Sizes = Iterable[int | Iterable[int]]
+
+MARKS = {
+    "model": ("text_proj_for_sos.ca.mat_q", "word_embed.weight"),
+    "tokenizer": ("encoder.conv_in.conv.weight", "encoder.down.*"),
+}
+TRANSFORMER = "Infinity transformer"
+NAMES = (
+    (r"^null$", "cfg_uncond"),
+    (r"^pool\.query$", "text_proj_for_sos.ca.mat_q"),
+    (r"^pool\.text\.kv\.", "text_proj_for_sos.ca.mat_kv."),
+    (r"^pool\.(text\.)?", "text_proj_for_sos.ca."),
+    (r"^text_in\.fc1\.", "text_proj_for_ca.0."),
+    (r"^text_in\.fc2\.", "text_proj_for_ca.2."),
+    (r"^level_embedding$", "lvl_embed.weight"),
+    (r"^word_embedding\.", "word_embed."),
+    (r"^shared_ada_lin\.", "shared_ada_lin.1."),
+    (r"^head_ada_lin\.", "head_nm.ada_lin.1."),
+    (r"^head_lin\.", "head."),
+    (r"\.attention\.qkv\.", ".sa.mat_qkv."),
+    (r"\.attention\.scale_mul$", ".sa.scale_mul_1H11"),
+    (r"\.attention\.", ".sa."),
+    (r"\.cross\.q\.", ".ca.mat_q."),
+    (r"\.cross\.text\.kv\.", ".ca.mat_kv."),
+    (r"\.cross\.(text\.)?", ".ca."),
+    (r"\.cross_norm\.", ".ca_norm."),
+)
+LEADING = {"pos_start": 1, "mat_q": 1, "scale_mul_1H11": 1, "ada_gss": 2}
+"""Official shapes with leading ones that ours do not have."""
+SAMPLING: Mapping[str, Any] = {"guidance_scale": 3.0, "temperature": 0.5, "top_p": 0.97}
+"""How the authors draw with the model of 2 billion parameters."""
+CHUNK = re.compile(r"block_chunks\.(\d{1,9})\.(?:module\.)?(\d{1,9})\.")
+"""Where a block stands; the reader takes ``module`` out of names, since wrappers put it there."""
+
+
+def recognises(names: Collection[str]) -> str | None:
+    """The component of Infinity that a file with these tensors holds; None where it is none."""
+    if marked(names, {"model": MARKS["model"]}):
+        return "model"
+    return "tokenizer" if bitwise.is_tokenizer(names) else None
+
+
+def config(component: str, state: StateDict, sizes: Sizes | None = None) -> InfinityConfig | BitwiseConfig:
+    """The configuration of a component, read off its tensors; see :func:`model_config` and
+    :func:`bitwise.tokenizer_config`."""
+    if component == "model":
+        return model_config(state, sizes)
+    return bitwise.tokenizer_config(state) if sizes is None else bitwise.tokenizer_config(state, sizes)
+
+
+def from_official(state: StateDict, config: InfinityConfig | BitwiseConfig) -> dict[str, Tensor]:
+    """The parameters of an official component under our names. Raises ``CheckpointError`` where one does not fit
+    ``config``."""
+    if isinstance(config, BitwiseConfig):
+        return bitwise.tokenizer_from_official(state, config)
+    return model_from_official(state, config)
+
+
+def to_official(state: StateDict, config: InfinityConfig | BitwiseConfig) -> dict[str, Tensor]:
+    """The inverse, buffers included. Raises ``CheckpointError`` where the official builder has no such model."""
+    if isinstance(config, BitwiseConfig):
+        return bitwise.tokenizer_to_official(state, config)
+    return model_to_official(state, config)
+
+
+def model_config(
+    state: StateDict,
+    sizes: Sizes | None = None,
+    *,
+    schedules: tuple[tuple[Size, ...], ...] = (),
+    lengths: tuple[int, ...] = (),
+    level_per_chunk: bool = False,
+    norm_eps: float = 1e-6,
+) -> InfinityConfig:
+    """The configuration of an official transformer, read off its tensors; the arguments are what no tensor shows, see
+    ``InfinityConfig``. Raises ``CheckpointError`` where the tensors show no Infinity transformer.
+    """
+    state, chunks = flat(state)
+    _, text_heads, each = tensor_of(state, "text_proj_for_sos.ca.mat_q", 3, TRANSFORMER).shape
+    text_length, text_width = tensor_of(state, "cfg_uncond", 2, TRANSFORMER).shape
+    given = {} if sizes is None else {"sizes": ScaleSchedule.of(sizes).sizes}
+    try:
+        return InfinityConfig(
+            depth=count(state, "blocks."),
+            width=text_heads * each,
+            heads=tensor_of(state, "blocks.0.sa.scale_mul_1H11", 4, TRANSFORMER).numel(),
+            hidden=tensor_of(state, "blocks.0.ffn.fc1.weight", 2, TRANSFORMER).shape[0],
+            bits=tensor_of(state, "word_embed.weight", 2, TRANSFORMER).shape[1],
+            text_width=text_width,
+            text_length=text_length,
+            text_heads=text_heads,
+            levels=tensor_of(state, "lvl_embed.weight", 2, TRANSFORMER).shape[0],
+            chunks=chunks,
+            level_per_chunk=level_per_chunk,
+            schedules=schedules,
+            lengths=lengths,
+            norm_eps=norm_eps,
+            **given,
+        )
+    except InputError as error:
+        raise CheckpointError(f"the {TRANSFORMER} cannot be read: {error}") from None
+
+
+def flat(state: StateDict) -> tuple[dict[str, Tensor], int]:
+    """The same tensors with blocks counted through (``blocks.3.``), and how many chunks they were in; one where they
+    are counted through already. Raises ``CheckpointError`` for chunks of different sizes.
+    """
+    places = [(int(found[1]), int(found[2])) for name in state if (found := CHUNK.match(name))]
+    chunks, each = (1 + max(column, default=0) for column in zip(*places)) if places else (1, 1)
+    blocks = {*places}
+    if places and len(blocks) != chunks * each:
+        raise CheckpointError(
+            f"the {TRANSFORMER} has {len(blocks)} blocks in {chunks} chunks; expected {each} in each of them"
+        )
+
+    def counted(name: str) -> str:
+        found = CHUNK.match(name)
+        return f"blocks.{int(found[1]) * each + int(found[2])}.{name[found.end() :]}" if found else name
+
+    return {counted(name): tensor for name, tensor in state.items()}, chunks
+
+
+def model_targets(config: InfinityConfig) -> Targets:
+    """Our tensor names of a transformer with this configuration to the official ones, with blocks counted through."""
+    targets = {}
+    for ours, t in without_values(lambda: Infinity(config)).state_dict().items():
+        name = ours
+        for pattern, official in NAMES:
+            name = re.sub(pattern, official, name)
+        leading = (1,) * LEADING.get(name.rpartition(".")[2], 0)
+        targets[ours] = Target(name, leading + tuple(t.shape), tuple(t.shape))
+    return targets
+
+
+def official_parameter_names(config: InfinityConfig) -> dict[str, str]:
+    """The official names of a transformer's parameters, in the chunks of ``config``, to ours."""
+    return {chunked(target.name, config): ours for ours, target in model_targets(config).items()}
+
+
+def is_model_buffer(name: str) -> bool:
+    """Whether the official class computes this tensor itself."""
+    return name.endswith(".zero_k_bias")
+
+
+def model_from_official(state: StateDict, config: InfinityConfig) -> dict[str, Tensor]:
+    """The official transformer's parameters under our names. Raises ``CheckpointError`` where one does not fit
+    ``config``."""
+    state, _ = flat(state)
+    for name, tensor in state.items():
+        if name.endswith(".scale_mul_1H11"):  # (1, 1, H, 1) where the authors' own attention kernel was used
+            state[name] = tensor.reshape(1, -1, 1, 1)
+    return to_ours(state, model_targets(config), TRANSFORMER, is_model_buffer)
+
+
+def model_to_official(state: StateDict, config: InfinityConfig) -> dict[str, Tensor]:
+    """Our transformer's parameters under the official names, in the chunks of ``config``, and the zero biases."""
+    official = to_theirs(state, model_targets(config))
+    for name in ("text_proj_for_sos.ca", *(f"blocks.{i}.{kind}" for i in range(config.depth) for kind in ("sa", "ca"))):
+        official[f"{name}.zero_k_bias"] = zeros_like_first(official, config.width)
+    return {chunked(name, config): tensor for name, tensor in official.items()}
+
+
+def chunked(name: str, config: InfinityConfig) -> str:
+    """The official name of a tensor whose block is counted through."""
+    if config.chunks == 1 or not name.startswith("blocks."):
+        return name
+    _, i, rest = name.split(".", 2)
+    each = config.depth // config.chunks
+    return f"block_chunks.{int(i) // each}.module.{int(i) % each}.{rest}"
+
+
+def published(name: str, like: object = None) -> dict[str, Any] | None:
+    """None yet."""
+    return None

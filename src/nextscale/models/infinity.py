@@ -1,0 +1,327 @@
+"""Infinity: bitwise next-scale text-to-image generation (arXiv 2412.04431).
+
+VAR's transformer for bits and texts: the head predicts every bit of a token on its own; a text enters by
+cross-attention, and summed up in one vector as the first token and the AdaLN condition; positions are rotary, so that
+one model draws many sizes and aspect ratios. All blocks share one AdaLN projection.
+
+Shape letters as in ``models/base.py``; ``T`` tokens of a text, ``c`` their width, ``D`` bits of a token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextscale.conditions.base import Branches, Features, Source
+from nextscale.errors import InputError, PlanError
+from nextscale.layers.adaln import FeedForward, modulate
+from nextscale.layers.attention import Attention
+from nextscale.layers.cross_attention import CrossAttention, Pool
+from nextscale.layers.precision import no_autocast
+from nextscale.layers.rope import Positions, rotary_table
+from nextscale.layers.slots import AttentionSlot
+from nextscale.models.base import Again, Condition, NextScaleModel, drop_paths
+from nextscale.scales import ScaleSchedule, Size
+from nextscale.settings import check_bounds
+
+Sizes = tuple[Size, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfinityConfig:
+    """Sizes of an Infinity transformer.
+
+    hidden: of the feed-forward; bits: of a token; text_width, text_length: of the states of a text, and how many at
+    most; text_heads: of the query that sums a text up; levels: most scales it can draw; chunks: into how many runs of
+    blocks official files split it; level_per_chunk: whether the level embedding is added again before each of these;
+    sizes: what is drawn where nothing is asked for; schedules: for every aspect ratio the finest schedule that was
+    trained (none: ``sizes`` alone), whose last grid is where rotary positions are counted; lengths: numbers of leading
+    scales that were trained on their own (none: all); drop_path: rate of the last block in training.
+    """
+
+    depth: int
+    width: int
+    heads: int
+    hidden: int
+    bits: int = 32
+    text_width: int = 2048
+    text_length: int = 512
+    text_heads: int = 16
+    levels: int = 15
+    chunks: int = 1
+    level_per_chunk: bool = False
+    sizes: Sizes = ScaleSchedule.preset("256").sizes
+    schedules: tuple[Sizes, ...] = ()
+    lengths: tuple[int, ...] = ()
+    positions: Positions = "stretched"
+    norm_eps: float = 1e-6
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        for sizes in (self.sizes, *self.schedules):
+            if len(ScaleSchedule(sizes)) > self.levels:
+                raise InputError(
+                    f"a schedule has {len(sizes)} scales; expected at most as many as levels, {self.levels}"
+                )
+        wide, many = (1, 2**20), (1, 65_536)
+        check_bounds(self, depth=(1, 1024), width=wide, heads=wide, hidden=wide, bits=many, levels=(1, 1024))
+        check_bounds(self, text_width=wide, text_length=wide, text_heads=many, chunks=(1, self.depth))
+        shortest = min(map(len, self.schedules), default=len(self.sizes))
+        for length in self.lengths:
+            if not 1 <= length <= shortest:
+                raise InputError(f"lengths has {length}; expected 1 to {shortest}, the scales of the shortest schedule")
+        if not 0 < self.norm_eps <= 1:
+            raise InputError(f"norm_eps is {self.norm_eps}; expected a small number above 0, such as 1e-06")
+        if not 0 <= self.drop_path < 1:
+            raise InputError(f"drop_path is {self.drop_path}; expected 0 or more, below 1")
+        if self.width % self.heads or self.width // self.heads % 4:
+            raise InputError(
+                f"a width of {self.width} cannot be split into {self.heads} heads of a multiple of 4 channels"
+            )
+        if self.width % self.text_heads:
+            raise InputError(f"a width of {self.width} cannot be split into {self.text_heads} heads for the text")
+        if self.depth % self.chunks:
+            raise InputError(f"{self.depth} blocks cannot be split into {self.chunks} chunks")
+
+
+class Infinity(NextScaleModel):
+    """See :class:`~nextscale.models.base.NextScaleModel` for the methods."""
+
+    memory, guidance = "full", "constant"
+    sources, away_from = ("text",), ("negative",)
+    choices = 2
+    gates = 2
+
+    def __init__(self, config: InfinityConfig) -> None:
+        super().__init__()
+        c, width = config.width, config.text_width
+        self.config, self.schedule = config, ScaleSchedule(config.sizes)
+        self.draws = self.code_dim = config.bits
+        self.null = nn.Parameter(torch.zeros(config.text_length, width))
+        self.text_norm = nn.RMSNorm(width, 1e-6)
+        self.pool = Pool(width, c, config.text_heads)
+        self.text_in = FeedForward(width, c, c)
+        self.pos_start = nn.Parameter(torch.zeros(1, c))
+        self.level_embedding = nn.Parameter(torch.zeros(config.levels, c))
+        self.word_embedding = nn.Linear(config.bits, c)
+        self.shared_ada_lin = nn.Linear(c, 6 * c)
+        blocks = [Block(config) for _ in range(config.depth)]
+        self.blocks = nn.ModuleList(blocks)
+        self.slots = tuple(replace(block.attention.spec, block=i) for i, block in enumerate(blocks))
+        self.head_ada_lin = nn.Linear(c, 2 * c)
+        self.head_lin = nn.Linear(c, 2 * config.bits)
+
+    @property
+    def reads(self) -> Mapping[str, int]:
+        return {"text": self.config.text_width}
+
+    @property
+    def schedules(self) -> tuple[ScaleSchedule, ...]:
+        return tuple(map(ScaleSchedule, self.config.schedules or (self.config.sizes,)))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.config.lengths or (len(self.schedule),)
+
+    def check(self, schedule: ScaleSchedule) -> None:
+        if len(schedule) > self.config.levels:
+            raise PlanError(
+                f"this Infinity draws at most {self.config.levels} scales, and {len(schedule)} were asked for"
+            )
+
+    def blank(self, images: int, device: torch.device) -> Features:
+        states = torch.zeros(images, self.config.text_length, self.config.text_width, device=device)
+        source = Source("text", {"states": states, "mask": torch.ones_like(states[..., 0], dtype=torch.bool)})
+        return Features(images, {"text": source, "negative": source})
+
+    def condition(
+        self, features: Features, branches: Branches | None = None, schedule: ScaleSchedule | None = None
+    ) -> Condition:
+        vector, context, mask = self.read(features, (self.sources,) if branches is None else branches)
+        shared = self.shared_ada_lin(F.silu(vector)).unflatten(-1, (1, 6, -1))
+        blocks: Sequence[Any] = self.blocks
+        return Condition(
+            start=vector[:, None] + self.pos_start,
+            vector=vector,
+            modulation=tuple(shared + block.ada_gss for block in blocks),
+            context=tuple(block.cross.text(context) for block in blocks),
+            mask=mask,
+        )
+
+    def read(self, features: Features, branches: Branches) -> tuple[Tensor, Tensor, Tensor]:
+        """What the texts of all rows say: summed up (R, C), as a context (R, T, C), and the mask (R, T) of that."""
+        states, mask = self._texts(features, branches)
+        with no_autocast(states):
+            text = F.rms_norm(states, states.shape[-1:], self.text_norm.weight.float(), self.text_norm.eps)
+        text = text.to(self.text_in.fc1.weight.dtype)
+        return self.pool(text, mask), self.text_in(text), mask
+
+    def _texts(self, features: Features, branches: Branches) -> tuple[Tensor, Tensor]:
+        """States (R, T, c) float32 and their mask (R, T). What a branch does not see, or an image lacks, is as many
+        states of the null as the image's own text has; one where it has none.
+        """
+        place, own = self.null.device, features.sources.get("text")
+        length = torch.ones(features.images, 1, dtype=torch.bool, device=place) if own is None else own.tensors["mask"]
+        null = self.null.float()[: length.shape[1]].expand(features.images, -1, -1)
+        if null.shape[1] < length.shape[1]:
+            raise InputError(f"a text has {length.shape[1]} states; this Infinity reads at most {len(self.null)}")
+        found: list[tuple[Tensor, Tensor]] = []
+        for branch in branches:
+            states, mask = null, length.to(place)
+            source = features.seen(branch, "text")
+            if source is not None:
+                said, seen = source.tensors["states"].to(null), source.tensors["mask"].to(place)
+                if source.dropped is not None:
+                    dropped = source.dropped.to(place)
+                    (said, seen), (states, mask) = padded([(said, seen), (states, mask)])
+                    said, seen = (
+                        torch.where(dropped[:, None, None], states, said),
+                        torch.where(dropped[:, None], mask, seen),
+                    )
+                states, mask = said, seen
+            found.append((states, mask))
+        texts, masks = zip(*padded(found), strict=True)
+        return torch.cat(texts), torch.cat(masks)
+
+    def drop_paths(self, condition: Condition, chance: Tensor) -> Condition:
+        """See :func:`nextscale.models.base.drop_paths`. chance: (R, blocks, gates)."""
+        if not self.config.drop_path:
+            return condition
+        last = max(1, self.config.depth - 1)
+        return drop_paths(condition, chance, [self.config.drop_path * i / last for i in range(self.config.depth)])
+
+    def embed(
+        self, inputs: Tensor | None, k: int, condition: Condition, schedule: ScaleSchedule, again: Again | None = None
+    ) -> Tensor:
+        assert again is None, "one pass over a scale is all that this model knows"
+        if inputs is None:
+            x = condition.start.expand(-1, schedule.lengths[0], -1)
+        else:
+            x = self.word_embedding(inputs.flatten(2).mT.to(self.word_embedding.weight.dtype))
+            x = x.repeat(condition.rows // len(x), 1, 1)
+        return x + self.level_embedding[k]
+
+    def run_block(
+        self, i: int, x: Tensor, k: int | None, condition: Condition, slots: Sequence[Any], schedule: ScaleSchedule
+    ) -> Tensor:
+        here = slice(0, x.shape[1]) if k is None else schedule.slice(k)
+        if self.config.level_per_chunk and i and i % (self.config.depth // self.config.chunks) == 0:
+            x = x + self._levels(schedule)[here]
+        table = self.rotary(schedule, x.device)[here]
+        assert condition.mask is not None
+        return self.blocks[i](x, condition.modulation[i], condition.context[i], condition.mask, table, *slots)
+
+    def rotary(self, schedule: ScaleSchedule, device: torch.device) -> Tensor:
+        """Rotary positions (L, head width / 2, 2) of a schedule: counted on the grid of the trained schedule whose
+        aspect ratio is nearest.
+        """
+        h, w = schedule.grid
+        grids = [trained.grid for trained in self.schedules]
+        reference = min(grids, key=lambda grid: abs(math.log(grid[0] / grid[1] * w / h)))
+        return rotary_table(schedule, reference, self.slots[0].width, device, self.config.positions)
+
+    def _levels(self, schedule: ScaleSchedule) -> Tensor:
+        """The level embedding (L, C) of every token."""
+        lengths = torch.tensor(schedule.lengths, device=self.level_embedding.device)
+        return self.level_embedding[: len(schedule)].repeat_interleave(lengths, 0, output_size=schedule.tokens)
+
+    def head(self, hidden: Tensor, condition: Condition, number: int = 0) -> Tensor:
+        assert condition.vector is not None
+        vector = condition.vector[: len(hidden)]
+        scale, shift = self.head_ada_lin(F.silu(vector))[:, None].chunk(2, -1)
+        x = modulate(hidden, scale, shift, self.config.norm_eps)
+        with no_autocast(x):
+            logits = F.linear(x.float(), self.head_lin.weight.float(), self.head_lin.bias.float())
+        return logits.unflatten(-1, (self.draws, 2))
+
+    def condition_flops(self, rows: int) -> int:
+        c, tokens, blocks = self.config.width, self.config.text_length, self.config.depth
+        block: Any = self.blocks[0]
+        text = self.pool.flops(tokens) + self.text_in.flops(tokens) + blocks * block.cross.text.flops(tokens)
+        return rows * (text + 2 * 6 * c * c)
+
+    def embed_flops(self, tokens: int, k: int, images: int) -> int:
+        return 2 * images * tokens * self.config.bits * self.config.width if k else 0
+
+    def head_flops(self, tokens: int, rows: int) -> int:
+        c = self.config.width
+        return 2 * rows * (2 * c * c + tokens * c * 2 * self.config.bits)
+
+    @torch.no_grad()
+    def init_weights(self, gamma: float = 5e-6, shift: float = 1e-3, head: float = 0.02) -> None:
+        """The official initialisation: matrices and embeddings a truncated normal of std sqrt(1 / 3C), biases zero;
+        outputs of attention and feed-forward divided by sqrt(2 depth); gates times ``gamma``, the rest of the
+        modulation times ``shift``, the head times ``head``. Call before training.
+        """
+        c, shrink = self.config.width, math.sqrt(2 * self.config.depth)
+        std = math.sqrt(1 / (3 * c))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for embedding in (self.pos_start, self.level_embedding, self.pool.query):
+            nn.init.trunc_normal_(embedding, std=std)
+        nn.init.trunc_normal_(self.null, std=1.2 / math.sqrt(self.config.text_width))
+        self.head_lin.weight.mul_(head)
+        self.head_ada_lin.weight.mul_(shift)
+        for block in self.blocks:
+            block.init_weights(gamma, shift, shrink)  # type: ignore[operator]
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention to the text, feed-forward. The first and the last stand behind a shared AdaLN
+    and a gate, the middle one behind a norm of its own.
+    """
+
+    def __init__(self, config: InfinityConfig) -> None:
+        super().__init__()
+        c = config.width
+        self.eps, self.text_length = config.norm_eps, config.text_length
+        self.attention = Attention(c, config.heads, l2_norm=True)
+        self.cross_norm = nn.LayerNorm(c, config.norm_eps)
+        self.cross = CrossAttention(c, config.heads)
+        self.ffn = FeedForward(c, config.hidden)
+        self.ada_gss = nn.Parameter(torch.randn(6, c) / math.sqrt(c))
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        text: tuple[Tensor, ...],
+        mask: Tensor,
+        table: Tensor,
+        slot: AttentionSlot,
+    ) -> Tensor:
+        """x (R, l, C) to (R, l, C). text: keys and values; mask: (R, T) of them; table: rotary positions."""
+        gamma1, gamma2, s1, s2, b1, b2 = modulation.unbind(2)
+        x = x + gamma1 * self.attention(modulate(x, s1, b1, self.eps), slot, table)
+        x = x + self.cross(self.cross_norm(x), *text, mask)
+        return x + gamma2 * self.ffn(modulate(x, s2, b2, self.eps))
+
+    def flops(self, tokens: int, seen: int) -> int:
+        """FLOPs of :meth:`forward` for ``tokens`` tokens of one row that see ``seen`` keys and the longest text."""
+        text = self.cross.flops(tokens, self.text_length)
+        return self.attention.flops(tokens, seen) + text + self.ffn.flops(tokens)
+
+    def init_weights(self, gamma: float, shift: float, shrink: float) -> None:
+        """See :meth:`Infinity.init_weights`."""
+        for last in (self.attention.proj, self.cross.proj, self.ffn.fc2):
+            last.weight.div_(shrink)
+        self.ada_gss[:2].mul_(gamma)
+        self.ada_gss[2:].mul_(shift)
+
+
+def padded(texts: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """States (B, T, c) and masks (B, T) of several texts, brought to the length of the longest."""
+    longest = max(mask.shape[1] for _, mask in texts)
+    return [
+        (F.pad(states, (0, 0, 0, longest - mask.shape[1])), F.pad(mask, (0, longest - mask.shape[1])))
+        for states, mask in texts
+    ]
