@@ -30,6 +30,11 @@ class GivenTokens:
     tokens: list[Tensor]
     masks: list[Tensor]
 
+    @classmethod
+    def whole(cls, tokens: Sequence[Tensor]) -> GivenTokens:
+        """All of these maps, (B, h, w) or (B, h, w, d) int64 each."""
+        return cls(list(tokens), [torch.ones(one.shape[1:3], dtype=torch.bool) for one in tokens])
+
     def select(self, rows: Tensor) -> GivenTokens:
         """Keep, repeat or reorder images: rows (B',) int64."""
         masks = [mask if mask.ndim == 2 else mask[rows.to(mask.device)] for mask in self.masks]

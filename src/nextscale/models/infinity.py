@@ -145,7 +145,7 @@ class Infinity(NextScaleModel):
     ) -> Condition:
         vector, context, mask = self.read(features, (self.sources,) if branches is None else branches)
         shared = self.shared_ada_lin(F.silu(vector)).unflatten(-1, (1, 6, -1))
-        blocks: Sequence[Any] = self.blocks
+        blocks: Any = self.blocks
         return Condition(
             start=vector[:, None] + self.pos_start,
             vector=vector,
