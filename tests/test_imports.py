@@ -32,6 +32,7 @@ LEVELS = {
     "documents": 0,
     "settings": 0,
     "scales": 0,
+    "ratios": 0,
     "systems": 0,
     "sampling": 1,
     "guidance": 1,
@@ -72,6 +73,9 @@ LEVELS = {
 }
 SIBLINGS = {  # who may import whom on one level
     ("scales", "errors"),
+    ("ratios", "errors"),
+    ("ratios", "scales"),
+    ("ratios", "values"),
     ("files", "errors"),
     ("documents", "errors"),
     ("documents", "files"),

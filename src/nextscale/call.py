@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nextscale.conditions.base import Conditioner
 from nextscale.errors import InputError, PlanError, quoted
-from nextscale.habits import BAR, CALL, translated
+from nextscale.habits import BAR, CALL, sized, translated
 from nextscale.plan import Plan
+from nextscale.ratios import Shapes
 from nextscale.request import SAMPLING, Request, resolve, sampling_numbers
 from nextscale.results import OutputType, checked_output_type
 from nextscale.state import Callback, Keep, ScaleEvent
@@ -46,16 +47,16 @@ def understood(
     elsewhere: Mapping[str, Any],
     conditioner: Conditioner,
     make_plan: Callable[..., Plan],
-    **facts: Any,
+    shapes: Shapes,
 ) -> Call:
     """A call's arguments, checked.
 
     given: its own, None where nobody gave one; elsewhere: further ones, by names that other libraries use or that were
-    left out of a signature; make_plan: the plan of sampling arguments; facts: for :func:`nextscale.habits.translated`.
+    left out of a signature; make_plan: the plan of sampling arguments; shapes: the pictures that the model draws.
     Raises ``InputError`` or ``PlanError`` with the argument that cannot be used.
     """
     set_by_hand = {name: value for name, value in given.items() if not _ungiven(name, value)}
-    translated_too = translated(set_by_hand, elsewhere, CALL, list(dict.fromkeys((*given, *SAMPLING))), **facts)
+    translated_too = _in_our_words(set_by_hand, elsewhere, list(dict.fromkeys((*given, *SAMPLING))), shapes)
     asked: dict[str, Any] = dict.fromkeys((*given, *SAMPLING)) | UNGIVEN | set_by_hand | translated_too
     output_type, callback, parts = (asked.get(name) for name in ("output_type", "callback_on_scale_end", "parts"))
     kind = checked_output_type(output_type)
@@ -74,6 +75,24 @@ def understood(
         asked["generator"],
     )
     return Call(request, kind, callback, parts or {})
+
+
+def sampling_arguments(given: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+    """The sampling arguments of a plan, in any library's words. Raises ``InputError`` for others."""
+    own = {name: value for name, value in given.items() if name in SAMPLING and value is not None}
+    others = {name: value for name, value in given.items() if name not in SAMPLING}
+    return own | _in_our_words(own, others, SAMPLING, shapes)
+
+
+def _in_our_words(
+    given: Mapping[str, Any], elsewhere: Mapping[str, Any], own: Sequence[str], shapes: Shapes
+) -> dict[str, Any]:
+    """The arguments ``elsewhere``, see :func:`nextscale.habits.translated`."""
+    (height, width), scales = shapes.size(shapes.default), len(shapes.default)
+    facts: dict[str, Any] = {"height": height, "width": width, "size": (height, width), "scales": scales}
+    if len(shapes.lengths) == 1:
+        facts |= dict.fromkeys(("num_inference_steps", "num_steps", "steps"), scales)
+    return translated(given, sized(given, elsewhere, shapes), CALL, own, **facts)
 
 
 def bar_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

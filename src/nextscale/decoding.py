@@ -74,7 +74,7 @@ def visible(picture: Image.Image) -> Decoded:
         Exception: one of ``DAMAGE``, where it says nowhere what is white.
     """
     remarks: tuple[str, ...] = ()
-    picture = _upright(picture)
+    picture = upright(picture)
     if picture.mode == "LAB":
         raise ValueError("its colours are LAB; expected RGB or grey")
     if picture.mode.startswith(("I", "F")):
@@ -107,8 +107,10 @@ def _decodable(known: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    """``picture`` turned as its metadata say; as it is where they are damaged, which its pixels need not be."""
+def upright(picture: Image.Image) -> Image.Image:
+    """``picture`` turned as its metadata say, and as :func:`visible` shows it; as it is where they are damaged, which
+    its pixels need not be.
+    """
     try:
         turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except DAMAGE:

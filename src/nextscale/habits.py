@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nextscale.errors import InputError, quoted
+from nextscale.ratios import Shapes
 from nextscale.values import is_real, listed, plain
 
 
@@ -231,6 +232,35 @@ def translated(
         elif not _among(value, (*fine, facts[name]) if name in facts else fine):
             raise UnknownArgument(f"{name} is {'not read here' if secret else quoted(value)}; {here.format(**facts)}")
     return found
+
+
+def sized(given: Mapping[str, Any], elsewhere: Mapping[str, Any], shapes: Shapes) -> Mapping[str, Any]:
+    """``elsewhere`` with a height and a width, or a size, turned into the ratio and the pixels that ask for it, where a
+    model draws several sizes. given: the arguments in our words. Raises ``UnknownArgument`` for a size that is none of
+    the model's.
+    """
+    asked = {name: elsewhere[name] for name in ("height", "width", "size") if elsewhere.get(name) is not None}
+    if not asked or not shapes.several:
+        return elsewhere
+    said = " and ".join(f"{name} is {quoted(value)}" for name, value in asked.items())
+    both = [name for name in ("ratio", "pixels") if given.get(name) is not None or elsewhere.get(name) is not None]
+    if both:
+        raise UnknownArgument(f"{said}, and {both[0]} was given; expected ratio and pixels alone")
+    size = listed(asked["size"]) if "size" in asked else [plain(asked.get(name)) for name in ("height", "width")]
+    if size is None or len(size) != 2 or len(asked) == 3 or not all(is_real(n) and 0 < n < 1e9 for n in size):
+        raise UnknownArgument(f"{said}; expected height and width in pixels, or ratio=... and pixels=...")
+    h, w = size
+    every = [(a, b, ratio) for ratio, drawn in shapes.sizes.items() for a, b in drawn]
+    height, width, ratio = min(every, key=lambda one: max(one[0] / h, h / one[0], one[1] / w, w / one[1]))
+    if (height, width) != (h, w):
+        raise UnknownArgument(
+            f"{said}; the nearest that this model draws are {height}x{width} pixels (height x width): "
+            f"ratio={ratio!r}, pixels={height * width}"
+        )
+    return {name: value for name, value in elsewhere.items() if name not in asked} | {
+        "ratio": ratio,
+        "pixels": height * width,
+    }
 
 
 def missing_attribute(name: str) -> AttributeError:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nextscale.bar import bar
-from nextscale.call import Call, Watch, bar_settings, checked_plan, understood
+from nextscale.call import Call, Watch, bar_settings, checked_plan, sampling_arguments, understood
 from nextscale.checkpoints.find import model_folder
 from nextscale.checkpoints.load import (
     bundled_names,
@@ -35,13 +35,14 @@ from nextscale.conditions.classes import ClassVocabulary
 from nextscale.device import choose_device, choose_dtype, place
 from nextscale.errors import CheckpointError, InputError, quoted
 from nextscale.generate import generate
-from nextscale.habits import CALL, LOAD, TO, missing_attribute, translated
+from nextscale.habits import LOAD, TO, missing_attribute, translated
 from nextscale.models.base import NextScaleModel
 from nextscale.pictures import fit
-from nextscale.plan import Plan, default_plan
+from nextscale.plan import Plan, shaped_plan
 from nextscale.price import Price, price
+from nextscale.ratios import Shapes
 from nextscale.recipe import Recipe, write_recipe
-from nextscale.request import SAMPLING, Labels, checked_count
+from nextscale.request import Labels, checked_count
 from nextscale.results import GenerationResult, OutputType, StreamEvent, decode, result_of, to_pil
 from nextscale.state import Callback, ScaleEvent
 from nextscale.tokenizers.base import Tokenizer
@@ -125,10 +126,8 @@ class Pipeline(Coder):
 
     def plan(self, **sampling: Any) -> Plan:
         """The plan of a call with these sampling arguments; what is ``None`` or absent comes from ``defaults``."""
-        own = {name: value for name, value in sampling.items() if name in SAMPLING and value is not None}
-        others = {name: value for name, value in sampling.items() if name not in SAMPLING}
-        given = own | translated(own, others, CALL, SAMPLING, **self._facts())
-        return default_plan(self.model, **(self.defaults | given))
+        asked = self.defaults | sampling_arguments(sampling, self.shapes)
+        return shaped_plan(self.model, self.tokenizer.stride, **asked)
 
     def price(self, plan: Plan, images: int = 1, parts: Mapping[str, Any] | None = None) -> Price:
         """Predicted FLOPs and memory bytes of ``plan`` for ``images`` prompts in this precision; parts as in a call."""
@@ -143,6 +142,8 @@ class Pipeline(Coder):
         style: Sequence[str | None] | str | None = None,
         image: Any = None,
         num_images: int = 1,
+        ratio: str | float | None = None,
+        pixels: str | int | None = None,
         guidance_scale: float | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -161,7 +162,8 @@ class Pipeline(Coder):
         class_labels: ids or names, or words as for prompt; None in a list is no class; prompt: plain words, by class
         models resolved to a class, with a warning that says to which; style: for models that have styles, one for all
         labels or one per label, by default the first that the class was seen in; negative_prompt, image: for models
-        that read them; guidance_scale: 1 is off; temperature: above 0; top_k, top_p: 0 is off; smooth: VAR's "more
+        that read them; ratio: width to height, as in "3:2", and pixels: of a picture, as in "0.25M", for models that
+        draw several; guidance_scale: 1 is off; temperature: above 0; top_k, top_p: 0 is off; smooth: VAR's "more
         smooth" sampling; seed: the first image's seed (the next ones count up), or one per image; generator: official
         noise instead; callback_on_scale_end: called after every scale, may return another canvas, ``Keep(rows)`` or
         False to stop, and has all images drawn at once; plan: a whole plan, instead of the sampling arguments; parts:
@@ -169,7 +171,7 @@ class Pipeline(Coder):
         or ``PlanError`` for what cannot be done; warns of a style that lacks the class.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "elsewhere")}
-        call = understood(given, elsewhere, self.conditioner, self.plan, **self._facts())
+        call = understood(given, elsewhere, self.conditioner, self.plan, self.shapes)
         request, watch = call.request, None if call.callback is None else Watch(call.callback)
         prompts = len(request.entries)
         size = prompts if call.whole else max(1, BATCH // max(request.plan.alive))
@@ -215,11 +217,15 @@ class Pipeline(Coder):
         cannot be done is refused here, not at the first scale.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "sampling")}
-        call = understood(given, sampling, self.conditioner, self.plan, **self._facts())
+        call = understood(given, sampling, self.conditioner, self.plan, self.shapes)
         request, plan = call.request, call.request.plan
         features = request.features(self.conditioner).to(self.device)
         events = generate(plan, self._parts(call.parts), features, request.noise, entries=request.entries)
         return (StreamEvent(event.k, len(plan.rows), event, self.tokenizer) for event in events)
+
+    @property
+    def shapes(self) -> Shapes:
+        return self.model.shapes(self.tokenizer.stride)
 
     @property
     def components(self) -> dict[str, Any]:
@@ -255,12 +261,6 @@ class Pipeline(Coder):
 
         def __getattr__(self, name: str) -> Any:
             raise missing_attribute(name)
-
-    def _facts(self) -> dict[str, Any]:
-        """What a sentence about another library's argument mentions."""
-        (height, width), scales = self.resolution, len(self.model.schedule)
-        steps = dict.fromkeys(("scales", "num_inference_steps", "num_steps", "steps"), scales)
-        return {"height": height, "width": width, "size": (height, width)} | steps
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, *, overwrite: bool = False) -> None:
         """Write a checkpoint folder that :func:`load` reads, in ``dtype`` or in the number type that the networks have

@@ -287,6 +287,11 @@ def default_plan(
     return Plan(tuple(rows), branches, {"model": MemoryPlan(model.memory)})
 
 
+def shaped_plan(model: NextScaleModel, stride: int, *, ratio: Any = None, pixels: Any = None, **sampling: Any) -> Plan:
+    """The plan of a plain generation of pictures of a ratio and size; see :meth:`nextscale.ratios.Shapes.choose`."""
+    return default_plan(model, schedule=model.shapes(stride).choose(ratio, pixels), **sampling)
+
+
 def _check_populations(plan: Plan) -> None:
     for k, row in enumerate(plan.rows):
         if (row.population is None) != (row.cull is None):

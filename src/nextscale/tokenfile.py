@@ -19,6 +19,8 @@ from torch import Tensor
 from nextscale.errors import InputError, quoted
 from nextscale.files import kind_of, written_aside
 from nextscale.pictures import open_picture
+from nextscale.ratios import Shapes
+from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.values import listed
 
@@ -68,14 +70,17 @@ def _picture(given: Any) -> Image.Image:
     return given
 
 
-def token_maps(tokens: Any, tokenizer: Tokenizer) -> list[Tensor]:
+def token_maps(tokens: Any, tokenizer: Tokenizer, shapes: Shapes | None = None) -> tuple[list[Tensor], ScaleSchedule]:
     """Tokens as one (B, h, w) or (B, h, w, d) int64 map per scale, of all scales or the first few; without B it is one
-    picture's.
+    picture's. And the schedule that these are scales of, by their sizes.
 
-    Raises ``InputError`` for other shapes, other numbers than whole ones, and tokens that the codebook has not.
+    shapes: the sizes that pictures may have, by default that of the tokenizer's own schedule alone. Raises
+    ``InputError`` for other shapes, other numbers than whole ones, and tokens that the codebook has not.
     """
     given = None if isinstance(tokens, Tensor) else listed(tokens)
-    sizes = tokenizer.schedule.sizes
+    shapes = shapes or Shapes.of_one(tokenizer.schedule, tokenizer.stride)
+    schedule = shapes.beginning([_size(one, tokenizer) for one in given or []]) or shapes.default
+    sizes = schedule.sizes
     if not given or len(given) > len(sizes):
         count = f"{len(given)} maps" if given else quoted(tokens)
         raise InputError(f"tokens are {count}, and there are {len(sizes)} scales; {EXPECTED}")
@@ -86,7 +91,16 @@ def token_maps(tokens: Any, tokenizer: Tokenizer) -> list[Tensor]:
     counts = {len(one) for one in maps}
     if len(counts) > 1:
         raise InputError(f"the maps hold {', '.join(map(str, sorted(counts)))} pictures; expected as many in every one")
-    return maps
+    return maps, schedule
+
+
+def _size(given: Any, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Height and width of a map, or nothing where it is none."""
+    try:
+        shape = tuple(np.shape(given))
+    except (TypeError, ValueError, RuntimeError):
+        return ()
+    return shape[-2 - len(tokenizer.token_shape) :][:2]
 
 
 def _map(k: int, given: Any, shape: tuple[int, ...], choices: int) -> Tensor:
@@ -130,8 +144,10 @@ def save_tokens(
         save_file(tensors, aside, about)
 
 
-def load_tokens(path: Path, tokenizer: Tokenizer) -> TokenFile:
-    """Read what :func:`save_tokens` wrote. Raises ``InputError`` for another file, or another tokenizer's tokens."""
+def load_tokens(path: Path, tokenizer: Tokenizer, shapes: Shapes | None = None) -> TokenFile:
+    """Read what :func:`save_tokens` wrote; shapes as for :func:`token_maps`. Raises ``InputError`` for another file, or
+    another tokenizer's tokens.
+    """
     if not path.is_file():
         seen = f"{path} is {kind_of(path)}" if path.exists() else f"there is no file {path}"
         raise InputError(f"{seen}; expected one that nextscale encode wrote")
@@ -151,7 +167,7 @@ def load_tokens(path: Path, tokenizer: Tokenizer) -> TokenFile:
             f"{path} holds the tokens of another tokenizer, of the model {quoted(about.get('model'))}; expected the "
             "model that wrote it, or one with the same tokenizer"
         )
-    maps = token_maps([found[name] for name in wanted], tokenizer)
+    maps, _ = token_maps([found[name] for name in wanted], tokenizer, shapes)
     if not isinstance(names, list) or len(names) != len(maps[0]) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path} names its pictures {quoted(names)}; expected one name for each of {len(maps[0])}")
     return TokenFile(maps, names, str(about.get("model")), str(about["tokenizer"]))

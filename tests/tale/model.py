@@ -29,6 +29,8 @@ class TaleConfig:
     codes: int = 12
     code_dim: int = 4
     sizes: tuple[tuple[int, int], ...] = ((1, 1), (2, 2), (4, 4))
+    schedules: tuple[tuple[tuple[int, int], ...], ...] = ()
+    lengths: tuple[int, ...] = ()
 
 
 class Tale(NextScaleModel):
@@ -48,6 +50,14 @@ class Tale(NextScaleModel):
         self.blocks = nn.ModuleList(blocks)
         self.slots = tuple(replace(block.attention.spec, block=i) for i, block in enumerate(blocks))
         self.out = nn.Linear(width, config.codes)
+
+    @property
+    def schedules(self) -> tuple[ScaleSchedule, ...]:
+        return tuple(map(ScaleSchedule, self.config.schedules)) or super().schedules
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.config.lengths or super().lengths
 
     @property
     def reads(self) -> Mapping[str, int]:

@@ -75,7 +75,7 @@ class Asked:
         drawn = max(map(len, spread.values()))
         counted = len(self.seed) // drawn if isinstance(self.seed, list) else 1  # a list of seeds says how many
         number = max(1, counted) if self.num_images is None else self.num_images
-        return {**spread, "num_images": number, "seed": self.seed, **self.sampling}
+        return {**spread, "num_images": number, "seed": self.seed, "plan": pipe.plan(**self.sampling)}
 
 
 def seeds_of(text: str | None) -> int | list[int] | None:

@@ -32,6 +32,13 @@ TopK = Annotated[int | None, typer.Option(min=0, help="Draw from the k likeliest
 TopP = Annotated[
     float | None, typer.Option(min=0, max=1, help="Draw from the likeliest tokens of this probability; 0 is off.")
 ]
+Ratio = Annotated[
+    str | None,
+    typer.Option(metavar="W:H", help="Width to height, as in 3:2, for models that draw several; nextscale info lists."),
+]
+Pixels = Annotated[
+    str | None, typer.Option(metavar="N", help="About how many pixels a picture has, as in 0.25M, likewise.")
+]
 NegativePrompt = Annotated[str | None, typer.Option(help="What guidance leads away from, for models that read text.")]
 Smooth = Annotated[bool, typer.Option("--smooth", help="Mix codes instead of drawing one per place.")]
 SkipSmall = Annotated[bool, typer.Option("--skip-small", help="Leave out images smaller than the resolution.")]

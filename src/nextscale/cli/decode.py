@@ -32,7 +32,7 @@ def decode(
     from nextscale.tokenfile import load_tokens
 
     pipe = load_pipeline(model, device, dtype)
-    found = load_tokens(tokens, pipe.tokenizer)
+    found = load_tokens(tokens, pipe.tokenizer, pipe.shapes)
     place.check_count(len(found.names))
     images = zip(found.names, pipe.decode(found.maps), strict=True)
     written = [str(place.save(image, file_name(name, "picture"))) for name, image in images]

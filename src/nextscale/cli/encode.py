@@ -14,7 +14,7 @@ from nextscale.files import check_new
 
 def encode(
     pictures: Annotated[
-        list[Path], typer.Argument(help="Picture files; their centres are cropped to squares and resized.")
+        list[Path], typer.Argument(help="Picture files; their centres are cropped to the model's shape and resized.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")] = Path("tokens.safetensors"),
     model: Annotated[str, typer.Option(help="A bundled model or a checkpoint folder.")] = DEFAULT_MODEL,
@@ -35,9 +35,10 @@ def encode(
     pipe = load_pipeline(model, device, dtype)
     tokens = pipe.encode(images)
     save_tokens(out, tokens, [path.stem for path in pictures], pipe.name, pipe.tokenizer, overwrite)
-    scales = [f"{h}x{w}" for h, w in pipe.tokenizer.schedule]
+    scales = [f"{one.shape[1]}x{one.shape[2]}" for one in tokens]
+    count = sum(one.shape[1] * one.shape[2] for one in tokens)
     if as_json:
         answer_json({"tokens": str(out), "pictures": [str(path) for path in pictures], "scales": scales})
     else:
         counted = "1 picture" if len(images) == 1 else f"{len(images)} pictures"
-        answer(f"{out}: {counted}, {pipe.tokenizer.schedule.tokens} tokens each, on the scales {' '.join(scales)}")
+        answer(f"{out}: {counted}, {count} tokens each, on the scales {' '.join(scales)}")

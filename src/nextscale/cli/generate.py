@@ -19,6 +19,8 @@ from nextscale.cli.console import (
     Dtype,
     GuidanceScale,
     NegativePrompt,
+    Pixels,
+    Ratio,
     Revision,
     Smooth,
     Temperature,
@@ -72,6 +74,8 @@ def generate(
             help="Seed of the first picture, the others count up; or one per picture: 3,1,4. Chosen if not given.",
         ),
     ] = None,
+    ratio: Ratio = None,
+    pixels: Pixels = None,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -96,7 +100,8 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Draw new pictures of a class or of what plain words name."""
-    sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
+    sampling = given(ratio=ratio, pixels=pixels, guidance_scale=guidance_scale, temperature=temperature)
+    sampling |= given(top_k=top_k, top_p=top_p, smooth=smooth)
     asked = Asked(words or [], classes or [], styles or [], negative_prompt, num_images, seeds_of(seed), sampling)
     if list_classes:
         _list_classes(DEFAULT_MODEL if model is None else model, revision, styles or [], as_json)
@@ -106,10 +111,7 @@ def generate(
         asked.check()
     place = Pictures(out, overwrite)
     place.check()
-    if recipe is not None:
-        dtype = recipe.dtype if dtype == "auto" else dtype
-        model = _model_of(recipe) if model is None else model
-    pipe = load_pipeline(DEFAULT_MODEL if model is None else model, device, dtype, revision)
+    pipe = _loaded(recipe, model, device, dtype, revision)
     start = time.perf_counter()
     with remarks():
         arguments = asked.arguments(pipe) if recipe is None else pipe.arguments_of(recipe)
@@ -133,6 +135,14 @@ def _recipe_to_repeat(picture: Path, asked: Asked) -> Recipe:
     if asked.options():
         raise InputError(f"--like repeats a recipe as it is; leave {', '.join(asked.options())} out")
     return Recipe.read(picture)
+
+
+def _loaded(recipe: Recipe | None, model: str | None, device: str, dtype: str, revision: str | None) -> Pipeline:
+    """The model that was named, else the recipe's; in the recipe's number type, unless another is asked for."""
+    if recipe is not None:
+        dtype = recipe.dtype if dtype == "auto" else dtype
+        model = _model_of(recipe) if model is None else model
+    return load_pipeline(DEFAULT_MODEL if model is None else model, device, dtype, revision)
 
 
 def _model_of(recipe: Recipe) -> str:
@@ -197,8 +207,8 @@ class Pages:
         from nextscale.pictures import page_scale
 
         count = _count(arguments)
-        scales = len(arguments["plan"].rows) if "plan" in arguments else len(pipe.model.schedule)
-        laid_out = {"grid": page_scale(pipe.resolution, count), "strip": page_scale(pipe.resolution, count * scales)}
+        scales, size = len(arguments["plan"].rows), pipe.tokenizer.pixels(arguments["plan"].schedule)
+        laid_out = {"grid": page_scale(size, count), "strip": page_scale(size, count * scales)}
         for page, asked in (("grid", grid), ("strip", strip)):
             if asked and not laid_out[page]:
                 raise InputError(
@@ -247,7 +257,7 @@ def _per_prompt(arguments: dict[str, Any]) -> dict[str, list[Any]]:
 def _count(arguments: dict[str, Any]) -> int:
     """The pictures of a call."""
     prompts = max(map(len, _per_prompt(arguments).values()), default=1) * arguments.get("num_images", 1)
-    return prompts * arguments["plan"].alive[-1] if "plan" in arguments else prompts
+    return prompts * arguments["plan"].alive[-1]
 
 
 def _one_by_one(arguments: dict[str, Any]) -> tuple[dict[str, list[Any]], dict[str, Any]]:

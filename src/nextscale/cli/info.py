@@ -33,7 +33,7 @@ def info(
         "components": {name: _component(folder, name, part) for name, part in config["components"].items()},
     }
     if "model" in config["components"]:
-        facts |= _read(folder, config["components"]["model"])
+        facts |= _read(folder, config["components"])
     if as_json:
         answer_json({**facts, "card": card or None})
         return
@@ -44,6 +44,8 @@ def info(
     if "classes" in facts:
         answer(f"{'classes':<10}{len(facts['classes'])}, listed by nextscale generate --list-classes")
         answer(f"{'styles':<10}{', '.join(facts['styles']) or 'none'}")
+    for ratio, sizes in facts.get("sizes", {}).items():
+        answer(f"{'draws':<10}{ratio}: {', '.join(f'{h}x{w}' for h, w in sizes)} pixels (height x width)")
     for name, part in facts["components"].items():
         answer(
             f"{name:<10}{part['type']}, {part['parameters'] / 1e6:.2f} million parameters, "
@@ -68,16 +70,21 @@ def _component(folder: Path, name: str, described: dict[str, Any]) -> dict[str, 
     }
 
 
-def _read(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
-    """What a generator reads, and what it has names for, such as classes and styles."""
+def _read(folder: Path, components: dict[str, Any]) -> dict[str, Any]:
+    """What a generator reads, what it has names for, such as classes and styles, and the pictures that it draws: of
+    every ratio, width to height, the sizes in pixels.
+    """
     from nextscale.checkpoints.load import load_conditioner
     from nextscale.checkpoints.store import build_component
     from nextscale.models.base import NextScaleModel
+    from nextscale.tokenizers.base import Tokenizer
 
-    model = build_component(described, f"{folder / 'config.json'}, model")
+    built = {name: build_component(part, f"{folder / 'config.json'}, {name}") for name, part in components.items()}
+    model, tokenizer = built["model"], built.get("tokenizer")
     assert isinstance(model, NextScaleModel)
     conditioner = load_conditioner(folder, model.reads)
-    return {"reads": conditioner.about, **conditioner.lists()}
+    sizes = model.shapes(tokenizer.stride).sizes if isinstance(tokenizer, Tokenizer) else {}
+    return {"reads": conditioner.about, **conditioner.lists(), "sizes": sizes}
 
 
 def _plain(value: Any) -> str:

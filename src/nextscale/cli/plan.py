@@ -15,6 +15,8 @@ from nextscale.cli.console import (
     Device,
     Dtype,
     GuidanceScale,
+    Pixels,
+    Ratio,
     Smooth,
     Temperature,
     TopK,
@@ -23,6 +25,7 @@ from nextscale.cli.console import (
     answer_json,
     given,
     remark,
+    remarks,
 )
 from nextscale.errors import CheckpointError
 
@@ -58,6 +61,8 @@ def plan(
             help="Another model: print parameters and memory of both, for 1 to 32 pictures, and at equal parameters.",
         ),
     ] = None,
+    ratio: Ratio = None,
+    pixels: Pixels = None,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -74,15 +79,16 @@ def plan(
     import torch
 
     from nextscale.device import choose_device, choose_dtype
-    from nextscale.plan import default_plan
     from nextscale.price import price, table
     from nextscale.rehearse import rehearse
 
     where, _ = choose_device(device)
     number, _ = choose_dtype(dtype, where)
-    asked = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
+    asked = given(ratio=ratio, pixels=pixels, guidance_scale=guidance_scale, temperature=temperature)
+    asked |= given(top_k=top_k, top_p=top_p, smooth=smooth)
     parts, defaults = _parts(model)
-    rows = default_plan(parts["model"], **(defaults | asked))
+    with remarks():
+        rows = _plan(parts, defaults | asked)
     priced = price(rows, parts, num_images, number.itemsize)
     told: dict[str, Any] = {
         "model": model,
@@ -110,7 +116,7 @@ def plan(
             told["against"] = _side_by_side(model, against, asked, num_images, where, number)[1]
         answer_json(told)
         return
-    answer(_heading(told, rows))
+    answer(_heading(told, rows, parts["tokenizer"].pixels(rows.schedule)))
     answer(table(rows, priced))
     answer(_memory(priced, rehearsed))
     if seconds is not None:
@@ -152,17 +158,13 @@ def _side_by_side(
 ) -> tuple[str, dict[str, Any]]:
     """Memory of two models, and of the second one at the first one's parameters: for people and for programs."""
     from nextscale.evaluation.footprint import BATCHES, fewer_from, footprint, footprint_text, of_equal_size
-    from nextscale.plan import default_plan
 
     named = [(name, *_parts(name)) for name in (model, against)]
     (_, first, _), (_, second, defaults) = named
     other = of_equal_size(second["model"], sum(p.numel() for p in first["model"].parameters()))
     if other is not None:
         named.append((f"{against} {other[1]}", second | {"model": other[0]}, defaults))
-    found = [
-        footprint(name, default_plan(parts["model"], **(settings | asked)), parts, where, number)
-        for name, parts, settings in named
-    ]
+    found = [footprint(name, _plan(parts, settings | asked), parts, where, number) for name, parts, settings in named]
     batches = sorted({*BATCHES, images})
     verdicts = [fewer_from(found[0], one) for one in found[1:]]
     told = [
@@ -170,6 +172,12 @@ def _side_by_side(
         for one, less in zip(found[1:], verdicts, strict=True)
     ]
     return footprint_text(found, batches), {"first": found[0].to_dict(batches), "others": told}
+
+
+def _plan(parts: dict[str, Any], sampling: dict[str, Any]) -> Plan:
+    from nextscale.plan import shaped_plan
+
+    return shaped_plan(parts["model"], parts["tokenizer"].stride, **sampling)
 
 
 def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -191,10 +199,11 @@ def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return parts, described.get("defaults", {})
 
 
-def _heading(told: dict[str, Any], rows: Plan) -> str:
+def _heading(told: dict[str, Any], rows: Plan, pixels: tuple[int, int]) -> str:
     sizes = ", ".join(f"{name} {count / 1e6:.1f} million" for name, count in told["parameters"].items())
     return (
-        f"{told['model']}: {rows.schedule.tokens} tokens on {len(rows.rows)} scales, parameters: {sizes}; "
+        f"{told['model']}: {rows.schedule.tokens} tokens on {len(rows.rows)} scales to {pixels[0]}x{pixels[1]} pixels, "
+        f"parameters: {sizes}; "
         f"{told['images']} image{'s' if told['images'] > 1 else ''} in {told['dtype']}"
     )
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 
 def reconstruct(
-    picture: Annotated[Path, typer.Argument(help="A picture file; its centre is cropped to a square and resized.")],
+    picture: Annotated[
+        Path, typer.Argument(help="A picture file; its centre is cropped to the model's shape and resized.")
+    ],
     model: Annotated[str, typer.Option(help="A bundled model or a checkpoint folder.")] = DEFAULT_MODEL,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the strip, or a file for it.")] = Path("out"),
     overwrite: Overwrite = False,
@@ -46,9 +48,10 @@ def reconstruct(
     from nextscale.results import file_name
 
     pipe = load_pipeline(model, device, dtype)
-    wanted = fit(image, pipe.resolution)
+    schedule = pipe.schedule_for(image)
+    wanted = fit(image, pipe.tokenizer.pixels(schedule))
     stages = pipe.reconstruct(image)
-    sizes = [f"{h}x{w}" for h, w in pipe.tokenizer.schedule]
+    sizes = [f"{h}x{w}" for h, w in schedule]
     quality = [psnr(wanted, stage) for stage in stages]
     labels = [*(f"{size}  {db:.1f} dB" for size, db in zip(sizes, quality, strict=True)), "original"]
     recipe = {

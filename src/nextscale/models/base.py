@@ -21,6 +21,7 @@ from nextscale.guidance import mix as mix_branches
 from nextscale.layers.slots import SlotSpec, SlotWrapper
 from nextscale.memory.base import Course, Memory, Outlook
 from nextscale.memory.segments import TeacherForcing
+from nextscale.ratios import Shapes
 from nextscale.scales import ScaleSchedule, Size
 
 Mix = tuple[int, tuple[float, ...]]
@@ -144,6 +145,20 @@ class NextScaleModel(nn.Module, ABC):
     """Whether a prefix stands in the first scale's group, see ``Prefix``."""
     has_passes: bool = False
     """Whether it can go over a scale again, see ``Again``."""
+
+    @property
+    def schedules(self) -> tuple[ScaleSchedule, ...]:
+        """The largest schedule of every aspect ratio that it was trained on; ``schedule`` begins one of them."""
+        return (self.schedule,)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """How many of their first scales make a picture of a size that it was trained on."""
+        return (len(self.schedule),)
+
+    def shapes(self, stride: int) -> Shapes:
+        """The pictures that it draws. stride: pixels per latent position."""
+        return Shapes(self.schedule, self.schedules, self.lengths, stride)
 
     @property
     @abstractmethod
