@@ -71,7 +71,7 @@ def ratio_of(schedule: ScaleSchedule) -> str:
 class Shapes:
     """The pictures that a model draws. default: its schedule where nothing is asked for, which is the beginning of one
     of ``schedules``, the largest of every ratio; lengths: how many scales of these make a picture; stride: pixels per
-    latent position.
+    token.
     """
 
     default: ScaleSchedule
@@ -92,7 +92,7 @@ class Shapes:
         """
         if ratio is None and pixels is None:
             return self.default
-        largest, exact = (self._nearest(self.default.grid), True) if ratio is None else self._of_ratio(ratio)
+        largest, exact = (self._nearest(*self.default.grid), True) if ratio is None else self._of_ratio(ratio)
         chosen = largest.prefix(len(self.default) if pixels is None else self._count(largest, pixels))
         if not exact:
             h, w = self.size(chosen)
@@ -104,7 +104,7 @@ class Shapes:
 
     def fitting(self, height: int, width: int) -> ScaleSchedule:
         """The schedule, as long as the default, that a picture of these pixels loses least on when it is cropped."""
-        return self._nearest((height, width)).prefix(len(self.default))
+        return self._nearest(height, width).prefix(len(self.default))
 
     def beginning(self, sizes: Sequence[tuple[int, ...]]) -> ScaleSchedule | None:
         """The schedule of maps of these sizes: of a whole picture, or the first that begins with them, the default
@@ -134,13 +134,14 @@ class Shapes:
         """The numbers of pixels of a ratio's pictures, in millions, as :meth:`choose` reads them."""
         return [f"{math.prod(self.size(largest.prefix(n))) / 1e6:.2g}M" for n in self.lengths]
 
-    def _nearest(self, size: Size) -> ScaleSchedule:
-        return min(self.schedules, key=lambda one: _apart(one.grid[1] / one.grid[0], size[1] / size[0]))
+    def _nearest(self, height: float, width: float) -> ScaleSchedule:
+        """The largest schedule of the ratio nearest to this shape's."""
+        return min(self.schedules, key=lambda one: _apart(one.grid[1] / one.grid[0], width / height))
 
     def _of_ratio(self, ratio: Any) -> tuple[ScaleSchedule, bool]:
         """The schedule of a ratio, and whether it is of just that."""
         if wide := _wide(ratio):
-            largest = self._nearest((1, wide))
+            largest = self._nearest(1, wide)
             off = _apart(largest.grid[1] / largest.grid[0], wide)
             if off <= (NEAR if len(self.schedules) > 1 else SAME):
                 return largest, off <= SAME

@@ -47,9 +47,8 @@ class TaleRecipe(GeneratorRecipe):
         return [{"prompt": vocabulary.names[label]} for label in data.labels.tolist()]
 
     def new_model(self, tokenizer: Tokenizer, given: int) -> Tale:
-        sizes = tokenizer.schedule.sizes
-        codes = {"codes": tokenizer.choices, "code_dim": tokenizer.code_dim}
-        model = Tale(TaleConfig(width=self.model.width, letters=given, sizes=sizes, **codes))
+        sizes, codes, code_dim = tokenizer.schedule.sizes, tokenizer.choices, tokenizer.code_dim
+        model = Tale(TaleConfig(width=self.model.width, letters=given, sizes=sizes, codes=codes, code_dim=code_dim))
         for parameter in (model.null, model.first, model.mask):
             torch.nn.init.normal_(parameter)
         return model

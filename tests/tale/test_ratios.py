@@ -17,8 +17,9 @@ from nextscale.errors import InputError, PlanError
 from nextscale.evaluation.machine import Machine
 from nextscale.pipeline import Pipeline
 from nextscale.rehearse import rehearse
+from nextscale.tokenizers.base import Tokenizer
 from tests.cli.conftest import Command
-from tests.makers import CODE_DIM, CODES, randomise, tiny_pipeline, tiny_tokenizer
+from tests.makers import randomise, tiny_pipeline, tiny_tokenizer
 from tests.tale.conditioner import Letters
 from tests.tale.model import Tale, TaleConfig
 from tests.tale.test_tale import LINE, new_tokenizer, same
@@ -35,11 +36,9 @@ def _the_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def new_pipe(kind: str) -> Pipeline:
     """By a tokenizer whose canvas is the last map, or one that adds maps up; the default is square, of three scales."""
-    if kind == "direct":
-        tokenizer, sizes = new_tokenizer(), {}
-    else:
-        tokenizer, sizes = tiny_tokenizer(SQUARE[:3]), {"codes": CODES, "code_dim": CODE_DIM}
-    model = Tale(TaleConfig(letters=4, schedules=(TALL, SQUARE, WIDE), lengths=(3, 4), **sizes))
+    tokenizer: Tokenizer = new_tokenizer() if kind == "direct" else tiny_tokenizer(SQUARE[:3])
+    codes, width = tokenizer.choices, tokenizer.code_dim
+    model = Tale(TaleConfig(letters=4, codes=codes, code_dim=width, schedules=(TALL, SQUARE, WIDE), lengths=(3, 4)))
     randomise(model, 1, 0.3)
     model.eval().requires_grad_(False)
     return Pipeline(tokenizer, model, Letters("abcd"), name="tale", defaults={"guidance_scale": 3.0})
@@ -69,7 +68,7 @@ def test_a_ratio_and_a_size_are_drawn(pipe: Pipeline, tmp_path: Path) -> None:
         ({"height": 6 * side, "width": 9 * side}, (6, 9)),
         ({"size": (6 * side, 4 * side)}, (6, 4)),
     ):
-        drawn = pipe(prompt="ab", seed=1, **asked)  # type: ignore[arg-type]
+        drawn = pipe(prompt="ab", seed=1, **asked)
         assert drawn.plan == pipe.plan(**asked)
         assert drawn.plan.schedule.grid == drawn.tokens[-1].shape[1:] == grid
         assert drawn.images[0].size == (grid[1] * side, grid[0] * side)
@@ -148,7 +147,7 @@ def test_what_it_does_not_draw_is_refused_in_a_sentence(asked: dict[str, Any], s
     pipe = new_pipe("direct")
     for call in (pipe, pipe.stream):
         with pytest.raises(InputError, match=sentence):
-            call(prompt="ab", **asked)  # type: ignore[operator]
+            call(prompt="ab", **asked)
     with pytest.raises(InputError, match=sentence):
         pipe.plan(**asked)
 
@@ -166,7 +165,7 @@ def test_a_model_of_one_size_says_what_it_draws() -> None:
     assert same(pipe("face", seed=1, ratio="1:1", pixels=256).tokens, pipe("face", seed=1).tokens)
     for asked in ({"ratio": "3:2"}, {"ratio": 1.05}):
         with pytest.raises(InputError, match=r"expected what this model draws, width to height: 1:1$"):
-            pipe("face", **asked)  # type: ignore[arg-type]
+            pipe("face", **asked)
     with pytest.raises(InputError, match=r"pixels is '1M'; expected what this model draws at 1:1: 0\.00026M$"):
         pipe("face", pixels="1M")
 

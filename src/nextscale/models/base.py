@@ -157,7 +157,7 @@ class NextScaleModel(nn.Module, ABC):
         return (len(self.schedule),)
 
     def shapes(self, stride: int) -> Shapes:
-        """The pictures that it draws. stride: pixels per latent position."""
+        """The pictures that it draws. stride: pixels per token."""
         return Shapes(self.schedule, self.schedules, self.lengths, stride)
 
     @property
