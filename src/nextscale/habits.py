@@ -135,7 +135,7 @@ LOAD: Mapping[str, Habit] = {
     "requires_safety_checker": Habit("there is no safety checker", (False,)),
     "feature_extractor": Habit("there is no feature extractor"),
     "image_encoder": Habit("there is no image encoder"),
-    "text_encoder": Habit("there is no text encoder"),
+    "text_encoder": Habit("a model that reads text names its encoder in its config.json"),
     "scheduler": Habit("there is no scheduler; pipe.plan() says what happens at every scale"),
     "vae": WEIGHTS,
     "unet": WEIGHTS,

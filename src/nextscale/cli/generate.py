@@ -17,9 +17,12 @@ from nextscale.cli.console import (
     AsJson,
     Device,
     Dtype,
+    Features,
     GuidanceScale,
+    LowMemory,
     NegativePrompt,
     Revision,
+    Seed,
     Smooth,
     Temperature,
     TopK,
@@ -65,13 +68,7 @@ def generate(
     num_images: Annotated[
         int | None, typer.Option("-n", "--num-images", help="Pictures per class and style, at least 1.")
     ] = None,
-    seed: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N[,N...]",
-            help="Seed of the first picture, the others count up; or one per picture: 3,1,4. Chosen if not given.",
-        ),
-    ] = None,
+    seed: Seed = None,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -91,6 +88,8 @@ def generate(
     list_classes: Annotated[
         bool, typer.Option("--list-classes", help="List the model's classes and styles and stop.")
     ] = False,
+    features: Features = None,
+    low_memory: LowMemory = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
@@ -109,7 +108,8 @@ def generate(
     if recipe is not None:
         dtype = recipe.dtype if dtype == "auto" else dtype
         model = _model_of(recipe) if model is None else model
-    pipe = load_pipeline(DEFAULT_MODEL if model is None else model, device, dtype, revision)
+    text = given(features=features, low_memory=low_memory)
+    pipe = load_pipeline(DEFAULT_MODEL if model is None else model, device, dtype, revision, **text)
     start = time.perf_counter()
     with remarks():
         arguments = asked.arguments(pipe) if recipe is None else pipe.arguments_of(recipe)

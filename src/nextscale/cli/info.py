@@ -18,7 +18,7 @@ def info(
 ) -> None:
     """Say what a model is: its parts, sizes, classes, styles, defaults and card."""
     from nextscale.checkpoints.card import split
-    from nextscale.checkpoints.load import checkpoint_folder, read_card, revision
+    from nextscale.checkpoints.load import checkpoint_folder, read_card, revision, saved_conditioner
     from nextscale.checkpoints.store import read_config
 
     folder = checkpoint_folder(model)
@@ -32,8 +32,9 @@ def info(
         "defaults": config.get("defaults", {}),
         "components": {name: _component(folder, name, part) for name, part in config["components"].items()},
     }
-    if "model" in config["components"]:
-        facts |= _read(folder, config["components"]["model"])
+    reader = saved_conditioner(folder)
+    if reader is not None:
+        facts |= {"reads": reader.about, **reader.lists()}
     if as_json:
         answer_json({**facts, "card": card or None})
         return
@@ -66,18 +67,6 @@ def _component(folder: Path, name: str, described: dict[str, Any]) -> dict[str, 
         "bytes": component_file(folder, name, described).stat().st_size,
         "config": described["config"],
     }
-
-
-def _read(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
-    """What a generator reads, and what it has names for, such as classes and styles."""
-    from nextscale.checkpoints.load import load_conditioner
-    from nextscale.checkpoints.store import build_component
-    from nextscale.models.base import NextScaleModel
-
-    model = build_component(described, f"{folder / 'config.json'}, model")
-    assert isinstance(model, NextScaleModel)
-    conditioner = load_conditioner(folder, model.reads)
-    return {"reads": conditioner.about, **conditioner.lists()}
 
 
 def _plain(value: Any) -> str:
