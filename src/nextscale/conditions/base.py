@@ -132,7 +132,7 @@ class Conditioner(ABC):
         asked = {"features": None if features is None else str(features), "low_memory": low_memory or None}
         for name, value in asked.items():
             if value is not None:
-                raise InputError(f"{name} is {quoted(value)}, but this model reads {self.about} without an encoder")
+                raise InputError(f"{name} is {quoted(value)}, but this model has no encoder; leave it out")
         return self
 
     def samples(self, count: int) -> list[Entry]:

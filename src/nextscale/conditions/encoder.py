@@ -96,10 +96,10 @@ class TextEncoder:
         long = [i for i, ids in enumerate(found) if len(ids) > most]
         if long:
             worst = max(long, key=lambda i: len(found[i]))
-            others = f", and {len(long) - 1} more texts are cut" if len(long) > 1 else ""
+            others = f", and the ends of {len(long) - 1} more texts" if len(long) > 1 else ""
             warn_user(
-                f"{quoted(texts[worst])} has {len(found[worst]):,} tokens, and the text encoder reads {most}: the last "
-                f"{len(found[worst]) - most:,} are left out{others}"
+                f"{quoted(texts[worst])} has {len(found[worst]):,} tokens, and the text encoder reads {most}; left "
+                f"out: {len(found[worst]) - most:,}{others}"
             )
         return [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in found]
 
