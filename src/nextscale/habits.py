@@ -169,7 +169,8 @@ BAR: Mapping[str, Habit] = {"description": Habit("desc"), "enable": Habit("disab
 """What ``Pipeline.set_progress_bar_config`` is asked for."""
 
 ATTRIBUTES: Mapping[str, str] = {
-    "enable_*": "nothing to switch on: pipe.to(device, dtype) is what decides about memory and speed",
+    "enable_*": "nothing to switch on: pipe.to(device, dtype) is what decides about memory and speed, and "
+    "load(name, low_memory=True) about a text encoder",
     "disable_*": "nothing to switch off: pipe.to(device, dtype) is what decides about memory and speed",
     "load_*": "nothing to add: nextscale.load(name) loads a whole model",
     "unload_*": "nothing to take off: nextscale.load(name) loads a whole model",

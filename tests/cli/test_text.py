@@ -30,7 +30,8 @@ from nextscale.scales import ScaleSchedule
 from tests.cli.conftest import Command
 from tests.conditions.tiny_t5 import WIDTH, reference, save_t5
 from tests.makers import randomise
-from tests.tale.model import LONGEST, Tale, TaleConfig
+from tests.tale.conditioner import LONGEST
+from tests.tale.model import Tale, TaleConfig
 from tests.tale.test_tale import LINE, new_tokenizer
 
 EXACT = ("--dtype", "float32", "--device", "cpu")
@@ -129,8 +130,8 @@ def test_a_file_of_prompts_is_encoded_and_drawn_without_the_encoder(
     assert TextFeatures(file).prompts == ["a red fox", "blue sky", "the snow in the sky in the snow"]
     assert "exists; choose another name" in nextscale("encode", prompts, "--model", saved).err
     again = nextscale("encode", prompts, "--model", saved, *EXACT, "--overwrite", "--json", "-o", file)
-    told = {"features": str(file), "prompts": 3, "tokens": 15, "encoder": str(tmp_path / "t5")}
-    assert json.loads(again.out) == told | {"sha256": TextFeatures(file).reference.sha256}
+    about = {"encoder": str(tmp_path / "t5"), "sha256": TextFeatures(file).reference.sha256}
+    assert json.loads(again.out) == {"features": str(file), "prompts": 3, "tokens": 15, **about}
     expected = load(saved)(prompt="a red fox", negative_prompt="blue sky", seed=3).images[0]
     shutil.rmtree(tmp_path / "t5")
     words = ("generate", "--model", saved, *EXACT, "--seed", 3, "--features", file)

@@ -112,7 +112,7 @@ def test_what_it_does_not_read_is_refused(conditioner: TextConditioner) -> None:
         ({"prompt": ["a", "b"], "negative_prompt": ["c"]}, "1 negative prompts were given for 2 prompts; expected one"),
     ):
         with pytest.raises(InputError, match=sentence):
-            conditioner.resolve(**asked)  # type: ignore[arg-type]
+            conditioner.resolve(**asked)
 
 
 def test_long_prompts_are_cut_with_a_warning(folder: Path) -> None:
@@ -208,7 +208,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
     class Watched(TextEncoder):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
-            found.extend(weakref.ref(part) for part in (self, self.network, self.network.shared.weight))
+            found.extend(weakref.ref(part) for part in (self, self.network, next(self.network.parameters())))
 
     monkeypatch.setattr(text, "TextEncoder", Watched)
     return found

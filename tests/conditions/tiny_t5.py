@@ -34,10 +34,8 @@ def save_t5(folder: Path, seed: int = 0, shard: str = "1GB", width: int = WIDTH)
     logging.disable_progress_bar()
     model.save_pretrained(folder, max_shard_size=shard)
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
-    words.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     words.save(str(folder / "tokenizer.json"))
     return model
 

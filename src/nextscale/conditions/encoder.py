@@ -92,7 +92,7 @@ class TextEncoder:
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of texts, the end token last. Warns where texts are too long, and how much of them is lost."""
         most = self.reference.length
-        found = [encoding.ids for encoding in self._words.encode_batch(list(texts))]
+        found = [self._words.encode(text).ids for text in texts]  # a batch would start threads, which outlive a fork
         long = [i for i, ids in enumerate(found) if len(ids) > most]
         if long:
             worst = max(long, key=lambda i: len(found[i]))
@@ -114,8 +114,8 @@ class TextEncoder:
         found: dict[int, Tensor] = {}
         for rows in turns.values():
             for some in (rows[start : start + self.turn] for start in range(0, len(rows), self.turn)):
-                ids = torch.tensor([list(tokens[i]) for i in some], device=self.device)
-                found |= zip(some, self.network(input_ids=ids).last_hidden_state.cpu(), strict=True)
+                together = torch.tensor([list(tokens[i]) for i in some], device=self.device)
+                found |= zip(some, self.network(input_ids=together).last_hidden_state.cpu(), strict=True)
         return [found[i] for i in range(len(tokens))]
 
 
