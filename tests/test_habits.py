@@ -161,10 +161,11 @@ def test_a_model_needs_a_name(name: Any) -> None:
 
 def test_a_token_is_never_shown(saved: Path) -> None:
     for name in ("token", "use_auth_token"):
+        asked: dict[str, Any] = {name: "hf_secret"}
         with pytest.raises(
             InputError, match=f"{name} is not read here; set the environment variable HF_TOKEN"
         ) as caught:
-            load(saved, **{name: "hf_secret"})
+            load(saved, **asked)
         assert "hf_secret" not in str(caught.value)
 
 

@@ -296,6 +296,12 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert {"torch", "transformers", "numpy", "PIL", "pydantic", "typer"}.isdisjoint(loaded)
 
 
+def test_a_class_model_needs_no_transformers() -> None:
+    """Nor does the conditioner of text, until it encodes."""
+    code = "import nextscale, sys, nextscale.conditions.text; nextscale.load('emoji', device='cpu')(0, seed=1); "
+    assert run(code + "print({'transformers', 'tokenizers'} & set(sys.modules))") == "set()\n"
+
+
 def test_help_loads_no_torch() -> None:
     code = """
 import contextlib, io, json, sys

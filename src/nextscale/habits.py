@@ -136,7 +136,7 @@ LOAD: Mapping[str, Habit] = {
     "requires_safety_checker": Habit("there is no safety checker", (False,)),
     "feature_extractor": Habit("there is no feature extractor"),
     "image_encoder": Habit("there is no image encoder"),
-    "text_encoder": Habit("there is no text encoder"),
+    "text_encoder": Habit("a model that reads text names its encoder in its config.json"),
     "scheduler": Habit("there is no scheduler; pipe.plan() says what happens at every scale"),
     "vae": WEIGHTS,
     "unet": WEIGHTS,
@@ -170,7 +170,8 @@ BAR: Mapping[str, Habit] = {"description": Habit("desc"), "enable": Habit("disab
 """What ``Pipeline.set_progress_bar_config`` is asked for."""
 
 ATTRIBUTES: Mapping[str, str] = {
-    "enable_*": "nothing to switch on: pipe.to(device, dtype) is what decides about memory and speed",
+    "enable_*": "nothing to switch on: pipe.to(device, dtype) is what decides about memory and speed, and "
+    "load(name, low_memory=True) about a text encoder",
     "disable_*": "nothing to switch off: pipe.to(device, dtype) is what decides about memory and speed",
     "load_*": "nothing to add: nextscale.load(name) loads a whole model",
     "unload_*": "nothing to take off: nextscale.load(name) loads a whole model",

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -120,6 +119,7 @@ class Pipeline(Coder):
         to_device, to_dtype = place(given, asked["device"], asked["dtype"], self.device)
         for module in (self.tokenizer, self.model):
             module.to(device=to_device, dtype=to_dtype)
+        self.conditioner.to(self.device, self.dtype)
         self.device_reason = self.device_reason if to_device is None else "as asked"
         self.dtype_reason = self.dtype_reason if to_dtype is None else "as asked"
         return self
@@ -294,25 +294,18 @@ class Pipeline(Coder):
         ``dtype="float32"`` what shall go there in float32. The card is ``card`` with what the hub sorts by in front;
         for the other arguments, the warning and the errors see :func:`nextscale.checkpoints.publish.publish`.
         """
-        from nextscale.checkpoints.publish import check_repository, publish  # the hub's client is slow to import
+        from nextscale.checkpoints.publish import publish_saved  # the hub's client is slow to import
 
-        check_repository(repo, token)
-        with TemporaryDirectory(prefix="nextscale-") as aside:
-            folder = Path(aside) / "checkpoint"
-            try:
-                self.save_pretrained(folder, dtype)
-            except OSError as error:
-                raise CheckpointError(f"{error}; make room there, or set TMPDIR to a folder elsewhere") from error
-            return publish(
-                folder,
-                repo,
-                license=license,
-                datasets=datasets,
-                private=private,
-                revision=revision,
-                commit_message=commit_message,
-                token=token,
-            )
+        return publish_saved(
+            lambda folder: self.save_pretrained(folder, dtype),
+            repo,
+            license=license,
+            datasets=datasets,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            token=token,
+        )
 
     @staticmethod
     def from_pretrained(
@@ -358,24 +351,29 @@ def load(
     revision: str | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    features: str | Path | None = None,
+    low_memory: bool = False,
     **elsewhere: Any,
 ) -> Pipeline:
     """Load a model: a bundled one by name, a checkpoint folder, a published one (``var-d16``, see docs/checkpoints.md),
     or a checkpoint on the hub (``org/repo``).
 
     revision: branch, tag or commit of what comes from the hub; device: auto, cpu, cuda, mps; dtype: auto, float32,
-    bfloat16, float16; elsewhere: what other libraries call these. Raises ``CheckpointError`` where there is no such
-    model or it cannot be fetched.
+    bfloat16, float16; features: for models that read text, a file of prompts that were encoded before; low_memory:
+    their text encoder leaves memory after encoding; elsewhere: what other libraries call these. Raises
+    ``CheckpointError`` where there is no such model or it cannot be fetched.
     """
     if not isinstance(name, str | PathLike) or not str(name):
         raise InputError(f"the model's name is {quoted(name)}; expected a bundled model, a folder or org/name")
     asked: dict[str, Any] = {"device": device, "dtype": dtype}
     given = {key: value for key, value in asked.items() if value is not None and value != "auto"}
-    given |= translated(given, elsewhere, LOAD, ["name", "revision", *asked])
+    given |= translated(given, elsewhere, LOAD, ["name", "revision", *asked, "features", "low_memory"])
     chosen_device, device_reason = choose_device(given.get("device", "auto"))
     chosen_dtype, dtype_reason = choose_dtype(given.get("dtype", "auto"), chosen_device)
     pipe = _assembled(model_folder(name, revision), name, chosen_device, chosen_dtype)
     pipe.device_reason, pipe.dtype_reason = device_reason, dtype_reason
+    pipe.conditioner = pipe.conditioner.prepared(features, low_memory)
+    pipe.conditioner.to(chosen_device, chosen_dtype)
     return pipe
 
 

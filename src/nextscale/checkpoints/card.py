@@ -14,12 +14,11 @@ from typing import Any
 import yaml
 
 from nextscale import systems
-from nextscale.checkpoints.load import load_conditioner
+from nextscale.checkpoints.load import saved_conditioner
 from nextscale.checkpoints.store import build_component, read_config
 from nextscale.conditions.base import Conditioner
 from nextscale.documents import parse_yaml, read_text
 from nextscale.errors import CheckpointError, InputError
-from nextscale.models.base import NextScaleModel
 from nextscale.tokenizers.base import Tokenizer
 
 DRAWERS = {"class-conditional": "unconditional-image-generation"}
@@ -62,7 +61,7 @@ def hub_card(folder: Path, repo: str, facts: dict[str, Any]) -> str:
     described = read_config(folder)
     readme = folder / "README.md"
     stated, text = split(read_text(readme, CheckpointError) if readme.is_file() else "")
-    conditioner = _conditioner(folder, described)
+    conditioner = saved_conditioner(folder)
     tags = ["next-scale", "visual-autoregressive"]
     known: dict[str, Any] = {"library_name": "nextscale"}
     if conditioner is not None:
@@ -80,15 +79,6 @@ def hub_card(folder: Path, repo: str, facts: dict[str, Any]) -> str:
 def _listed(value: Any) -> list[Any]:
     """The hub takes one value where it takes a list of them."""
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _conditioner(folder: Path, described: Mapping[str, Any]) -> Conditioner | None:
-    """What reads a call for the model of a checkpoint; None where there is no model."""
-    if "model" not in described["components"]:
-        return None
-    model = build_component(described["components"]["model"], str(folder))
-    assert isinstance(model, NextScaleModel)
-    return load_conditioner(folder, model.reads)
 
 
 def _use(repo: str, conditioner: Conditioner | None) -> str:

@@ -15,13 +15,22 @@ import torch
 
 from nextscale import systems
 from nextscale.checkpoints.published import PUBLISHED, converted_folder, nearest, published
-from nextscale.checkpoints.store import CLASSES, computed_revision, conditioners, load_component, parts, read_config
+from nextscale.checkpoints.store import (
+    CLASSES,
+    build_component,
+    computed_revision,
+    conditioners,
+    load_component,
+    parts,
+    read_config,
+)
 from nextscale.checkpoints.store import revision as noted_revision
 from nextscale.conditions.base import Conditioner
 from nextscale.documents import read_json
 from nextscale.errors import CheckpointError, InputError, quoted
 from nextscale.features.classifier import Classifier
 from nextscale.features.perceptual import Perceptual
+from nextscale.models.base import NextScaleModel
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 ORIGIN = "origin.json"
@@ -113,6 +122,16 @@ def load_conditioner(folder: Path, reads: Mapping[str, int]) -> Conditioner:
     except CheckpointError as error:
         raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     return conditioner
+
+
+def saved_conditioner(folder: Path) -> Conditioner | None:
+    """What reads a call for the model of a checkpoint, whose weights are not read; None where there is no model."""
+    components = read_config(folder)["components"]
+    if "model" not in components:
+        return None
+    model = build_component(components["model"], f"{folder / 'config.json'}, model")
+    assert isinstance(model, NextScaleModel)
+    return load_conditioner(folder, model.reads)
 
 
 def describe_conditioner(conditioner: Conditioner) -> tuple[dict[str, Any], dict[str, bytes]]:

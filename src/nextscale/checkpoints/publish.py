@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
@@ -63,6 +65,20 @@ def publish(
             address += f"/tree/{revision}"
         api.create_commit(repo, additions, commit_message=message, revision=revision)
     return address
+
+
+def publish_saved(save: Callable[[Path], None], repo: str, *, token: str | None = None, **about: Any) -> str:
+    """The same for a checkpoint that ``save(folder)`` writes, into a temporary folder; about: further arguments of
+    :func:`publish`.
+    """
+    check_repository(repo, token)
+    with TemporaryDirectory(prefix="nextscale-") as aside:
+        folder = Path(aside) / "checkpoint"
+        try:
+            save(folder)
+        except OSError as error:
+            raise CheckpointError(f"{error}; make room there, or set TMPDIR to a folder elsewhere") from error
+        return publish(folder, repo, token=token, **about)
 
 
 def check_repository(repo: str, token: str | None = None) -> None:

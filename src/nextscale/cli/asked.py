@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 MOST_PICTURES = 10_000
 """Pictures of one command; all of them are drawn before the first is written."""
-LONGEST_PROMPT = 500
-"""Letters of a prompt or of a class's name; every word is looked for."""
+LONGEST_NAME, LONGEST_PROMPT = 500, 10_000
+"""Letters of a class's name, or of a prompt that is to find a class: every word is looked for; and of any other."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,8 @@ class Asked:
                 'nothing to draw was named; expected words, as in nextscale generate "grinning cat", or --class '
                 "(--list-classes lists the classes)"
             )
-        for text in (*self.prompts, *self.classes, self.negative or ""):
-            if len(text) > LONGEST_PROMPT:
-                raise InputError(f"{text!r} has {len(text)} letters; expected at most {LONGEST_PROMPT}")
+        for texts, most in ((self.classes, LONGEST_NAME), ([*self.prompts, self.negative or ""], LONGEST_PROMPT)):
+            _check_length(texts, most)
         seeds = len(self.seed) if isinstance(self.seed, list) else 1
         check_number(max(seeds, len(self.prompts or self.classes) * (self.num_images or 1)))
 
@@ -66,6 +65,10 @@ class Asked:
         """The pipeline's arguments, with one value per picture of a prompt or class in a style; remarks on what its
         conditioner makes of them. Raises ``InputError`` for what is not there.
         """
+        from nextscale.conditions.classes import ClassVocabulary
+
+        if isinstance(pipe.conditioner, ClassVocabulary):
+            _check_length(self.prompts, LONGEST_NAME)
         if len(self.words) > 1 and len(self.prompts) == 1:
             each = " ".join(f"-c {word}" for word in self.words[:3])
             remark(f"these words are one prompt, {self.prompts[0]!r}; a picture for each: {each}")
@@ -76,6 +79,12 @@ class Asked:
         counted = len(self.seed) // drawn if isinstance(self.seed, list) else 1  # a list of seeds says how many
         number = max(1, counted) if self.num_images is None else self.num_images
         return {**spread, "num_images": number, "seed": self.seed, "plan": pipe.plan(**self.sampling)}
+
+
+def _check_length(texts: list[str], most: int) -> None:
+    for text in texts:
+        if len(text) > most:
+            raise InputError(f"{text!r} has {len(text):,} letters; expected at most {most:,}")
 
 
 def seeds_of(text: str | None) -> int | list[int] | None:

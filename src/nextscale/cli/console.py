@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,6 +41,17 @@ Pixels = Annotated[
     str | None, typer.Option(metavar="N", help="About how many pixels a picture has, as in 0.25M, likewise.")
 ]
 NegativePrompt = Annotated[str | None, typer.Option(help="What guidance leads away from, for models that read text.")]
+Seed = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N[,N...]",
+        help="Seed of the first picture, the others count up; or one per picture: 3,1,4. Chosen if not given.",
+    ),
+]
+Features = Annotated[
+    Path | None, typer.Option(help="A file of nextscale encode: prompts that stand in it need no text encoder.")
+]
+LowMemory = Annotated[bool, typer.Option("--low-memory", help="The text encoder leaves memory after encoding.")]
 Smooth = Annotated[bool, typer.Option("--smooth", help="Mix codes instead of drawing one per place.")]
 SkipSmall = Annotated[bool, typer.Option("--skip-small", help="Leave out images smaller than the resolution.")]
 PATIENCE = 1.0
@@ -54,11 +66,13 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None and value is not False}
 
 
-def load_pipeline(model: str, device: str, dtype: str, revision: str | None = None) -> Pipeline:
-    """Load a model and say where and in which precision it computes, and why."""
+def load_pipeline(model: str, device: str, dtype: str, revision: str | None = None, **text: Any) -> Pipeline:
+    """Load a model and say where and in which precision it computes, and why. text: ``features`` and ``low_memory`` of
+    ``nextscale.load``.
+    """
     import nextscale
 
-    pipe = nextscale.load(model, revision=revision, device=device, dtype=dtype)
+    pipe = nextscale.load(model, revision=revision, device=device, dtype=dtype, **text)
     pipe.set_progress_bar_config(disable=True)  # the verbs have bars of their own
     number = str(pipe.dtype).removeprefix("torch.")
     remark(f"{pipe.name} on {pipe.device} ({pipe.device_reason}) in {number} ({pipe.dtype_reason})")

@@ -1,4 +1,6 @@
-"""``nextscale encode``: the tokens of pictures, in a file that ``nextscale decode`` draws again."""
+"""``nextscale encode``: the tokens of pictures, in a file that ``nextscale decode`` draws again; or the features of
+prompts, in a file that spares those who draw or train with them the text encoder.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +9,61 @@ from typing import Annotated
 
 import typer
 
-from nextscale.cli.console import DEFAULT_MODEL, AsJson, Device, Dtype, answer, answer_json, load_pipeline, remarks
+from nextscale.cli.console import (
+    DEFAULT_MODEL,
+    AsJson,
+    Device,
+    Dtype,
+    answer,
+    answer_json,
+    load_pipeline,
+    progress,
+    remark,
+    remarks,
+)
 from nextscale.cli.outputs import Overwrite
+from nextscale.errors import InputError
 from nextscale.files import check_new
+
+MOST_BYTES = 1 << 30
+"""Of a file of prompts."""
 
 
 def encode(
+<<<<<<< HEAD
     pictures: Annotated[
         list[Path], typer.Argument(help="Picture files; their centres are cropped to the model's shape and resized.")
+=======
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PICTURES|PROMPTS.txt",
+            help="Picture files; their centres are cropped to squares and resized. Or one file of prompts, one a line.",
+        ),
+>>>>>>> text
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")] = Path("tokens.safetensors"),
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="The file to write; tokens.safetensors, or features.safetensors of prompts."),
+    ] = None,
     model: Annotated[str, typer.Option(help="A bundled model or a checkpoint folder.")] = DEFAULT_MODEL,
     overwrite: Overwrite = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Write the tokens of pictures, one map per scale, to a safetensors file."""
+    """Write the tokens of pictures, one map per scale, or the features of prompts, to a safetensors file."""
+    if any(path.suffix.lower() == ".txt" for path in inputs):
+        if len(inputs) > 1:
+            raise InputError(f"{len(inputs)} files were given with a text among them; expected one file of prompts")
+        _encode_prompts(inputs[0], out or Path("features.safetensors"), model, overwrite, device, dtype, as_json)
+    else:
+        _encode_pictures(inputs, out or Path("tokens.safetensors"), model, overwrite, device, dtype, as_json)
+
+
+def _encode_pictures(
+    pictures: list[Path], out: Path, model: str, overwrite: bool, device: str, dtype: str, as_json: bool
+) -> None:
     from nextscale.pictures import open_picture
 
     check_new(out, overwrite)
@@ -41,4 +81,56 @@ def encode(
         answer_json({"tokens": str(out), "pictures": [str(path) for path in pictures], "scales": scales})
     else:
         counted = "1 picture" if len(images) == 1 else f"{len(images)} pictures"
+<<<<<<< HEAD
         answer(f"{out}: {counted}, {count} tokens each, on the scales {' '.join(scales)}")
+=======
+        answer(f"{out}: {counted}, {pipe.tokenizer.schedule.tokens} tokens each, on the scales {' '.join(scales)}")
+
+
+def _encode_prompts(file: Path, out: Path, model: str, overwrite: bool, device: str, dtype: str, as_json: bool) -> None:
+    """The text encoder alone is loaded, and nothing of the model that reads it."""
+    check_new(out, overwrite)
+    prompts = _prompts(file)
+
+    from nextscale.checkpoints.find import model_folder
+    from nextscale.checkpoints.load import saved_conditioner
+    from nextscale.conditions.text import TextConditioner
+    from nextscale.device import choose_device, choose_dtype
+
+    conditioner = saved_conditioner(model_folder(model))
+    if not isinstance(conditioner, TextConditioner):
+        reads = "nothing" if conditioner is None else conditioner.about
+        raise InputError(f"{model} reads {reads}, so no prompts are encoded for it; expected a model of text")
+    chosen, why = choose_device(device)
+    number, reason = choose_dtype(dtype, chosen)
+    conditioner.to(chosen, number)
+    remark(f"{conditioner.reference.encoder} on {chosen} ({why}) in {str(number).removeprefix('torch.')} ({reason})")
+    with remarks(), progress("encoding", "prompts") as step:
+        features = conditioner.save_features(out, prompts, overwrite, step)
+    counted = "1 prompt" if features.images == 1 else f"{features.images:,} prompts"
+    if as_json:
+        about = {"encoder": features.reference.encoder, "sha256": features.reference.sha256}
+        answer_json({"features": str(out), "prompts": features.images, "tokens": features.tokens, **about})
+    else:
+        answer(f"{out}: {counted}, {features.tokens:,} tokens of {features.reference.encoder}")
+
+
+def _prompts(file: Path) -> list[str]:
+    """The lines of a file, without the empty ones, which is said. Raises ``InputError`` for what is no text."""
+    from nextscale.documents import read_text
+
+    text = read_text(file, largest=MOST_BYTES)
+    if "\0" in text:
+        raise InputError(f"{file} is not text (byte 0 stands in it); expected prompts in UTF-8, one a line")
+    lines = [line.strip() for line in text.split("\n")]
+    prompts = [line for line in lines if line]
+    if not prompts:
+        raise InputError(f"{file} holds no prompt; expected one a line")
+    empty = len(lines) - len(prompts) - (not lines[-1])  # what follows the last line's end is no line
+    again = len(prompts) - len(set(prompts))
+    if empty:
+        remark(f"{file} has empty lines, which were skipped: {empty:,}")
+    if again:
+        remark(f"{file} has lines that stand there before, whose prompts are encoded once: {again:,}")
+    return prompts
+>>>>>>> text

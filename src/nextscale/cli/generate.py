@@ -17,11 +17,14 @@ from nextscale.cli.console import (
     AsJson,
     Device,
     Dtype,
+    Features,
     GuidanceScale,
+    LowMemory,
     NegativePrompt,
     Pixels,
     Ratio,
     Revision,
+    Seed,
     Smooth,
     Temperature,
     TopK,
@@ -67,6 +70,7 @@ def generate(
     num_images: Annotated[
         int | None, typer.Option("-n", "--num-images", help="Pictures per class and style, at least 1.")
     ] = None,
+<<<<<<< HEAD
     seed: Annotated[
         str | None,
         typer.Option(
@@ -76,6 +80,9 @@ def generate(
     ] = None,
     ratio: Ratio = None,
     pixels: Pixels = None,
+=======
+    seed: Seed = None,
+>>>>>>> text
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -95,6 +102,8 @@ def generate(
     list_classes: Annotated[
         bool, typer.Option("--list-classes", help="List the model's classes and styles and stop.")
     ] = False,
+    features: Features = None,
+    low_memory: LowMemory = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
@@ -111,7 +120,15 @@ def generate(
         asked.check()
     place = Pictures(out, overwrite)
     place.check()
+<<<<<<< HEAD
     pipe = _loaded(recipe, model, device, dtype, revision)
+=======
+    if recipe is not None:
+        dtype = recipe.dtype if dtype == "auto" else dtype
+        model = _model_of(recipe) if model is None else model
+    text = given(features=features, low_memory=low_memory)
+    pipe = load_pipeline(DEFAULT_MODEL if model is None else model, device, dtype, revision, **text)
+>>>>>>> text
     start = time.perf_counter()
     with remarks():
         arguments = asked.arguments(pipe) if recipe is None else pipe.arguments_of(recipe)

@@ -18,7 +18,7 @@ def info(
 ) -> None:
     """Say what a model is: its parts, sizes, classes, styles, defaults and card."""
     from nextscale.checkpoints.card import split
-    from nextscale.checkpoints.load import checkpoint_folder, read_card, revision
+    from nextscale.checkpoints.load import checkpoint_folder, read_card, revision, saved_conditioner
     from nextscale.checkpoints.store import read_config
 
     folder = checkpoint_folder(model)
@@ -32,8 +32,9 @@ def info(
         "defaults": config.get("defaults", {}),
         "components": {name: _component(folder, name, part) for name, part in config["components"].items()},
     }
-    if "model" in config["components"]:
-        facts |= _read(folder, config["components"])
+    reader = saved_conditioner(folder)
+    if reader is not None:
+        facts |= {"reads": reader.about, **reader.lists(), "sizes": _sizes(folder, config["components"])}
     if as_json:
         answer_json({**facts, "card": card or None})
         return
@@ -70,11 +71,8 @@ def _component(folder: Path, name: str, described: dict[str, Any]) -> dict[str, 
     }
 
 
-def _read(folder: Path, components: dict[str, Any]) -> dict[str, Any]:
-    """What a generator reads, what it has names for, such as classes and styles, and the pictures that it draws: of
-    every ratio, width to height, the sizes in pixels.
-    """
-    from nextscale.checkpoints.load import load_conditioner
+def _sizes(folder: Path, components: dict[str, Any]) -> dict[str, Any]:
+    """The pictures that a generator draws: of every ratio, width to height, the sizes in pixels."""
     from nextscale.checkpoints.store import build_component
     from nextscale.models.base import NextScaleModel
     from nextscale.tokenizers.base import Tokenizer
@@ -82,9 +80,7 @@ def _read(folder: Path, components: dict[str, Any]) -> dict[str, Any]:
     built = {name: build_component(part, f"{folder / 'config.json'}, {name}") for name, part in components.items()}
     model, tokenizer = built["model"], built.get("tokenizer")
     assert isinstance(model, NextScaleModel)
-    conditioner = load_conditioner(folder, model.reads)
-    sizes = model.shapes(tokenizer.stride).sizes if isinstance(tokenizer, Tokenizer) else {}
-    return {"reads": conditioner.about, **conditioner.lists(), "sizes": sizes}
+    return model.shapes(tokenizer.stride).sizes if isinstance(tokenizer, Tokenizer) else {}
 
 
 def _plain(value: Any) -> str:

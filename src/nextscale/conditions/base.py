@@ -10,12 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from nextscale.errors import CheckpointError, quoted
+from nextscale.errors import CheckpointError, InputError, quoted
 
 Entry = dict[str, Any]
 """What one image is to show, as plain data: a recipe stores it, and a picture is named by its values."""
@@ -120,6 +121,19 @@ class Conditioner(ABC):
             if reads.get(kind) != size:
                 known = ", ".join(f"{name} of {count}" for name, count in reads.items()) or "nothing"
                 raise CheckpointError(f"the conditioner gives {kind} of {size}, and the model reads {known}")
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:  # noqa: B027 (most have no network)
+        """Where, and in which number type, whatever network it has is to compute."""
+
+    def prepared(self, features: str | Path | None = None, low_memory: bool = False) -> Conditioner:
+        """Itself as ``load`` was asked for it. features: a file of features that were made before; low_memory: whether
+        its network is to be in memory only while it computes. Raises ``InputError`` for what is of no use to it.
+        """
+        asked = {"features": None if features is None else str(features), "low_memory": low_memory or None}
+        for name, value in asked.items():
+            if value is not None:
+                raise InputError(f"{name} is {quoted(value)}, but this model has no encoder; leave it out")
+        return self
 
     def samples(self, count: int) -> list[Entry]:
         """At most ``count`` entries that show what it knows; none where it cannot say."""

@@ -1,0 +1,193 @@
+"""Prompts, and negative prompts, as the states of a frozen text encoder.
+
+An entry is ``{"prompt": "a red fox", "negative_prompt": None}``. The states come from a file that was made before, or
+from the encoder, which is loaded when the first text needs it. Shape letters: ``B`` images, ``T`` tokens, ``C`` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from nextscale.conditions.base import Conditioner, Entry, Features
+from nextscale.conditions.encoder import EncoderReference, TextEncoder, digest, encoder_folder
+from nextscale.conditions.textfile import TextFeatures, save_texts, text_source
+from nextscale.errors import CheckpointError, InputError, quoted
+from nextscale.files import check_new
+from nextscale.settings import build
+from nextscale.values import listed, plain
+
+CHUNK = 64
+"""Texts between two steps of a bar."""
+
+
+class TextConditioner(Conditioner):
+    """Reads prompts. low_memory: the encoder leaves memory as soon as it has encoded the texts of a call, and is loaded
+    anew for the next that brings others; otherwise it stays.
+    """
+
+    example: ClassVar[str] = 'prompt="a red fox in the snow"'
+
+    def __init__(self, reference: EncoderReference | None = None, *, low_memory: bool = False) -> None:
+        self.reference, self.low_memory = reference or EncoderReference(), low_memory
+        self._device, self._dtype = torch.device("cpu"), torch.float32
+        self._encoder: TextEncoder | None = None
+        self._file: TextFeatures | None = None
+        self._last: dict[str, Tensor] = {}
+
+    @property
+    def gives(self) -> Mapping[str, int]:
+        return {"text": self.reference.width}
+
+    @property
+    def about(self) -> str:
+        return f"prompts, through {self.reference.encoder}"
+
+    def resolve(self, **asked: Any) -> list[Entry]:
+        """One entry per prompt. negative_prompt: one for all, or one per prompt; None, and as published an empty one,
+        is none. An empty prompt is a text like any other.
+        """
+        prompt, negative = asked.pop("prompt", None), asked.pop("negative_prompt", None)
+        for name, value in asked.items():
+            if value is not None:
+                raise InputError(f"{name} is {quoted(value)}, but this model reads text alone; expected prompt=...")
+        prompts = listed(prompt)
+        prompts = [plain(prompt)] if prompts is None else prompts
+        if prompt is None or not prompts:
+            raise InputError(f"no prompt was given; expected a text, as in {self.example}")
+        negatives = listed(negative)
+        negatives = [plain(negative)] * len(prompts) if negatives is None else negatives
+        if len(negatives) != len(prompts):
+            raise InputError(
+                f"{len(negatives)} negative prompts were given for {len(prompts)} prompts; expected one for "
+                "all, or one per prompt"
+            )
+        for text in prompts:
+            _check_text("prompt", text)
+        for text in negatives:
+            if text is not None:
+                _check_text("negative_prompt", text)
+        return [
+            {"prompt": one, "negative_prompt": other or None} for one, other in zip(prompts, negatives, strict=True)
+        ]
+
+    def features(self, entries: Sequence[Entry]) -> Features:
+        """The sources ``text`` and ``negative``, each of B texts padded to the longest of them. Warns of a text that is
+        too long. Raises ``CheckpointError`` where an encoder is needed and cannot be had.
+        """
+        texts = {"text": [entry["prompt"] for entry in entries]}
+        texts["negative"] = [entry.get("negative_prompt") for entry in entries]
+        states = self._states(dict.fromkeys(text for said in texts.values() for text in said if text is not None))
+        width = self.reference.width
+        sources = {name: text_source([states.get(text) for text in said], width) for name, said in texts.items()}
+        return Features(len(entries), sources)
+
+    def samples(self, count: int) -> list[Entry]:
+        """Prompts of the file that it has."""
+        prompts = self._file.prompts[:count] if self._file else []
+        return [{"prompt": prompt, "negative_prompt": None} for prompt in prompts]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """An encoder that is in memory for another place is loaded anew when it is needed."""
+        if (device, dtype) != (self._device, self._dtype):
+            self._device, self._dtype, self._encoder, self._last = device, dtype, None, {}
+
+    def prepared(self, features: str | Path | None = None, low_memory: bool = False) -> TextConditioner:
+        made = copy(self) if features is None else self.with_features(features)
+        made.low_memory = low_memory
+        return made
+
+    def with_features(self, path: str | Path) -> TextConditioner:
+        """The same, with the states of all texts that stand in a file of ``nextscale encode`` read from there. Raises
+        ``InputError`` for a file that is damaged, or was made by another encoder.
+        """
+        file = TextFeatures(path)
+        if not file.reference.agrees(self.reference):
+            raise InputError(
+                f"the features in {path} were made by {file.reference}; expected those of {self.reference}, which the "
+                "model reads"
+            )
+        made = copy(self)
+        made._file, made._last = file, {}
+        return made
+
+    def save_features(
+        self,
+        path: str | Path,
+        prompts: Iterable[str],
+        overwrite: bool = False,
+        step: Callable[[int, int], object] = lambda done, total: None,
+    ) -> TextFeatures:
+        """Encode texts, each once, into a file, and give a reader of it; step: called with (texts done, texts).
+
+        Errors as of :meth:`features` and :func:`nextscale.files.written_aside`.
+        """
+        path, texts = Path(path), list(dict.fromkeys(prompts))
+        check_new(path, overwrite)
+        for text in texts:
+            _check_text("a prompt", text)
+        if not texts:
+            raise InputError("there is no prompt to encode; expected at least one")
+        encoder = self._loaded()
+        tokens = encoder.tokens(texts)
+        reference = replace(self.reference, sha256=self.reference.sha256 or digest(encoder_folder(self.reference)))
+
+        def states() -> Iterator[Tensor]:
+            for start in range(0, len(texts), CHUNK):
+                yield from encoder.states(tokens[start : start + CHUNK])
+                step(min(start + CHUNK, len(texts)), len(texts))
+
+        save_texts(path, reference, texts, [len(ids) for ids in tokens], states(), encoder.dtype, overwrite)
+        return TextFeatures(path)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self.reference)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TextConditioner:
+        try:
+            return cls(build(EncoderReference, data))
+        except InputError as error:
+            raise CheckpointError(f"the text encoder: {error}") from None
+
+    def _loaded(self) -> TextEncoder:
+        """The encoder, which stays unless memory is low."""
+        encoder = self._encoder or TextEncoder(self.reference, self._device, self._dtype)
+        self._encoder = None if self.low_memory else encoder
+        return encoder
+
+    def _states(self, texts: Iterable[str]) -> dict[str, Tensor]:
+        """The states (T, C) of each of these texts: from the call before, the file, or the encoder."""
+        known, absent = dict[str, Tensor](), list[str]()
+        for text in texts:
+            if text in self._last:
+                known[text] = self._last[text]
+            elif self._file and text in self._file:
+                known[text] = self._file.states(text)
+            else:
+                absent.append(text)
+        if absent:
+            try:
+                encoder = self._loaded()
+            except CheckpointError as error:
+                aside = f"{quoted(absent[0])} is not in {self._file.path}, and " if self._file else ""
+                raise CheckpointError(f"{aside}{error}") from error
+            known |= zip(absent, encoder.states(encoder.tokens(absent)), strict=True)
+        self._last = known
+        return known
+
+
+def _check_text(name: str, given: Any) -> None:
+    """Raises ``InputError`` for what is no text, or one that no file could hold."""
+    if not isinstance(given, str):
+        raise InputError(f"{name} is {quoted(given)}; expected a text")
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name} is {quoted(given)}, which is no text in Unicode; expected one") from None
