@@ -242,6 +242,14 @@ def test_captions_that_cannot_be_are_refused_in_one_short_sentence(tmp_path: Pat
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize(("row", "column"), [({"image_path": "00.png"}, "text"), ({"text": "a"}, "image_path")])
+def test_a_list_that_says_nothing_is_named(tmp_path: Path, row: dict[str, str], column: str) -> None:
+    folder = put(tmp_path / "d", *NAMES)
+    table(folder, "jsonl", ROWS)
+    lines(folder / "1.000_1.jsonl", row)
+    assert f"{folder / '1.000_1.jsonl'} is not used: it has no column {column}" in read(folder).notes
+
+
 def test_images_that_a_table_names_in_vain_are_counted(tmp_path: Path) -> None:
     folder = put(tmp_path / "d", *NAMES)
     table(folder, "jsonl", [*ROWS, {"file_name": "gone.png", "text": "a"}, {"file_name": "so.png", "text": "b"}])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nextscale.data.captions import Captions
-from nextscale.data.found import Found, composed, in_utf8
+from nextscale.data.found import TABLES, Found, composed, in_utf8
 from nextscale.data.tables import FILE_COLUMNS, column_of, file_of, named_rows, place_of, rows_of, split_note
 from nextscale.errors import InputError, quoted
 
@@ -91,6 +91,8 @@ def _read_table(path: Path, within: str, known: Mapping[str, str], told: Told) -
     columns = list(dict.fromkeys(column for _, row in rows for column in row))
     file, text, long = (column_of(columns, names) for names in (FILE_COLUMNS, TEXT_COLUMNS, LONG_COLUMNS))
     if file is None or (text is None and long is None):
+        if path.name not in TABLES:  # of those, whoever looks for labels says so
+            told.notes.append(f"{path} is not used: it has no column {'image_path' if file is None else 'text'}")
         return
     for line, row, name in named_rows(path, within, rows, file, known, told.notes):
         where = f"line {line} of {path}"

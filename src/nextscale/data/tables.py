@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nextscale.data.found import composed
+from nextscale.data.found import TABLES, composed
 from nextscale.errors import InputError, quoted
 
 FILE_COLUMNS = ("file_name", "filename", "file", "path", "image", "image_path", "filepath")
@@ -179,12 +179,15 @@ def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
+                example = {"file_name": "1.png", "label": "cat"}
+                if path.name not in TABLES:
+                    example = {"image_path": "1.png", "text": "a cat"}
                 raise InputError(
-                    f"line {number} of {path} is {quoted(line)}, which is no JSON; expected "
-                    '{"file_name": "1.png", "label": "cat"}'
+                    f"line {number} of {path} is {quoted(line)}, which is no JSON; expected {json.dumps(example)}"
                 ) from error
             if not isinstance(row, dict):
-                raise InputError(f"line {number} of {path} is {quoted(row)}; expected a JSON object with file_name")
+                column = "file_name" if path.name in TABLES else "image_path"
+                raise InputError(f"line {number} of {path} is {quoted(row)}; expected a JSON object with {column}")
             yield number, row
 
 
