@@ -130,3 +130,22 @@ def test_what_is_refused_is_refused_in_a_short_line(nextscale: Command, path: st
     done = nextscale("data", "check", path)
     assert (done.code, len(done.err.splitlines())) == (2, 1)
     assert len(done.err) < 1000
+
+
+def test_a_check_reads_captions_where_that_is_asked_for(nextscale: Command, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    words = ("data", "check", "photos", "--resolution", "16", "--captions")
+    refused = nextscale(*words)
+    assert (refused.code, refused.out) == (2, "")
+    assert "photos has no captions, and a text model is trained on them; expected a metadata.jsonl" in refused.err
+    for path in (tmp_path / "photos").rglob("*.png"):
+        path.with_suffix(".txt").write_text(f"a {path.parent.name}")
+    done = nextscale(*words)
+    assert done.code == 0
+    assert "captions: one for each image, 0 with a long one; for instance 'a cat'" in done.out
+    found = json.loads(nextscale(*words, "--json").out)
+    assert found["captions"]["long"] == 0
+    assert len(found["captions"]["hash"]) == 64
+    assert "captions" not in json.loads(nextscale(*words[:-1], "--json").out)
+    (tmp_path / "photos" / "cat" / "3.txt").unlink()
+    assert "images of photos have no caption, or an empty one, for instance photos/cat/3.png" in nextscale(*words).err

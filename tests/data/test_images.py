@@ -26,12 +26,12 @@ def chart(height: int, width: int) -> Tensor:
 
 def test_every_place_can_be_cropped_and_none_outside() -> None:
     tall = chart(20, 18)
-    assert number(crop([tall], 16)[0]) == (2, 1)
+    assert number(crop([tall], (16, 16))[0]) == (2, 1)
     grid = torch.tensor([[(y + 0.5) / 5, (x + 0.5) / 3] for y in range(5) for x in range(3)])
-    found = [number(square) for square in crop([tall] * 15, 16, grid)]
+    found = [number(square) for square in crop([tall] * 15, (16, 16), grid)]
     assert found == [(y, x) for y in range(5) for x in range(3)]
     ends = torch.tensor([[0.0, 0.0], [1 - 2**-24, 1 - 2**-24]])
-    assert [number(square) for square in crop([tall] * 2, 16, ends)] == [(0, 0), (4, 2)]
+    assert [number(square) for square in crop([tall] * 2, (16, 16), ends)] == [(0, 0), (4, 2)]
 
 
 def test_the_shorter_side_becomes_an_eighth_longer_than_the_resolution(tmp_path: Path) -> None:

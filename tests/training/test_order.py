@@ -100,3 +100,67 @@ def test_shared_numbers_differ_between_calls_steps_and_seeds_and_from_those_of_s
     assert len(numbers.unique()) == len(numbers)
     assert float(numbers.min()) >= 0
     assert float(numbers.max()) < 1
+
+
+BUCKETS = st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(any)
+
+
+def bucketed(sizes: list[int]) -> torch.Tensor:
+    labels = torch.tensor([bucket for bucket, size in enumerate(sizes) for _ in range(size)])
+    return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+
+
+@given(BUCKETS, st.integers(1, 12), st.integers(0, 3), st.integers(1, 5))
+def test_batches_are_of_one_bucket_and_use_every_image_alike(
+    sizes: list[int], batch: int, seed: int, epochs: int
+) -> None:
+    labels = bucketed(sizes)
+    steps = sum(size * epochs // batch for size in sizes)
+    buckets = order.Buckets(labels)
+    drawn = [buckets.rows(batch, seed, step) for step in range(steps)]
+    assert all(len(rows) == batch and len(labels[rows].unique()) == 1 for rows in drawn)
+    seen = torch.cat(drawn).bincount(minlength=len(labels)) if drawn else torch.zeros(len(labels))
+    for bucket, size in enumerate(sizes):
+        times = seen[labels == bucket]
+        assert int(times.sum()) == size * epochs // batch * batch
+        if size:  # what is left over is less than a batch, and comes first in the next epoch
+            assert int(times.max()) <= epochs
+            assert int(times.max() - times.min()) <= 1
+            assert int(times.min()) >= epochs - -(-batch // size)
+
+
+@given(BUCKETS, st.integers(1, 12), st.integers(0, 3), st.integers(0, 10**9))
+def test_a_step_s_bucket_is_a_function_of_seed_and_step(sizes: list[int], batch: int, seed: int, step: int) -> None:
+    used, fresh = order.Buckets(bucketed(sizes)), order.Buckets(bucketed(sizes))
+    following = [used.rows(batch, seed, step + ahead).tolist() for ahead in range(4)]
+    assert [fresh.rows(batch, seed, step + ahead).tolist() for ahead in reversed(range(4))] == following[::-1]
+
+
+def test_batches_of_one_bucket_are_those_of_the_set_without_buckets() -> None:
+    labels = torch.zeros(30, dtype=torch.int64)
+    for step in range(12):
+        assert torch.equal(order.Buckets(labels).rows(8, 1, step), order.rows(30, 8, 1, step))
+
+
+def test_buckets_are_mixed_in_every_epoch_and_differently_in_each() -> None:
+    labels = torch.tensor([0] * 40 + [1] * 40)
+    buckets = order.Buckets(labels)
+    found = [[int(labels[buckets.rows(4, 0, 20 * epoch + step)][0]) for step in range(20)] for epoch in range(3)]
+    assert all(sum(epoch) == 10 and epoch != sorted(epoch) for epoch in found)
+    assert len({tuple(epoch) for epoch in found}) == 3
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=30), st.integers(0, 3))
+def test_a_bucket_reads_its_groups_a_few_at_a_time(groups: list[int], seed: int) -> None:
+    labels, group_of = bucketed([sum(groups) // 2, -(-sum(groups) // 2)]), []
+    for group, size in enumerate(groups):
+        group_of += [group] * size
+    buckets = order.Buckets(labels, tuple(groups))
+    for bucket, members in enumerate(buckets.members):
+        seen = buckets._sequence(seed, bucket, 0).tolist()
+        assert sorted(seen) == members.tolist()
+        places: dict[int, list[int]] = {}
+        for place, row in enumerate(seen):
+            places.setdefault(group_of[row], []).append(place)
+        for place in range(len(seen)):
+            assert sum(min(at) <= place <= max(at) for at in places.values()) <= order.AT_ONCE

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nextscale.cli.console import AsJson, SkipSmall, answer, answer_json, progress, remark, remarks
+from nextscale.errors import quoted
 
 SHOWN = 60
 """Classes that a check lists for people."""
@@ -65,6 +66,7 @@ def check(
     folder: Annotated[Path, typer.Argument(help="An emoji set, a folder of images, or shards like s/{000..010}.tar.")],
     resolution: Annotated[int, typer.Option(min=8, help="Height and width that will be trained on, in pixels.")] = 256,
     skip_small: SkipSmall = False,
+    captions: Annotated[bool, typer.Option("--captions", help="Read captions, as for a text model.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look through a data set as training does: the classes and their images, the split, what is passed over, and which
@@ -72,12 +74,15 @@ def check(
 
     Of a set that is larger than memory the result is kept, so that training need not look again.
     """
+    from nextscale.data.captions import require_captions
     from nextscale.data.folder import load_data
 
     found = {}
     for split in ("train", "heldout"):
         with remarks(), progress(f"reading {split}", "images") as step:
-            found[split] = load_data(folder, resolution, split, progress=step, skip_small=skip_small)
+            found[split] = load_data(folder, resolution, split, None, step, skip_small, captions)
+    words = [one for side in found.values() for one in require_captions(side.captions, str(folder))] if captions else []
+    long = sum(one.long is not None for one in words)
     train, heldout = found.values()
     unreadable = [*train.unreadable, *heldout.unreadable]
     too_small = [*train.too_small, *heldout.too_small]
@@ -87,6 +92,8 @@ def check(
         told = {"train": len(train), "heldout": len(heldout), "classes": train.classes, "styles": train.styles}
         sides = {name: {"train": first, "heldout": second} for name, (first, second) in counts.items()}
         told |= {"images": sides, "split": train.split_by, "passed_over": train.passed_over.counts, "notes": notes}
+        if captions:
+            told["captions"] = {"hash": train.caption_hash, "long": long}
         answer_json(
             {"folder": str(folder), **told, "hash": train.hash, "unreadable": unreadable, "too_small": too_small}
         )
@@ -102,6 +109,8 @@ def check(
         answer(f"{name[:40]:40} {first:12} {second:9}")
     if len(counts) > SHOWN:
         answer(f"and {len(counts) - SHOWN} classes more, which --json lists")
+    if captions:
+        answer(f"captions: one for each image, {long} with a long one; for instance {quoted(words[0].text)}")
     left_out = f", {len(too_small)} smaller than {resolution} pixels left out" if too_small else ""
     answer(
         f"{folder}: {len(train)} images to train on and {len(heldout)} held out{left_out}, "

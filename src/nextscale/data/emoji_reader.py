@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from nextscale.data.captions import Captions
 from nextscale.data.emoji import FORMAT_VERSION, STYLES
 from nextscale.data.images import ImageData, InMemory, check_split, existing_folder
 from nextscale.documents import read_json
@@ -160,4 +161,5 @@ def load_emoji(folder: Path | str, split: str = "train", style: str | None = Non
         style_labels=torch.tensor(style_labels),
         styles=styles,
         split_by="families, 20% of which are held out",
+        captions=tuple(Captions(record["name"]) for record in records),
     )

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from nextscale import decoding
 from nextscale.data.cache import cache_file
+from nextscale.data.captions import Captions, of_all
 from nextscale.data.found import PassedOver, in_utf8
 from nextscale.data.images import THREADS, ImageData, InMemory, OnDemand
-from nextscale.data.pictures import RESIZE, decode, resize
+from nextscale.data.pictures import Shapes, decode, resize
 from nextscale.data.sides import hash_of
 from nextscale.device import memory_of
 from nextscale.errors import InputError
@@ -42,7 +43,8 @@ Progress = Callable[[int, int], None]
 class Place:
     """Where one image lies: a whole file, or ``size`` bytes of a shard from ``offset`` on.
 
-    name: its path within the set; side: ``train`` or ``heldout``; label: id of its class.
+    name: its path within the set; side: ``train`` or ``heldout``; label: id of its class; captions: what it shows, in
+    words, where that was asked for and is known.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Place:
     file: Path
     offset: int = 0
     size: int = -1
+    captions: Captions | None = None
 
     def __str__(self) -> str:
         return in_utf8(str(self.file) if self.size < 0 else f"{self.file}: {self.name}")
@@ -97,7 +100,7 @@ class Look(NamedTuple):
 
 def read_entries(
     found: Set,
-    resolution: int,
+    shapes: Shapes,
     split: str,
     memory: int | None = None,
     progress: Progress | None = None,
@@ -107,15 +110,17 @@ def read_entries(
 
     Args:
         found: the set; of shards, all images of one together.
+        shapes: the sizes that images are prepared in.
         memory: bytes that decoded images may take; a quarter of the machine's by default. A set that needs more is
             decoded on demand.
         progress: called with (images looked through, images in all).
-        skip_small: leave out images smaller than the resolution, and warn with their number.
+        skip_small: leave out images smaller than their shape, and warn with their number.
 
     Raises:
-        InputError: no image of the split, none that can be read, or images smaller than the resolution.
+        InputError: no image of the split, none that can be read, images smaller than their shape, or captions for some
+            images only.
     """
-    found = _on_both_sides(found, resolution)
+    found = _on_both_sides(found, shapes)
     wanted = [entry for entry in found.entries if split in ("all", entry.side)]
     if not wanted:
         count, rest = len(found.entries), f"; passed over: {found.passed_over}" if found.passed_over.counts else ""
@@ -123,24 +128,26 @@ def read_entries(
             f"{found.where} holds {count} image{'' if count == 1 else 's'}, but none of the split {split!r}; expected "
             f"one or more: add images, or give folders called train and val{rest}"
         )
-    needed = len(wanted) * 3 * LONGER * (RESIZE * resolution) ** 2
+    of_all([entry.captions for entry in wanted], [str(entry) for entry in wanted], found.where)
+    area = max(height * width for height, width in shapes.sizes)
+    needed = len(wanted) * 3 * LONGER * shapes.margin**2 * area
     if memory is None:
         memory = (memory_of(torch.device("cpu")) or USUAL_MEMORY) // 4
     fits = needed <= memory
     looks = []
-    for look in _fresh_looks(wanted, resolution) if fits else _noted_looks(found.where, wanted, resolution):
+    for look in _fresh_looks(wanted, shapes) if fits else _noted_looks(found.where, wanted, shapes):
         looks.append(look)
         if progress is not None:
             progress(len(looks), len(wanted))
-    return _image_data(found, wanted, looks, resolution, split, fits, skip_small)
+    return _image_data(found, wanted, looks, shapes, split, fits, skip_small)
 
 
-def _on_both_sides(found: Set, resolution: int) -> Set:
+def _on_both_sides(found: Set, shapes: Shapes) -> Set:
     """``found`` with an image on either side, where hashes have chosen none of a small set that is of use."""
 
     def of_use(entry: Place) -> bool:
-        look = _look(entry, resolution, keep=False)
-        return min(look.width, look.height) >= resolution
+        look = _look(entry, shapes, keep=False)
+        return bool(look.width) and shapes.fit(look.width, look.height)
 
     if not found.by_hash:
         return found
@@ -160,14 +167,18 @@ def _on_both_sides(found: Set, resolution: int) -> Set:
 
 
 def _image_data(
-    found: Set, wanted: list[Place], looks: list[Look], resolution: int, split: str, fits: bool, skip_small: bool
+    found: Set, wanted: list[Place], looks: list[Look], shapes: Shapes, split: str, fits: bool, skip_small: bool
 ) -> ImageData:
-    small = [i for i, look in enumerate(looks) if 0 < min(look.width, look.height) < resolution]
+    resolution = shapes.resolution
+    least, choose = "the shapes nearest to them", "smaller shapes"
+    if resolution is not None:
+        least, choose = f"{resolution} pixels", "a lower resolution"
+    small = [i for i, look in enumerate(looks) if look.width and not shapes.fit(look.width, look.height)]
     too_small = [f"{wanted[i]} ({looks[i].width} x {looks[i].height})" for i in small]
     if small and not skip_small:
         raise InputError(
-            f"{len(small)} of {len(wanted)} images are smaller than {resolution} pixels, for instance {too_small[0]}; "
-            "take them out, leave them out with --skip-small (skip_small=True), or choose a lower resolution"
+            f"{len(small)} of {len(wanted)} images are smaller than {least}, for instance {too_small[0]}; "
+            f"take them out, leave them out with --skip-small (skip_small=True), or choose {choose}"
         )
     damaged = [i for i, look in enumerate(looks) if not look.width]
     kept = sorted(set(range(len(wanted))) - {*small, *damaged})
@@ -180,13 +191,13 @@ def _image_data(
             f"{len(damaged)} of {len(wanted)} images cannot be read and are left out", f"{wanted[damaged[0]]}{reason}"
         )
     if small:
-        _warn(f"{len(small)} of {len(wanted)} images are smaller than {resolution} pixels and left out", too_small[0])
+        _warn(f"{len(small)} of {len(wanted)} images are smaller than {least} and left out", too_small[0])
     remarks = [(remark, wanted[i]) for i in kept for remark in looks[i].remarks]
     for remark, count in Counter(remark for remark, _ in remarks).items():
         _warn(
             f"{count} of {len(wanted)} images {remark}", str(next(entry for text, entry in remarks if text == remark))
         )
-    digest = hashlib.sha256(json.dumps([found.classes, resolution, RESIZE]).encode())
+    digest = hashlib.sha256(json.dumps([found.classes, resolution or shapes.sizes, shapes.margin]).encode())
     for i in kept:
         digest.update(f"{wanted[i].label} {looks[i].digest}\n".encode())
     files = [wanted[i] for i in kept]
@@ -195,7 +206,7 @@ def _image_data(
         digest.update(json.dumps([*shards.values()]).encode())
     pictures = [look.picture for i in kept if (look := looks[i]).picture is not None]
     return ImageData(
-        pictures=InMemory(pictures, resolution) if fits else OnDemand(_decoder(files, resolution), resolution),
+        pictures=InMemory(pictures, resolution) if fits else OnDemand(_decoder(files, shapes), resolution),
         labels=torch.tensor([entry.label for entry in files]),
         classes=found.classes,
         split=split,
@@ -209,6 +220,9 @@ def _image_data(
         split_by=found.split,
         passed_over=found.passed_over,
         notes=found.notes,
+        captions=tuple(entry.captions for entry in files if entry.captions is not None) or None,
+        shapes=() if resolution else shapes.sizes,
+        shape_labels=torch.tensor([shapes.place(looks[i].width, looks[i].height) for i in kept]),
     )
 
 
@@ -216,34 +230,34 @@ def _warn(sentence: str, example: str) -> None:
     warnings.warn(f"{sentence}, for instance {example}", stacklevel=3)
 
 
-def _decoder(files: list[Place], resolution: int) -> Callable[[int], Tensor]:
+def _decoder(files: list[Place], shapes: Shapes) -> Callable[[int], Tensor]:
     def picture_of(row: int) -> Tensor:
         picture = decode(files[row].read())
-        if picture is None or min(picture.size) < resolution:
+        if picture is None or not shapes.fit(*picture.size):
             raise InputError(f"the image {files[row]} changed after the set was looked through; start again")
-        return resize(picture, resolution)
+        return resize(picture, shapes)
 
     return picture_of
 
 
-def _look(entry: Place, resolution: int, keep: bool) -> Look:
+def _look(entry: Place, shapes: Shapes, keep: bool) -> Look:
     content = entry.read()
     digest = hashlib.sha256(content).hexdigest()
     try:
         picture, remarks = decoding.decode(content)
     except decoding.DAMAGE as error:
         return Look(digest, 0, 0, (decoding.reason(error),))
-    kept = resize(picture, resolution) if keep and min(picture.size) >= resolution else None
+    kept = resize(picture, shapes) if keep and shapes.fit(*picture.size) else None
     return Look(digest, *picture.size, remarks, kept)
 
 
-def _fresh_looks(entries: Sequence[Place], resolution: int, keep: bool = True) -> Iterator[Look]:
+def _fresh_looks(entries: Sequence[Place], shapes: Shapes, keep: bool = True) -> Iterator[Look]:
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(entries), CHUNK):
-            yield from pool.map(lambda entry: _look(entry, resolution, keep), entries[start : start + CHUNK])
+            yield from pool.map(lambda entry: _look(entry, shapes, keep), entries[start : start + CHUNK])
 
 
-def _noted_looks(where: str, entries: Sequence[Place], resolution: int) -> Iterator[Look]:
+def _noted_looks(where: str, entries: Sequence[Place], shapes: Shapes) -> Iterator[Look]:
     """Looks without pictures, those of earlier runs where the files have not changed; new ones are noted at once."""
     note = cache_file("looks", in_utf8(str(Path(where).absolute())), ".jsonl")
     known = {} if note is None else dict(_noted(note))
@@ -251,7 +265,7 @@ def _noted_looks(where: str, entries: Sequence[Place], resolution: int) -> Itera
     for start in range(0, len(entries), CHUNK):
         part = entries[start : start + CHUNK]
         keys = [(str(entry.file), entry.offset, *stamps[entry.file]) for entry in part]
-        fresh = _fresh_looks([e for e, key in zip(part, keys, strict=True) if key not in known], resolution, False)
+        fresh = _fresh_looks([e for e, key in zip(part, keys, strict=True) if key not in known], shapes, False)
         lines = []
         try:
             for key in keys:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
+from nextscale.data.caption_files import Told, listed_images, read_captions
 from nextscale.data.emoji_reader import holds_emoji, load_emoji, read_description
 from nextscale.data.entries import Place, Progress, Set, read_entries
 from nextscale.data.found import PICTURES, Found, composed, in_utf8, look_into
 from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.data.labels import all_numbers, doubts, folders_as_classes, named, numbered, some
+from nextscale.data.pictures import Shapes
 from nextscale.data.shards import load_shards, shards_of
 from nextscale.data.sides import TRAIN, check_no_split, side_of, side_word, sides_of, split_by_hash, words_for_sides
 from nextscale.data.tables import Labels, read_labels
 from nextscale.errors import InputError
+from nextscale.scales import Size
 
 __all__ = ["ImageData", "load_data", "load_folder"]
 
@@ -33,46 +40,62 @@ class Image(NamedTuple):
 
 def load_data(
     path: Path | str,
-    resolution: int,
+    resolution: int | None,
     split: str = "train",
     memory: int | None = None,
     progress: Progress | None = None,
     skip_small: bool = False,
+    captions: bool = False,
+    shapes: Sequence[Size] | None = None,
 ) -> ImageData:
     """Read a data set: an emoji set where the folder holds one, shards where there are some, else images.
 
     Args:
         path: a folder, or shards like ``shards/{000..010}.tar``.
+        resolution: height and width of the images, which are cropped to squares; None where ``shapes`` are given.
         split: ``train``, ``heldout`` or ``all``.
         memory, progress, skip_small: see ``read_entries``.
+        captions: whether to read captions, too (see ``caption_files``). Classes, order and hash are the same with and
+            without them.
+        shapes: sizes (height, width) in pixels; every image is cropped to the one whose height / width is nearest to
+            its own.
 
     Raises:
         InputError: as ``load_emoji``, ``load_shards`` and ``load_folder``; also an emoji set drawn at another
             resolution.
     """
-    shards = shards_of(path)
+    wanted, shards = Shapes.of(resolution, shapes), shards_of(path)
     if shards:
-        return load_shards(path, shards, resolution, split, HELD_OUT, memory, progress, skip_small)
+        return load_shards(path, shards, wanted, split, HELD_OUT, memory, progress, skip_small, captions)
     folder = existing_folder(path)
     if not holds_emoji(folder):
-        return load_folder(folder, resolution, split, HELD_OUT, memory, progress, skip_small)
-    drawn = read_description(folder)["recipe"]["resolution"]
-    if drawn != resolution:
-        raise InputError(
-            f"the emoji set {folder} is drawn at {drawn} pixels; expected {resolution}: "
-            f"build another with --resolution {resolution}"
+        return load_folder(folder, resolution, split, HELD_OUT, memory, progress, skip_small, captions, shapes)
+    drawn, place = read_description(folder)["recipe"]["resolution"], wanted.place(1, 1)
+    if wanted.sizes[place] != (drawn, drawn):
+        height, width = wanted.sizes[place]
+        expected = (
+            f"{height}" if height == width else f"a square among the shapes, but the nearest is {height} x {width}"
         )
-    return load_emoji(folder, split)
+        raise InputError(
+            f"the emoji set {folder} is drawn at {drawn} pixels; expected {expected}: "
+            f"build another with --resolution {height}"
+        )
+    data = load_emoji(folder, split)
+    if wanted.resolution is None:
+        return replace(data, shapes=wanted.sizes, shape_labels=torch.full((len(data),), place))
+    return data
 
 
 def load_folder(
     folder: Path | str,
-    resolution: int,
+    resolution: int | None,
     split: str = "train",
     held_out: float = HELD_OUT,
     memory: int | None = None,
     progress: Progress | None = None,
     skip_small: bool = False,
+    captions: bool = False,
+    shapes: Sequence[Size] | None = None,
 ) -> ImageData:
     """Read a folder of images: one sub-folder per class (ImageNet's layout), or all images in one folder (one class).
 
@@ -80,49 +103,62 @@ def load_folder(
     Where the folder has ``train`` and ``val`` sub-folders (or others of a usual name, see ``side_word``) these are the
     splits; elsewhere the share ``held_out`` of the images, chosen by a hash of their paths, is held out. A folder of
     nothing but ``train`` with class folders is read as if ``train`` were given. Near copies on both sides are not
-    looked for. Links are followed. What begins with a dot is passed over; whatever is, ``passed_over`` counts.
+    looked for. Links are followed. What begins with a dot is passed over; whatever is, ``passed_over`` counts. A folder
+    without images, but with lists of some (see ``caption_files``), holds the images that they name, as one class.
 
     The shorter side is resized to 1.125 times the resolution (Lanczos), then a square is cropped; transparency is
     put on white. Damaged files are left out, listed in ``unreadable``, and warned about with their number.
 
     Args:
-        resolution: height and width of the result.
+        resolution, captions, shapes: see ``load_data``.
         split: ``train``, ``heldout`` or ``all``.
         held_out: from 0 to below 1.
         memory, progress, skip_small: see ``read_entries``.
 
     Raises:
         InputError: no folder, no image in it, folders that look like a split and cannot be one, a table of labels that
-            cannot be used, or images smaller than the resolution.
+            cannot be used, images smaller than the resolution or their shape, or captions that cannot be or are missing
+            for some images only.
     """
     check_split(split)
     if not 0 <= held_out < 1:
         raise InputError(f"held_out is {held_out}; expected a share from 0 to below 1")
     folder = existing_folder(folder)
-    return read_entries(_found_set(folder, held_out), resolution, split, memory, progress, skip_small)
+    wanted = Shapes.of(resolution, shapes)
+    return read_entries(_found_set(folder, held_out, captions), wanted, split, memory, progress, skip_small)
 
 
-def _found_set(folder: Path, held_out: float) -> Set:
+def _found_set(folder: Path, held_out: float, captions: bool) -> Set:
     """All that can be known of the set in ``folder`` before an image is read."""
-    where, found = in_utf8(str(folder)), look_into(folder)
-    if not found.images:
+    where, found = in_utf8(str(folder)), look_into(folder, captions=captions)
+    if not found.images and not captions:
+        found = look_into(folder, captions=True)
+    if not found.images and not found.lists:
         raise InputError(
             f"{where} holds no image that can be read; expected {PICTURES}, class folders of them, or .tar shards; "
             f"passed over: {found.passed_over}"
         )
     sides = sides_of([path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."], where)
-    if sides:
+    if not found.images:
+        images, notes = _listed(found, sides, where, held_out)
+        split = f"the folders {' and '.join(sides)}" if sides else split_by_hash(held_out)
+    elif sides:
         images, split, notes = _on_their_sides(found, sides, where), f"the folders {' and '.join(sides)}", []
     else:
         check_no_split(_folders_of(found), where)
         images, split, notes = _by_hash(found, held_out), split_by_hash(held_out), _doubts(found, where)
-    labels = read_labels(found.tables, [image.name for image in images])
-    images, classes, ids = _classes(folder, images, labels)
-    if not labels.of and any("/" in image.within for image in images):
+    told = read_captions(found, [(image.path, image.name) for image in images]) if captions else Told()
+    labels = read_labels(found.tables, [image.name for image in images], told.paths)
+    images, classes, ids = _classes(folder, images, labels, told)
+    if not labels.of and not told.of and any("/" in image.within for image in images):
         notes += _without_images([folder / side for side in sides] or [folder], classes)
     notes += [*labels.notes, *_labelled(labels, images, classes), *found.passed_over.doubts()]
+    notes += [note for note in told.notes if note not in notes]
     notes += doubts(classes, ids, [image.side for image in images])
-    entries = [Place(image.name, image.side, label, image.path) for image, label in zip(images, ids, strict=True)]
+    entries = [
+        Place(image.name, image.side, label, image.path, captions=told.captions(image.name))
+        for image, label in zip(images, ids, strict=True)
+    ]
     return Set(where, entries, classes, split, not sides and held_out > 0, found.passed_over, tuple(notes))
 
 
@@ -144,8 +180,29 @@ def _on_their_sides(found: Found, sides: dict[str, str], where: str) -> list[Ima
         )
     for name in others:
         found.passed_over.add(f"in {name.split('/')[0]}/" if "/" in name else "beside the split", name)
-    found.tables = [(path, name) for path, name in found.tables if "/" not in name or name.split("/")[0] in sides]
+    found.tables, found.lists = (
+        [(path, name) for path, name in tables if "/" not in name or name.split("/")[0] in sides]
+        for tables in (found.tables, found.lists)
+    )
     return images
+
+
+def _listed(found: Found, sides: dict[str, str], where: str, held_out: float) -> tuple[list[Image], list[str]]:
+    """The images that lists name, each on the side of its list, and what people should know."""
+    lists = [(path, name) for path, name in found.lists if not sides or name.split("/")[0] in sides]
+    for _, name in set(found.lists) - set(lists):
+        found.passed_over.add(f"in {name.split('/')[0]}/" if "/" in name else "beside the split", name)
+    found.lists = lists
+    if not lists:
+        raise InputError(
+            f"{where} holds lists of images beside the folders {' and '.join(sides)}, and none in them; expected one "
+            "in each"
+        )
+    images, notes = listed_images(lists)
+    return [
+        Image(path, name, posixpath.basename(name), sides[at.split("/")[0]] if sides else side_of(name, held_out))
+        for path, name, at in images
+    ], notes
 
 
 def _by_hash(found: Found, held_out: float) -> list[Image]:
@@ -218,12 +275,14 @@ def _labelled(labels: Labels, images: Sequence[Image], classes: Sequence[str]) -
     ]
 
 
-def _classes(folder: Path, images: list[Image], labels: Labels) -> tuple[list[Image], list[str], list[int]]:
+def _classes(folder: Path, images: list[Image], labels: Labels, told: Told) -> tuple[list[Image], list[str], list[int]]:
     """The images with a class, the names of the classes, and the id of each image."""
     where = in_utf8(str(folder))
     if not labels.of:
-        alone = in_utf8(folder.resolve().name)
-        return images, *named(folders_as_classes([image.within for image in images], where, alone))
+        alone, within = in_utf8(folder.resolve().name), [image.within for image in images]
+        if told.of and len({"/" in path for path in within}) > 1:  # captions need no classes
+            within = [path.replace("/", "-") for path in within]
+        return images, *named(folders_as_classes(within, where, alone))
     kept = [image for image in images if image.name in labels.of]
     if len(kept) < len(images):
         first = next(image.name for image in images if image.name not in labels.of)

@@ -14,6 +14,8 @@ from nextscale.decoding import suffixes
 PICTURES = "pictures (.jpg, .png, .webp or another suffix that Pillow reads)"
 HIDDEN, SYSTEM = QUIET = "hidden", "of the system"
 TABLES = ("metadata.jsonl", "metadata.csv")
+LIST = re.compile(r"\d+(\.\d+)?_\d+\.jsonl")
+"""Infinity's lists of images with captions, named by height / width and number of images."""
 _LABELS = re.compile(r".*\.(csv|tsv|jsonl|parquet)|.*(label|class|annot|categor|metadata|synset|dataset).*\.\w+", re.I)
 _SYSTEM = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
@@ -63,11 +65,16 @@ class PassedOver:
 
 @dataclass
 class Found:
-    """The images below a folder, each with its path within it, in a fixed order; tables of labels; and the rest."""
+    """The images below a folder, each with its path within it, in a fixed order; tables; and the rest.
+
+    Where captions are looked for, also the lists of images with captions and the texts beside images of their names.
+    """
 
     images: list[tuple[Path, str]]
     tables: list[tuple[Path, str]]
     passed_over: PassedOver
+    lists: list[tuple[Path, str]] = field(default_factory=list)
+    texts: list[tuple[Path, str]] = field(default_factory=list)
 
 
 def in_utf8(text: str) -> str:
@@ -80,8 +87,11 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def look_into(root: Path, known: Collection[Path] = ()) -> Found:
-    """All below ``root`` but the files ``known``. Links are followed; what is hidden or no picture is passed over."""
+def look_into(root: Path, known: Collection[Path] = (), captions: bool = False) -> Found:
+    """All below ``root`` but the files ``known``. Links are followed; what is hidden or no picture is passed over.
+
+    captions: also look for lists and texts, which are passed over otherwise.
+    """
     found, read = Found([], [], PassedOver()), suffixes()
     at = os.stat(root)
     folders = [(root, "", frozenset({(at.st_dev, at.st_ino)}))]
@@ -92,9 +102,12 @@ def look_into(root: Path, known: Collection[Path] = ()) -> Found:
         except OSError:
             found.passed_over.add("folders that cannot be read", in_utf8(within))
             continue
+        stems = {stem for stem, suffix in map(os.path.splitext, names if captions else ()) if suffix.lower() in read}
         for name in names:
             path, inside = folder / name, f"{within}/{name}" if within else name
             kind = _kind(path, above, read) if path not in known else "known"
+            if captions and kind == "file":
+                kind = _caption_kind(path, stems)
             if kind == "folder":
                 at = os.stat(path)
                 folders.append((path, inside, above | {(at.st_dev, at.st_ino)}))
@@ -102,6 +115,10 @@ def look_into(root: Path, known: Collection[Path] = ()) -> Found:
                 found.images.append((path, inside))
             elif kind == "table":
                 found.tables.append((path, in_utf8(inside)))
+            elif kind == "list":
+                found.lists.append((path, in_utf8(inside)))
+            elif kind == "text":
+                found.texts.append((path, in_utf8(inside)))
             elif kind == "file":
                 found.passed_over.add_file(in_utf8(inside))
             elif kind != "known":
@@ -110,6 +127,14 @@ def look_into(root: Path, known: Collection[Path] = ()) -> Found:
     found.images = [(path, in_utf8(inside)) for path, inside in found.images]
     found.tables.sort(key=lambda table: table[1].split("/"))
     return found
+
+
+def _caption_kind(path: Path, stems: Collection[str]) -> str:
+    """Whether a file is a list, or a text beside one of the images called ``stems``."""
+    if LIST.fullmatch(path.name):
+        return "list"
+    stem, suffix = os.path.splitext(path.name)
+    return "text" if suffix.lower() == ".txt" and stem in stems else "file"
 
 
 def _kind(path: Path, above: Collection[tuple[int, int]], read: Collection[str]) -> str:

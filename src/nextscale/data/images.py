@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from nextscale.data.captions import Captions, caption_hash
 from nextscale.data.found import PassedOver
 from nextscale.data.pictures import crop
 from nextscale.errors import InputError
+from nextscale.scales import Size
 
 SPLITS = ("train", "heldout", "all")
 THREADS = max(2, min(8, os.cpu_count() or 1))
@@ -40,31 +43,32 @@ class Reader(Protocol):
 
 
 class InMemory:
-    """Pictures that were decoded once, each uint8 (3, h, w) with no side below the resolution.
+    """Pictures that were decoded once, each uint8 (3, h, w) with no side below the resolution or its shape.
 
-    A tensor (N, 3, resolution, resolution) holds pictures of which nothing is cropped.
+    A tensor (N, 3, resolution, resolution) holds pictures of which nothing is cropped. resolution: of squares; None
+    where pictures have several shapes.
     """
 
-    def __init__(self, pictures: Sequence[Tensor] | Tensor, resolution: int) -> None:
+    def __init__(self, pictures: Sequence[Tensor] | Tensor, resolution: int | None) -> None:
         self.pictures, self.resolution, self.waited = pictures, resolution, 0.0
 
     def prefetch(self, rows: Tensor) -> None:
         """Nothing to do."""
 
-    def read(self, rows: Tensor, places: Tensor | None) -> Tensor:
-        """Squares (B, 3, resolution, resolution); see ``crop``."""
+    def read(self, rows: Tensor, places: Tensor | None, size: Size) -> Tensor:
+        """Parts (B, 3, *size) of pictures; see ``crop``."""
         if isinstance(self.pictures, Tensor):
             return self.pictures[rows]
-        return crop([self.pictures[row] for row in rows.tolist()], self.resolution, places)
+        return crop([self.pictures[row] for row in rows.tolist()], size, places)
 
 
 class OnDemand:
     """Pictures that are decoded by a few threads when they are asked for, or before, where it is known what comes.
 
-    decode: uint8 (3, h, w) of the picture of a row.
+    decode: uint8 (3, h, w) of the picture of a row; resolution: see ``InMemory``.
     """
 
-    def __init__(self, decode: Callable[[int], Tensor], resolution: int) -> None:
+    def __init__(self, decode: Callable[[int], Tensor], resolution: int | None) -> None:
         self.resolution, self.waited, self._decode = resolution, 0.0, decode
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
         self._coming: dict[int, Future[Tensor]] = {}
@@ -75,11 +79,11 @@ class OnDemand:
             if row not in self._coming:
                 self._coming[row] = self._pool.submit(self._decode, row)
 
-    def read(self, rows: Tensor, places: Tensor | None) -> Tensor:
-        """Squares (B, 3, resolution, resolution); see ``crop``."""
+    def read(self, rows: Tensor, places: Tensor | None, size: Size) -> Tensor:
+        """Parts (B, 3, *size) of pictures; see ``crop``."""
         self.prefetch(rows)
         pictures = {row: self._coming.pop(row).result() for row in dict.fromkeys(rows.tolist())}
-        return crop([pictures[row] for row in rows.tolist()], self.resolution, places)
+        return crop([pictures[row] for row in rows.tolist()], size, places)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,9 @@ class ImageData:
     not read; ``split_by`` says how the sides were told apart, and ``notes`` are sentences for people about the set.
     ``groups`` are the sizes of the parts the images lie in, one after another (shards): an order that stays within a
     few of them at a time reads faster. It is empty where any order is as good.
+    ``shapes`` are the sizes (height, width) in pixels that images were sorted into by their aspect ratios, and
+    ``shape_labels``, int64 ``(N,)``, places in them; squares of one resolution have no shapes, and zeros. ``captions``
+    are one for each image; None where the set has none, or nobody asked for them.
     """
 
     pictures: InMemory | OnDemand
@@ -109,6 +116,13 @@ class ImageData:
     split_by: str = ""
     passed_over: PassedOver = field(default_factory=PassedOver)
     notes: tuple[str, ...] = ()
+    captions: tuple[Captions, ...] | None = None
+    shapes: tuple[Size, ...] = ()
+    shape_labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    def __post_init__(self) -> None:
+        if not self.shapes:
+            object.__setattr__(self, "shape_labels", torch.zeros(len(self), dtype=torch.int64))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -119,8 +133,19 @@ class ImageData:
         return self.labels.bincount(minlength=len(self.classes)).tolist()
 
     @property
+    def caption_hash(self) -> str | None:
+        """Names the captions: equal hashes are equal captions of equally many images. None without captions."""
+        return None if self.captions is None else caption_hash(self.captions)
+
+    @property
     def resolution(self) -> int:
-        """Height and width of the images."""
+        """Height and width of the images.
+
+        Raises:
+            InputError: they have several shapes.
+        """
+        if self.pictures.resolution is None:
+            raise InputError(f"images in {_shown(self.shapes)} pixels have no one resolution; expected squares")
         return self.pictures.resolution
 
     def read(self, rows: Tensor, places: Tensor | None = None) -> Tensor:
@@ -128,11 +153,22 @@ class ImageData:
 
         places: (B, 2) in [0, 1), where in the picture the square is cropped (training); None takes the centre. Emoji
         are drawn at the resolution, so nothing of them is cropped.
+
+        Raises:
+            InputError: the rows are of several shapes.
         """
         start = time.perf_counter()
-        squares = self.pictures.read(rows, places)
+        pixels = self.pictures.read(rows, places, self._size(rows))
         self.pictures.waited += time.perf_counter() - start
-        return squares
+        return pixels
+
+    def _size(self, rows: Tensor) -> Size:
+        if not self.shapes:
+            return self.resolution, self.resolution
+        found = self.shape_labels[rows].unique().tolist()
+        if len(found) > 1:
+            raise InputError(f"{len(rows)} images have {_shown([self.shapes[i] for i in found])} pixels; expected one")
+        return self.shapes[found[0] if found else 0]
 
     @property
     def waited(self) -> float:
@@ -153,7 +189,11 @@ class ImageData:
         if not isinstance(self.pictures, InMemory):
             raise InputError(f"{len(self)} images at {self.resolution} pixels are too many to hold in memory at once")
         kept = self.pictures.pictures
-        return kept if isinstance(kept, Tensor) else crop(kept, self.resolution)
+        return kept if isinstance(kept, Tensor) else crop(kept, (self.resolution, self.resolution))
+
+
+def _shown(shapes: Sequence[Size]) -> str:
+    return " and ".join(f"{height} x {width}" for height, width in shapes[:5])
 
 
 def existing_folder(path: Path | str) -> Path:

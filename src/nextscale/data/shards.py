@@ -17,31 +17,37 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from nextscale.data.cache import cache_file
+from nextscale.data.caption_files import Told, json_captions, text_captions
 from nextscale.data.entries import Place, Progress, Set, read_entries
 from nextscale.data.found import HIDDEN, PICTURES, PassedOver, composed, in_utf8, look_into
 from nextscale.data.images import ImageData, check_split
 from nextscale.data.labels import all_numbers, doubts, folders_as_classes, named, numbered
+from nextscale.data.pictures import Shapes
 from nextscale.data.sides import TRAIN, side_of, side_word, sides_of, split_by_hash, words_for_sides
 from nextscale.decoding import suffixes
 from nextscale.errors import InputError, quoted
 from nextscale.files import write_text
 
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 MOST_SHARDS = 100_000
 LONGEST_LABEL = 10_000  # bytes of a .cls file that are read
 LONGEST_END = tarfile.BLOCKSIZE + tarfile.RECORDSIZE  # two zero blocks, and zeros up to a whole record
 USUAL = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 """Suffixes that are a sample's picture rather than others beside it (a depth.pfm, an icon)."""
 NAMES = "classnames.txt"
+CAPTIONS = {".txt": text_captions, ".json": json_captions}
 
 
 class Member(NamedTuple):
-    """One image of a shard: its path in it, its place in bytes, and what its ``.cls`` file says, if it has one."""
+    """One image of a shard: its path in it, its place in bytes, what its ``.cls`` file says, if it has one, and name,
+    offset and size of each file in which it may have a caption.
+    """
 
     name: str
     offset: int
     size: int
     label: str | None
+    texts: Sequence[tuple[str, int, int]] = ()
 
 
 def shards_of(path: Path | str) -> list[Path]:
@@ -82,12 +88,13 @@ def shards_of(path: Path | str) -> list[Path]:
 def load_shards(
     where: Path | str,
     shards: Sequence[Path],
-    resolution: int,
+    shapes: Shapes,
     split: str,
     held_out: float,
     memory: int | None = None,
     progress: Progress | None = None,
     skip_small: bool = False,
+    captions: bool = False,
 ) -> ImageData:
     """The images of ``shards``, prepared and split like those of a folder (see ``load_folder``).
 
@@ -96,19 +103,24 @@ def load_shards(
     shards are the classes. Shards in folders called ``train`` and ``val``, or with such a word in each of their names,
     are the splits (see ``sides_of``).
 
+    An image's captions, where they are asked for, are what the .txt file of the same name says, or "text" (or
+    "caption", ...) and "long_caption" in its .json file.
+
     Raises:
         InputError: a shard is damaged or compressed, no image, classes that cannot be, sides that cannot be told apart,
-            or images smaller than the resolution.
+            images smaller than their shape, or captions that cannot be or are missing for some images only.
     """
     check_split(split)
     shown, passed_over = in_utf8(str(where)), _beside(Path(where), shards)
     sides, split_by = _sides(shown, shards, passed_over)
     shards = [shard for shard in shards if not sides or shard in sides]
-    members = []
+    members, told, kinds = [], Told(), set[str]()
     for shard in shards:
-        images, rest = _noted(shard)
+        images, rest, apart = _noted(shard)
         members += [(shard, member) for member in images]
-        passed_over.update(rest)
+        passed_over.update(apart if captions else rest)
+        if captions:
+            kinds |= _read_captions(shard, images, told)
     if not members:
         raise InputError(
             f"the {len(shards)} shards {shown} hold no image; expected {PICTURES}, directly behind the first dot "
@@ -125,13 +137,30 @@ def load_shards(
             file=shard,
             offset=member.offset,
             size=member.size,
+            captions=told.captions(in_utf8(f"{shard}: {member.name}")),
         )
         for (shard, member), label in zip(members, labels, strict=True)
     ]
-    notes = _doubts(passed_over, members[0][1].label, names)
+    notes = _doubts(passed_over, members[0][1].label, names, bool(kinds))
     notes += doubts(classes, labels, [entry.side for entry in entries])
+    notes += [f"captions are in {' and '.join(sorted(kinds))} files in the shards"] if kinds else []
     found = Set(shown, entries, classes, split_by or split_by_hash(held_out), not sides, passed_over, tuple(notes))
-    return read_entries(found, resolution, split, memory, progress, skip_small)
+    return read_entries(found, shapes, split, memory, progress, skip_small)
+
+
+def _read_captions(shard: Path, members: Sequence[Member], told: Told) -> set[str]:
+    """Add the captions of the images of a shard, whose names are as in messages; the suffixes of files with some."""
+    kinds = set()
+    with shard.open("rb") as file:
+        for member in members:
+            for name, offset, size in member.texts:
+                file.seek(offset)
+                where = in_utf8(f"{shard}: {name}")
+                kind = PurePosixPath(name).suffix.lower()
+                captions = CAPTIONS[kind](file.read(size), where)
+                told.add(in_utf8(f"{shard}: {member.name}"), captions, where)
+                kinds |= {kind} if captions is not None else set()
+    return kinds
 
 
 def _sides(where: str, shards: Sequence[Path], passed_over: PassedOver) -> tuple[dict[Path, str], str]:
@@ -184,11 +213,13 @@ def _beside(where: Path, shards: Sequence[Path]) -> PassedOver:
     return found.passed_over
 
 
-def _doubts(passed_over: PassedOver, label: str | None, names: Path | None) -> list[str]:
-    """What looks like labels and is not used. label: what the first image's .cls file says."""
+def _doubts(passed_over: PassedOver, label: str | None, names: Path | None, captions: bool) -> list[str]:
+    """What looks like labels and is not used. label: what the first image's .cls file says; captions: whether other
+    files have captions.
+    """
     notes = passed_over.doubts()
     told = [kind for kind in (".json", ".txt") if kind in passed_over.counts]
-    if label is None and told:
+    if label is None and told and not captions:
         notes.append(f"labels are read from .cls files or folders in the shards, not from {' or '.join(told)} files")
     if names is not None and (label is None or not all_numbers([label])):
         notes.append(f"{names} is not used: it names ids in .cls files, and there are none")
@@ -204,26 +235,28 @@ def index(shard: Path) -> list[Member]:
     return _noted(shard)[0]
 
 
-def _noted(shard: Path) -> tuple[list[Member], PassedOver]:
-    """The images of a shard, and what else is in it."""
+def _noted(shard: Path) -> tuple[list[Member], PassedOver, PassedOver]:
+    """The images of a shard, what else is in it, and of that what is no file in which an image may have a caption."""
     seen = shard.stat()
     stamp = [INDEX_VERSION, str(shard.absolute()), seen.st_size, seen.st_mtime_ns, sorted(suffixes())]
     note = cache_file("shards", in_utf8(str(shard.absolute())), ".json")
     try:
         known = json.loads(note.read_text(encoding="utf-8")) if note is not None else {}
         if known["stamp"] == stamp:
-            return [Member(*member) for member in known["members"]], PassedOver(*known["passed_over"])
+            rest, apart = (PassedOver(*known[name]) for name in ("passed_over", "apart"))
+            return [Member(*member) for member in known["members"]], rest, apart
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
-    members, passed_over = _scan(shard)
+    members, rest, apart = _scan(shard)
     if note is not None:
-        told = {"stamp": stamp, "members": members, "passed_over": [passed_over.counts, passed_over.first]}
+        told = {"stamp": stamp, "members": members, "passed_over": [rest.counts, rest.first]}
+        told["apart"] = [apart.counts, apart.first]
         with suppress(OSError, InputError):  # a full disk, say: the next run scans again
             write_text(note, json.dumps(told), overwrite=True)
-    return members, passed_over
+    return members, rest, apart
 
 
-def _scan(shard: Path) -> tuple[list[Member], PassedOver]:
+def _scan(shard: Path) -> tuple[list[Member], PassedOver, PassedOver]:
     """Read through the headers of a shard.
 
     A sample, which is all that shares a name up to the first dot, has one picture, whose suffix follows at that dot:
@@ -231,7 +264,8 @@ def _scan(shard: Path) -> tuple[list[Member], PassedOver]:
     """
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, str] = {}
-    rest, read = PassedOver(), suffixes()
+    texts: dict[str, list[tuple[str, int, int]]] = {}
+    rest, read = list[tuple[str, str]](), suffixes()  # names of files, and why they are passed over, if not by suffix
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
@@ -240,20 +274,22 @@ def _scan(shard: Path) -> tuple[list[Member], PassedOver]:
                 if member.isdir():
                     continue
                 if not member.isfile() or any(part.startswith(".") for part in path.parts):
-                    rest.add(HIDDEN if member.isfile() else "links and the like", in_utf8(member.name))
+                    rest.append((in_utf8(member.name), HIDDEN if member.isfile() else "links and the like"))
                 elif path.suffix.lower() in read and path.name.count(".") == 1:
                     image = in_utf8(str(path)), member.offset_data, member.size
                     other = images.setdefault(sample, image)
                     if other is not image and _usual(image[0]) and not _usual(other[0]):
                         images[sample], image = image, other
                     if images[sample] is not image:
-                        rest.add_file(image[0])
+                        rest.append((image[0], ""))
                 elif path.suffix.lower() == ".cls":
                     content = archive.extractfile(member)
                     assert content is not None
                     labels[sample] = _label(content.read(LONGEST_LABEL))
                 else:
-                    rest.add_file(in_utf8(member.name))
+                    rest.append((in_utf8(member.name), ""))
+                    if path.suffix.lower() in CAPTIONS and path.name.count(".") == 1:
+                        texts.setdefault(sample, []).append((rest[-1][0], member.offset_data, member.size))
             archive.fileobj.seek(archive.offset)
             _check_end(archive.fileobj.read(LONGEST_END + tarfile.BLOCKSIZE))
     except (OSError, ValueError, tarfile.TarError) as error:
@@ -261,9 +297,20 @@ def _scan(shard: Path) -> tuple[list[Member], PassedOver]:
             f"the shard {in_utf8(str(shard))} is damaged after {len(images)} images, or is no plain .tar file "
             f"({error}); expected one that can be read to its end"
         ) from error
-    for sample in sorted(labels.keys() - images.keys()):
-        rest.add_file(f"{sample}.cls")
-    return [Member(*image, labels.get(sample)) for sample, image in images.items()], rest
+    rest += [(f"{sample}.cls", "") for sample in sorted(labels.keys() - images.keys())]
+    members = [Member(*image, labels.get(sample), texts.get(sample, ())) for sample, image in images.items()]
+    ours = {name for member in members for name, _, _ in member.texts}
+    return members, _counted(rest), _counted([(name, why) for name, why in rest if name not in ours])
+
+
+def _counted(files: Sequence[tuple[str, str]]) -> PassedOver:
+    passed_over = PassedOver()
+    for name, why in files:
+        if why:
+            passed_over.add(why, name)
+        else:
+            passed_over.add_file(name)
+    return passed_over
 
 
 def _usual(name: str) -> bool:

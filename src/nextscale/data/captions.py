@@ -1,0 +1,85 @@
+"""Captions: what images show, in words, and which words of a caption a model is taught at a step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from nextscale.errors import InputError
+
+SHORT = 0.5
+"""Share of the steps at which the short caption is spoken, where there is a long one."""
+ASIDE = "--"
+"""Begins what is no caption: in prompts that people collected, settings of a program."""
+_END = re.compile(r"[.!?]+[\"')\]\u201d\u2019]*(?=\s|$)|[\u3002\uff01\uff1f]+")
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What an image shows: in a few words, and perhaps in several sentences."""
+
+    text: str
+    long: str | None = None
+
+
+def spoken(captions: Captions, u: Tensor | Sequence[float]) -> str:
+    """The words for an image at one step: the short caption or, half of the time, the first sentences of the long one,
+    as many as chance will have it. What follows ``--`` is dropped. So Infinity (arXiv 2412.04431) is trained, which
+    calls it dynamic length.
+
+    u: two numbers in [0, 1): which caption, and how much of it.
+    """
+    which, share = (float(number) for number in u)
+    if captions.long is None or which < SHORT:
+        return _without_aside(captions.text)
+    text = _without_aside(captions.long)
+    ends = [end.end() for end in _END.finditer(text)]
+    ends += [len(text)] if not ends or ends[-1] < len(text) else []
+    return text[: ends[int(share * len(ends))]]
+
+
+def _without_aside(text: str) -> str:
+    """``text`` up to ``--``; all of it where it begins so."""
+    return text.split(ASIDE)[0].rstrip() or text
+
+
+def caption_hash(captions: Sequence[Captions]) -> str:
+    """Names the captions of a set, in their order: equal hashes are equal captions."""
+    return hashlib.sha256(json.dumps([[one.text, one.long] for one in captions]).encode()).hexdigest()
+
+
+def of_all(captions: Sequence[Captions | None], names: Sequence[str], where: str) -> tuple[Captions, ...] | None:
+    """``captions`` where every image has one, None where none has.
+
+    names: of the images, for people, as ``where`` is.
+
+    Raises:
+        InputError: some images have captions and some have none.
+    """
+    found = tuple(one for one in captions if one is not None)
+    if found and len(found) < len(captions):
+        first = next(name for name, one in zip(names, captions, strict=True) if one is None)
+        raise InputError(
+            f"{len(captions) - len(found)} of {len(captions)} images of {where} have no caption, or an empty one, for "
+            f"instance {first}; expected a caption for every image: add them, or take those images out"
+        )
+    return found or None
+
+
+def require_captions(captions: tuple[Captions, ...] | None, where: str) -> tuple[Captions, ...]:
+    """``captions`` of a set, for whoever is taught by texts.
+
+    Raises:
+        InputError: the set has none.
+    """
+    if captions is None:
+        raise InputError(
+            f"{where} has no captions, and a text model is trained on them; expected a metadata.jsonl or metadata.csv "
+            "with the columns file_name and text, or a .txt file beside each image"
+        )
+    return captions
