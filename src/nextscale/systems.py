@@ -45,7 +45,10 @@ SYSTEMS = (
         },
         converter="nextscale.checkpoints.convert.var",
         verification="nextscale.verification.var",
-        recipes={"var": "nextscale.training.recipes.var.VARRecipe"},
+        recipes={
+            "tokenizer": "nextscale.training.recipes.residual.ResidualTokenizerRecipe",
+            "var": "nextscale.training.recipes.var.VARRecipe",
+        },
     ),
     System(
         name="m-var",
