@@ -69,7 +69,7 @@ SYSTEMS = (
         },
         converter="nextscale.checkpoints.convert.infinity",
         verification="nextscale.verification.infinity",
-        recipes={},
+        recipes={"tokenizer-bitwise": "nextscale.training.recipes.bitwise.BitwiseTokenizerRecipe"},
     ),
 )
 """One that builds on another stands below it: of weights that two converters recognise, the lower one is right."""
