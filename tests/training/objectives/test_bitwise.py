@@ -97,9 +97,9 @@ def test_stuck_bits_are_warned_of_once(images: Path) -> None:
     are 0 at the coarsest scale and 1 at the next, which makes good for it.
     """
     chosen = objective(images, "bits.collapsed_after=15", "run.log_every=5")
-    with torch.no_grad():
-        chosen.module.encoder.conv_out.weight.zero_()
-        chosen.module.encoder.conv_out.bias.copy_(torch.tensor([9.0, 9, 9, 9, 0, 0]))
+    last = chosen.module.encoder.conv_out
+    torch.nn.init.zeros_(last.weight)
+    last.bias = torch.nn.Parameter(torch.tensor([9.0, 9, 9, 9, 0, 0]))
     optimizer, said = torch.optim.AdamW(chosen.module.parameters(), lr=0.0), []
     for step in range(30):
         chosen.loss(chosen.module, torch.arange(BATCH), noise(step))

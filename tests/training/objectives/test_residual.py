@@ -187,7 +187,7 @@ def test_a_healthy_run_is_not_warned_of(images: Path) -> None:
     assert loop.metrics[-1]["perplexity"] > 6
 
 
-def test_a_collapsed_scale_is_given_codes_of_its_own(images: Path) -> None:
+def test_a_collapsed_scale_is_given_codes_of_its_own(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every image has nearly the same mean, and all codes lie elsewhere: the 1x1 map is one code for all images. All
     codes are in use at the other scales, so that none is rare, and only what the watch says can help.
     """
@@ -198,7 +198,7 @@ def test_a_collapsed_scale_is_given_codes_of_its_own(images: Path) -> None:
         noise = torch.Generator().manual_seed(0)
         latent = torch.randn(BATCH, 4, 4, 4, generator=noise)
         latent = latent - latent.mean((2, 3), keepdim=True) + 0.05 * torch.randn(BATCH, 4, 1, 1, generator=noise)
-        chosen.module.latent = lambda pixels, latent=latent: latent
+        monkeypatch.setattr(chosen.module, "latent", lambda pixels, latent=latent: latent)
         with torch.no_grad():
             quantizer.codebook.weight.copy_(torch.randn(64, 4, generator=noise))
         chosen.codes.share += torch.rand(64, generator=noise)
