@@ -22,8 +22,8 @@ from nextscale.measures.distances import features_of, usual_distance
 from nextscale.measures.tokenizer import encode_all, reconstructed, signed_batches
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training.recipe import load_recipe
+from nextscale.training.recipes.residual import ResidualTokenizerRecipe
 from nextscale.training.start import start
-from nextscale.training.tokenizer_recipe import TokenizerRecipe
 
 KNOBS: dict[str, list[str]] = {
     "the recipe as it is": [],
@@ -90,7 +90,7 @@ def train(folder: Path, given: argparse.Namespace, settings: list[str]) -> Row:
     """The numbers at the end of one training, which is made, resumed, or only read where it is over."""
     trainer = start("tokenizer", given.recipe, given.data, folder, None, settings, given.device)
     found, recipe = trainer.run(), trainer.recipe
-    assert isinstance(recipe, TokenizerRecipe)
+    assert isinstance(recipe, ResidualTokenizerRecipe)
     row = {"psnr": found["psnr"], "use": found["codes_used"], "perplexity": found["perplexity"] / recipe.model.codes}
     return row | {"coarsest": found["perplexity_0"]}
 

@@ -45,7 +45,10 @@ SYSTEMS = (
         },
         converter="nextscale.checkpoints.convert.var",
         verification="nextscale.verification.var",
-        recipes={"var": "nextscale.training.recipes.var.VARRecipe"},
+        recipes={
+            "tokenizer": "nextscale.training.recipes.residual.ResidualTokenizerRecipe",
+            "var": "nextscale.training.recipes.var.VARRecipe",
+        },
     ),
     System(
         name="m-var",
@@ -66,7 +69,7 @@ SYSTEMS = (
         },
         converter="nextscale.checkpoints.convert.infinity",
         verification="nextscale.verification.infinity",
-        recipes={},
+        recipes={"tokenizer-bitwise": "nextscale.training.recipes.bitwise.BitwiseTokenizerRecipe"},
     ),
 )
 """One that builds on another stands below it: of weights that two converters recognise, the lower one is right."""

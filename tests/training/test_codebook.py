@@ -10,8 +10,8 @@ from nextscale.measures.tokenizer import codebook_use
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.autoencoder import AutoencoderConfig
 from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
-from nextscale.training.codebook import AT_ONCE, MEMORY, CodeUse, CollapseWatch, draw, draw_codebook, pick, residuals
-from nextscale.training.tokenizer_recipe import CodebookSection
+from nextscale.training.codebook import AT_ONCE, CodebookSection, CodeUse, draw, draw_codebook, pick, residuals
+from nextscale.training.collapse import MEMORY
 from tests.makers import CODE_DIM, CODES, SIZES, tiny_tokenizer
 
 SCHEDULE = ScaleSchedule(SIZES)
@@ -147,38 +147,6 @@ def test_moving_rare_codes_evens_out_their_use() -> None:
     assert use(t, z)[1] > 1.5 * before
 
 
-def watch(codes: int = 1000, **settings: float) -> CollapseWatch:
-    return CollapseWatch(codes, 2, CodebookSection(collapsed_after=100, **settings))  # type: ignore[arg-type]
-
-
-def test_a_collapse_is_warned_of_once_after_its_time_and_again_after_a_recovery() -> None:
-    seen = watch()  # limits: 50 over all, 5 at each scale
-    low, fine = torch.tensor([200.0, 4.9, 30.0]), torch.tensor([200.0, 5.1, 30.0])
-    assert [seen.note(low, 40) for _ in range(5)] == [[], [], [1], [], []]
-    assert seen.warned.tolist() == [False, True, False]
-    assert seen.note(fine, 40) == []
-    assert not seen.warned.any()
-    assert [seen.note(low, 40) for _ in range(3)] == [[], [], [1]]
-    assert [seen.note(torch.tensor([49.0, 1.0, 1.0]), 40) for _ in range(4)][2:] == [[0], []]
-
-
-def test_a_dip_is_no_collapse() -> None:
-    seen = watch()
-    low, fine = torch.tensor([20.0, 2.0, 2.0]), torch.tensor([200.0, 30.0, 30.0])
-    assert [seen.note(low if i % 3 else fine, 40) for i in range(30)] == [[]] * 30
-    assert seen.to_mend() == []
-
-
-def test_a_collapse_is_mended_now_and_given_time() -> None:
-    seen = watch()
-    low = torch.tensor([200.0, 1.0, 30.0])
-    named = []
-    for _ in range(7):
-        seen.note(low, 50)
-        named.append(seen.to_mend())
-    assert named == [[], [1], [], [1], [], [1], []]
-
-
 @pytest.mark.parametrize(("codes", "limit"), [(1000, 5.0), (100, 2.0), (24, 2.0), (2, 1.0)])
 def test_a_small_codebook_has_collapsed_below_two_codes(codes: int, limit: float) -> None:
-    assert float(watch(codes).limits[1]) == pytest.approx(limit)
+    assert CodebookSection().limits(codes, 2).tolist() == pytest.approx([max(limit, 0.05 * codes), limit, limit])

@@ -78,7 +78,7 @@ def test_what_begins_later_is_priced_for_its_share(images: Path, eyes: Path, tmp
         made = start("tokenizer", "tokenizer-emoji", images, tmp_path / name, None, overrides, "cpu")
         told = price(made)
         assert isinstance(made.objective, TokenizerObjective)
-        assert made.objective.codes.steps == 0
+        assert made.objective.steps == 0
         adversary = made.objective.adversary
         assert adversary is None or all(p.grad is None for p in adversary.module.parameters())
         return told

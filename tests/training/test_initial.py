@@ -179,7 +179,7 @@ def test_a_refined_decoder_leaves_what_encodes_as_it_was(
 
 def test_a_decoder_cannot_be_refined_without_what_encodes(images: Path, tmp_path: Path) -> None:
     overrides = [*TINY["tokenizer"], "decoder_only=true"]
-    with pytest.raises(InputError, match="name the tokenizer they are in with --init"):
+    with pytest.raises(InputError, match="name the tokenizer it is in with --init"):
         start("tokenizer", "tokenizer-emoji", images, tmp_path / "run", None, overrides, "cpu")
 
 

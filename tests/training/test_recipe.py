@@ -17,7 +17,7 @@ from nextscale.training.recipe import (
     parse_recipe,
     shipped_recipes,
 )
-from nextscale.training.tokenizer_recipe import TokenizerRecipe
+from nextscale.training.recipes.residual import ResidualTokenizerRecipe
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -142,7 +142,7 @@ def test_overrides_reach_nested_entries_and_absent_sections(tmp_path: Path) -> N
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(data))
     recipe = load_recipe(file, ["loss.l1=0.5", "model.autoencoder.groups=4", "optim.lr=2e-3"])
-    assert isinstance(recipe, TokenizerRecipe)
+    assert isinstance(recipe, ResidualTokenizerRecipe)
     assert (recipe.loss.l1, recipe.loss.l2, recipe.model.autoencoder.groups, recipe.optim.lr) == (0.5, 1.0, 4, 2e-3)
 
 

@@ -26,27 +26,35 @@ from nextscale.errors import TrainingError
 from nextscale.training.progress import Progress
 from nextscale.training.start import start
 from nextscale.training.trainer import Interrupted, Trainer
-from tests.training.tiny import TINY_TOKENIZER, TINY_VAR
+from tests.training.tiny import TINY_BITWISE, TINY_TOKENIZER, TINY_VAR
 
 STEPS = 14
 RUN = [f"schedule.steps={STEPS}", "run.save_every=3", "run.validate_every=4", "run.sample_every=6", "optim.ema=0.9"]
 TOKENIZER = [*TINY_TOKENIZER, *RUN, "codebook.restart_every=2", "codebook.restart_below=0.9", "data.shift=3"]
 TOKENIZER += ["data.recolour=0.5", "loss.adversarial={weight: 0.5, start: 0.2, width: 8, layers: 1}"]
+BITWISE = [*TINY_BITWISE, *RUN, "data.shift=3", "data.recolour=0.5", "bits.scale_dropout=0.5", "run.accumulate=2"]
+BITWISE += ["loss.adversarial={weight: 0.3, start: 0.2, width: 8, layers: 1, lr_ratio: 2}"]
 VAR = [*TINY_VAR, "schedule.epochs=null", *RUN, "model.drop_path=0.3", "run.export=best", "run.accumulate=2"]
+RECIPES = {
+    "tokenizer": ("tokenizer-emoji", TOKENIZER),
+    "tokenizer-bitwise": ("tokenizer-emoji-bits", BITWISE),
+    "var": ("var-emoji", VAR),
+}
 CLOCKED = {"images_per_second", "waiting", "peak_share"}
 
 Make = Callable[..., Trainer]
 Show = Callable[[Progress], None]
 
 
-@pytest.fixture(scope="module", params=["tokenizer", "var"])
+@pytest.fixture(scope="module", params=["tokenizer", "tokenizer-bitwise", "var"])
 def trainer(request: pytest.FixtureRequest, images: Path, tokenizer: Path) -> Make:
     """Makes a trainer for a run folder; a tokenizer with everything on, or a generator."""
     kind = request.param
-    overrides, frozen = (TOKENIZER, None) if kind == "tokenizer" else (VAR, str(tokenizer))
+    recipe, overrides = RECIPES[kind]
+    frozen = str(tokenizer) if kind == "var" else None
 
     def make(output: Path, show: Show = lambda _: None) -> Trainer:
-        return start(kind, f"{kind}-emoji", images, output, frozen, overrides, "cpu", show)
+        return start(kind, recipe, images, output, frozen, overrides, "cpu", show)
 
     return make
 
@@ -140,7 +148,7 @@ def test_killed_at_random_moments(trainer: Make, whole: Path, tmp_path: Path) ->
     assert_same(whole, run)
 
 
-@pytest.mark.parametrize("trainer", ["tokenizer"], indirect=True)
+@pytest.mark.parametrize("trainer", ["tokenizer", "tokenizer-bitwise"], indirect=True)
 def test_a_polite_interruption_changes_nothing(trainer: Make, whole: Path, tmp_path: Path) -> None:
     def interrupt_at(step: int) -> Show:
         def show(at: Progress) -> None:

@@ -16,15 +16,16 @@ from tests.training.tiny import TINY
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_two_steps(name: str, images: Path, tokenizer: Path, eyes: Path, tmp_path: Path) -> None:
     kind, output = load_recipe(name).kind, tmp_path / "run"
-    frozen = None if kind in ("tokenizer", "classifier") else str(tokenizer)
+    trains_tokenizer = kind.startswith("tokenizer")
+    frozen = None if trains_tokenizer or kind == "classifier" else str(tokenizer)
     perceptual = f"loss.perceptual={{weight: 0.01, network: {eyes}}}"  # published networks are not at hand
-    own_eyes = [perceptual] if kind == "tokenizer" else []
+    own_eyes = [perceptual] if trains_tokenizer else []
     trainer = start(kind, name, images, output, frozen, [*TINY[kind], "run.sample_every=2", *own_eyes], "cpu")
     metrics = trainer.run(max_steps=2)
     assert trainer.step == 2 < trainer.total
-    assert ("psnr" if kind == "tokenizer" else "accuracy") in metrics
+    assert ("psnr" if trains_tokenizer else "accuracy") in metrics
     assert (output / "samples" / "step-000002.png").is_file()
-    if kind == "tokenizer":
+    if trains_tokenizer:
         load_component(output / "export", "tokenizer")
     elif kind == "classifier":
         load_component(output / "export", name.removesuffix("-emoji"))

@@ -9,12 +9,12 @@ from nextscale.errors import InputError
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.residual import ResidualTokenizer
 from nextscale.training.recipe import load_recipe
-from nextscale.training.tokenizer_recipe import TokenizerRecipe
+from nextscale.training.recipes.residual import ResidualTokenizerRecipe
 
 
 def test_vars_tokenizer_has_its_published_size_and_training() -> None:
     recipe = load_recipe("tokenizer-var-256")
-    assert isinstance(recipe, TokenizerRecipe)
+    assert isinstance(recipe, ResidualTokenizerRecipe)
     with torch.device("meta"):
         tokenizer = ResidualTokenizer(recipe.model)
     assert sum(p.numel() for p in tokenizer.parameters()) == pytest.approx(108.95e6, rel=1e-4)

@@ -28,6 +28,21 @@ TINY_TOKENIZER = [
     "schedule.epochs=null",
     "schedule.steps=8",
 ]
+TINY_BITWISE = [
+    *TINY_RUN,
+    f"data.resolution={SIDE}",
+    "model.bits=6",
+    "model.sizes=[1, 2, 4]",
+    "model.patchify=false",
+    "model.autoencoder={ch: 8, mult: [1, 1, 2], z: 6, res_blocks: 1, groups: 4}",
+    "model.autoencoder.attention=false",
+    "model.autoencoder.mid_attention=false",
+    "loss.perceptual.weight=0",
+    "loss.adversarial.width=8",
+    "loss.adversarial.layers=2",
+    "schedule.epochs=null",
+    "schedule.steps=8",
+]
 TINY_VAR = [
     *TINY_RUN,
     f"data.resolution={SIDE}",
@@ -38,7 +53,13 @@ TINY_VAR = [
 ]
 TINY_M_VAR = [*TINY_VAR, "model.state=8", "model.head_dim=8"]
 TINY_CLASSIFIER = [*TINY_RUN, f"data.resolution={SIDE}", "model.widths=[8, 16]"]
-TINY = {"tokenizer": TINY_TOKENIZER, "var": TINY_VAR, "m-var": TINY_M_VAR, "classifier": TINY_CLASSIFIER}
+TINY = {
+    "tokenizer": TINY_TOKENIZER,
+    "tokenizer-bitwise": TINY_BITWISE,
+    "var": TINY_VAR,
+    "m-var": TINY_M_VAR,
+    "classifier": TINY_CLASSIFIER,
+}
 
 
 def write_images(folder: Path) -> Path:

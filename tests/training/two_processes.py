@@ -11,19 +11,27 @@ import torch
 from nextscale.errors import TrainingError
 from nextscale.training import parallel
 from nextscale.training.start import start
-from tests.training.tiny import TINY_TOKENIZER, TINY_VAR
+from tests.training.tiny import TINY_BITWISE, TINY_TOKENIZER, TINY_VAR
 
 LOSSES = 20
 RUN = [f"schedule.steps={LOSSES}", "run.save_every=12", "run.validate_every=10", "optim.ema=0.9", "optim.lr=0.005"]
 TOKENIZER = [*TINY_TOKENIZER, *RUN, "codebook.restart_every=4", "codebook.restart_below=0.9", "data.shift=3"]
 TOKENIZER += ["data.flip=0.5", "data.recolour=0.5", "loss.adversarial={weight: 0.5, start: 0.3, width: 8, layers: 1}"]
+BITWISE = [*TINY_BITWISE, *RUN, "data.shift=3", "data.flip=0.5", "bits.scale_dropout=0.5", "optim.lr=0.001"]
+BITWISE += ["loss.adversarial={weight: 0.3, start: 0.3, width: 8, layers: 1}"]
 VAR = [*TINY_VAR, "schedule.epochs=null", *RUN, "model.drop_path=0.3", "data.flip=0.5", "loss.label_drop=0.3"]
+RECIPES = {
+    "tokenizer": ("tokenizer-emoji", TOKENIZER),
+    "tokenizer-bitwise": ("tokenizer-emoji-bits", BITWISE),
+    "var": ("var-emoji", VAR),
+}
 
 
 def train(kind: str, images: Path, output: Path, tokenizer: Path) -> None:
     """The training whose losses are compared."""
-    overrides, frozen = (TOKENIZER, None) if kind == "tokenizer" else (VAR, str(tokenizer))
-    start(kind, f"{kind}-emoji", images, output, frozen, overrides, "cpu").run()
+    recipe, overrides = RECIPES[kind]
+    frozen = str(tokenizer) if kind == "var" else None
+    start(kind, recipe, images, output, frozen, overrides, "cpu").run()
 
 
 def check_exchange() -> None:
@@ -52,7 +60,7 @@ def check_exchange() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for kind in ("tokenizer", "var"):
+    for kind in RECIPES:
         train(kind, Path(sys.argv[1]), Path(sys.argv[2]) / kind, Path(sys.argv[3]))
     check_exchange()
     parallel.finish()

@@ -15,13 +15,13 @@ from nextscale.systems import SYSTEMS
 if TYPE_CHECKING:
     from nextscale.training.progress import Progress
 
-GENERATORS = ", ".join(kind for system in SYSTEMS for kind in system.recipes)
+KINDS = ", ".join(kind for system in SYSTEMS for kind in system.recipes)
 LINE_EVERY = 50
 """Steps between two lines of progress where standard error is no terminal."""
 
 
 def train(
-    kind: Annotated[str, typer.Argument(help=f"What to train: tokenizer, {GENERATORS} or classifier.")],
+    kind: Annotated[str, typer.Argument(help=f"What to train: {KINDS} or classifier.")],
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a YAML file.")],
     data: Annotated[Path, typer.Option(help="An emoji set, a folder of images, or shards.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a run that it holds is resumed.")],

@@ -1,4 +1,4 @@
-"""How faithfully a tokenizer keeps pictures, and how well it uses its codebook.
+"""How faithfully a tokenizer keeps pictures, and how well it uses its codebook or its bits.
 
 The same functions serve ``nextscale evaluate`` and validation while training, so that the two cannot disagree. They run
 under whatever autocast is on around them; what a tokenizer promises in float32 (quantising, accumulating) stays so.
@@ -8,6 +8,7 @@ Shape letters: ``N`` images, ``B`` of one batch, ``h w`` one token map, ``H W`` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from nextscale.data.images import ImageData
 from nextscale.tokenizers.base import Canvas, Tokenizer
 
 BATCH = 64
+STUCK = 0.01
+"""A bit that has one of its values in less than this share of all cases is stuck."""
 SMALLEST_ERROR = 1e-10
 """Mean squared errors below this count as this, so that a perfect picture has 100 dB and not infinity."""
 
@@ -132,6 +135,14 @@ def codebook_use(tokens: Sequence[Tensor], codes: int) -> tuple[float, float]:
     p = counts.double() / counts.sum()
     entropy = -(p[p > 0] * p[p > 0].log()).sum()
     return float((counts > 0).double().mean()), float(entropy.exp())
+
+
+def bit_use(ones: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the shares (..., D) with which D bits are 1: the mean entropy of a bit, in bits, and the share of bits that
+    are stuck, with one value in less than ``STUCK`` of all cases; each (...).
+    """
+    values = torch.stack([ones, 1 - ones])
+    return (torch.special.entr(values).sum(0) / math.log(2)).mean(-1), (values.amin(0) < STUCK).float().mean(-1)
 
 
 def code_use(tokens: Sequence[Tensor], codes: int) -> tuple[CodeUse, tuple[CodeUse, ...]]:

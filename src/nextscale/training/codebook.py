@@ -1,4 +1,4 @@
-"""Keeping a codebook alive: a first one from data, new places for codes that are hardly used, a watch for collapse.
+"""Keeping a codebook alive: a first one from data, new places for codes that are hardly used.
 
 A code nobody uses gets no gradient and stays unused for ever; moved to a vector the encoder produces, it comes back.
 Moving rarely used ones too spreads the tokens more evenly over the codebook.
@@ -9,16 +9,16 @@ Shape letters: ``B`` images, ``K`` scales, ``L`` tokens of an image over all sca
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.base import Canvas
 from nextscale.tokenizers.residual import ResidualTokenizer
+from nextscale.training.collapse import MEMORY
 from nextscale.training.parallel import sum_over
-from nextscale.training.tokenizer_recipe import CodebookSection
+from nextscale.training.sections import Section, Share
 
-MEMORY = 50
-"""Steps the running means of the codes' use look back."""
 USED = 0.01
 """A code counts as in use from this share of even use on."""
 FEWEST = 2.0
@@ -27,6 +27,32 @@ RESCUED = 16
 """Where a scale has collapsed, one code in so many is moved to what that scale encodes."""
 AT_ONCE = 64
 """Images whose residuals are computed together."""
+
+
+class CodebookSection(Section):
+    """How the codebook starts and is kept alive.
+
+    start_images: images the first codebook is drawn from, 0 keeps the random one; kmeans: rounds of k-means after it
+    was drawn; restart_below: codes used less than this share of even use are moved onto the data, 0 is off;
+    restart_every: in steps; restart_until: share of the run after which codes stay where they are.
+
+    A collapse is a perplexity below ``collapsed_below`` of the codes, at one scale below ``collapsed_scale_below`` (in
+    both cases at least 2), for ``collapsed_after`` steps on end. It is warned of, and the next restart mends it.
+    """
+
+    start_images: int = Field(default=256, ge=0)
+    kmeans: int = Field(default=0, ge=0, le=100_000)
+    restart_below: float = Field(default=0.1, ge=0, lt=1)
+    restart_every: int = Field(default=50, ge=1)
+    restart_until: Share = 0.8
+    collapsed_below: Share = 0.05
+    collapsed_scale_below: Share = 0.005
+    collapsed_after: int = Field(default=200, ge=1)
+
+    def limits(self, codes: int, scales: int) -> Tensor:
+        """Perplexities (1 + K,) below which a codebook has collapsed, as a whole and at each scale."""
+        shares = torch.tensor([self.collapsed_below] + [self.collapsed_scale_below] * scales)
+        return (shares * codes).clamp_min(min(FEWEST, codes / 2))
 
 
 @torch.no_grad()
@@ -98,13 +124,12 @@ class CodeUse:
     """How the codes have been used of late: running means over about ``MEMORY`` steps, the same in every process.
 
     share: (V,) float32, use as a share of even use over all scales; a code that was just moved counts as evenly used;
-    frequency: (K, V) float32, share of a scale's tokens that each code had; steps: counted so far.
+    frequency: (K, V) float32, share of a scale's tokens that each code had.
     """
 
     def __init__(self, codes: int, schedule: ScaleSchedule, device: torch.device) -> None:
         self.share = torch.ones(codes, device=device)
         self.frequency = torch.zeros(len(schedule), codes, device=device)
-        self.steps = 0
         self._now = torch.zeros_like(self.frequency, dtype=torch.int64)
         self._tokens = torch.tensor([h * w for h, w in schedule], device=device)
 
@@ -119,11 +144,10 @@ class CodeUse:
         self.share.lerp_(counts.sum(0) * (len(self.share) / counts.sum()), 1 / MEMORY)
         self.frequency.lerp_(counts / counts.sum(1, keepdim=True), 1 / MEMORY)
         self._now.zero_()
-        self.steps += 1
 
-    def resume(self, share: Tensor, frequency: Tensor, steps: int) -> None:
+    def resume(self, share: Tensor, frequency: Tensor) -> None:
         """Go on from what was saved, and forget what was counted since the last step ended."""
-        self.share, self.frequency, self.steps = share.to(self.share), frequency.to(self.share), steps
+        self.share, self.frequency = share.to(self.share), frequency.to(self.share)
         self._now.zero_()
 
     def measure(self) -> tuple[Tensor, Tensor]:
@@ -144,37 +168,3 @@ class CodeUse:
     def moved(self, codes: Tensor) -> None:
         """Count ``codes`` as evenly used for now, so that they get the time to be."""
         self.share[codes] = 1.0
-
-
-class CollapseWatch:
-    """Notices when the codebook, or one of its scales, lives on hardly any codes for a while.
-
-    Row 0 is the whole codebook, row 1 + k the scale k.
-
-    low: (1 + K,) int64, steps on end below the limit since the row was last mended; warned: (1 + K,) bool, said so and
-    not recovered since.
-    """
-
-    def __init__(self, codes: int, scales: int, settings: CodebookSection) -> None:
-        shares = torch.tensor([settings.collapsed_below] + [settings.collapsed_scale_below] * scales)
-        self.limits = (shares * codes).clamp_min(min(FEWEST, codes / 2))
-        self.after = settings.collapsed_after
-        self.low = torch.zeros(1 + scales, dtype=torch.int64)
-        self.warned = torch.zeros(1 + scales, dtype=torch.bool)
-
-    def note(self, perplexity: Tensor, steps: int) -> list[int]:
-        """Note a measurement (1 + K,) that stands for the last ``steps`` steps; returns the rows to warn of now.
-
-        Where the whole codebook has collapsed, its scales are not named one by one.
-        """
-        below = perplexity < self.limits
-        self.low = torch.where(below, self.low + steps, 0)
-        new = (self.low >= self.after) & ~self.warned
-        self.warned = (self.warned | new) & below
-        return [row for row in new.nonzero()[:, 0].tolist() if row == 0 or not self.warned[0]]
-
-    def to_mend(self) -> list[int]:
-        """The rows that have collapsed; each is given ``after`` steps before it is named again."""
-        rows = self.low >= self.after
-        self.low[rows] = 0
-        return rows.nonzero()[:, 0].tolist()

@@ -30,9 +30,9 @@ Recipe = TokenizerRecipe | GeneratorRecipe | ClassifierRecipe
 
 
 def kinds() -> dict[str, type[TokenizerRecipe] | type[GeneratorRecipe] | type[ClassifierRecipe]]:
-    """What can be trained, and what its recipe may say: a tokenizer, every system's generators, a feature network."""
-    generators = {kind: systems.load(name) for system in systems.SYSTEMS for kind, name in system.recipes.items()}
-    return {"tokenizer": TokenizerRecipe, **generators, "classifier": ClassifierRecipe}
+    """What can be trained, and what its recipe may say: every system's tokenizers and generators, a feature network."""
+    theirs = {kind: systems.load(name) for system in systems.SYSTEMS for kind, name in system.recipes.items()}
+    return {**theirs, "classifier": ClassifierRecipe}
 
 
 def shipped_recipes() -> list[str]:

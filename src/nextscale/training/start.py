@@ -20,7 +20,6 @@ from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData, told
 from nextscale.errors import InputError
 from nextscale.tokenizers.base import Tokenizer
-from nextscale.tokenizers.residual import ResidualTokenizer
 from nextscale.training import order
 from nextscale.training.classifier_recipe import ClassifierRecipe
 from nextscale.training.engine import engine
@@ -28,7 +27,6 @@ from nextscale.training.initial import Origin, folder_of
 from nextscale.training.objectives.base import Objective
 from nextscale.training.objectives.classifier import ClassifierObjective, new_network
 from nextscale.training.objectives.generator import GeneratorObjective
-from nextscale.training.objectives.tokenizer import TokenizerObjective
 from nextscale.training.parallel import my_parts, rank, wait_for_all
 from nextscale.training.progress import Progress, silent
 from nextscale.training.recipe import Recipe, kinds, load_recipe
@@ -67,16 +65,14 @@ def start(
         raise InputError(f"{recipe} is a recipe for a {resolved.kind}, but a {kind} was asked for")
     _check_apart(data, output)
     if init is None and isinstance(resolved, TokenizerRecipe) and resolved.decoder_only:
-        raise InputError(
-            "decoder_only keeps encoder and codebook as they are; name the tokenizer they are in with --init"
-        )
+        raise InputError("decoder_only keeps what encodes as it is; name the tokenizer it is in with --init")
     origin = None if init is None else Origin.load(init, _component(resolved))
     frozen = _frozen(resolved, tokenizer, origin, cache)
     accelerator = engine(resolved.run, device)
     part = my_parts(resolved.run.batch, resolved.run.accumulate)[0]  # refuses a batch that cannot be split
     images, where = part.stop - part.start, accelerator.device
     if isinstance(resolved, TokenizerRecipe):
-        check_room(partial(ResidualTokenizer, resolved.model), where, images * _picture(resolved))
+        check_room(resolved.new_tokenizer, where, images * _picture(resolved))
     elif frozen is not None:
         assert not isinstance(resolved, ClassifierRecipe)
         check_room(partial(resolved.new_model, frozen[0], 1), where, images * resolved.states(frozen[0]))
@@ -100,7 +96,7 @@ def start(
     torch.manual_seed(order.key(resolved.run.seed, "weights"))
     name_compiler_folder()  # before an optimiser is made
     if isinstance(resolved, TokenizerRecipe):
-        objective: Objective = TokenizerObjective(resolved, train, heldout, accelerator.device)
+        objective: Objective = resolved.new_objective(train, heldout, accelerator.device)
     elif isinstance(resolved, ClassifierRecipe):
         check_room(partial(new_network, resolved, train), where, images * _picture(resolved))
         objective = ClassifierObjective(resolved, train, heldout, families_of(data, heldout), accelerator.device)

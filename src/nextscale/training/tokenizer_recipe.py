@@ -1,13 +1,17 @@
-"""What a recipe for a tokenizer may say."""
+"""What a recipe for a tokenizer may say; what each kind of tokenizer adds stands in ``recipes/``."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field, field_validator, model_validator
 
+from nextscale.data.images import ImageData
 from nextscale.scales import ScaleSchedule
-from nextscale.tokenizers.residual import ResidualConfig
+from nextscale.tokenizers.base import Tokenizer
+from nextscale.training.objectives.base import Objective
 from nextscale.training.sections import DataSection, OptimSection, RunSection, ScheduleSection, Section, Share
 
 
@@ -61,52 +65,46 @@ class AdversarialLoss(Section):
 
 
 class TokenizerLoss(Section):
-    """Weights of squared error, absolute error and VQ loss, and two losses that are off unless they have a weight."""
+    """Weights of squared and absolute error, and two losses that are off unless they have a weight."""
 
     l2: float = Field(default=1.0, ge=0)
     l1: float = Field(default=0.2, ge=0)
-    vq: float = Field(default=1.0, ge=0)
     perceptual: PerceptualLoss = PerceptualLoss()
     adversarial: AdversarialLoss = AdversarialLoss()
 
 
-class CodebookSection(Section):
-    """How the codebook starts and is kept alive.
-
-    start_images: images the first codebook is drawn from, 0 keeps the random one; kmeans: rounds of k-means after it
-    was drawn; restart_below: codes used less than this share of even use are moved onto the data, 0 is off;
-    restart_every: in steps; restart_until: share of the run after which codes stay where they are.
-
-    A collapse is a perplexity below ``collapsed_below`` of the codes, at one scale below ``collapsed_scale_below`` (in
-    both cases at least 2), for ``collapsed_after`` steps on end. It is warned of, and the next restart mends it.
-    """
-
-    start_images: int = Field(default=256, ge=0)
-    kmeans: int = Field(default=0, ge=0, le=100_000)
-    restart_below: float = Field(default=0.1, ge=0, lt=1)
-    restart_every: int = Field(default=50, ge=1)
-    restart_until: Share = 0.8
-    collapsed_below: Share = 0.05
-    collapsed_scale_below: Share = 0.005
-    collapsed_after: int = Field(default=200, ge=1)
-
-
 class TokenizerRecipe(Section):
-    """How to train a tokenizer.
+    """How to train a tokenizer. kind, model, loss: see the systems.
 
     decoder_only: train what draws, keep what encodes. Tokens stay what they are, so generators that were trained on
     them draw with the better decoder (as the decoders of latent diffusion models are refined afterwards).
     """
 
-    kind: Literal["tokenizer"]
+    kind: str
     decoder_only: bool = False
     data: TokenizerDataSection = TokenizerDataSection()
-    model: ResidualConfig
+    model: Any
     loss: TokenizerLoss = TokenizerLoss()
-    codebook: CodebookSection = CodebookSection()
     optim: OptimSection
     schedule: ScheduleSection
     run: RunSection
+    decoder: ClassVar[tuple[str, ...]] = ("decoder.*",)
+    """Patterns of the names of the parameters that draw."""
+
+    @abstractmethod
+    def new_tokenizer(self) -> Tokenizer:
+        """An initialised tokenizer of the recipe's sizes. Called with images, it gives the reconstruction, what its
+        loss needs, and the token maps.
+        """
+
+    @abstractmethod
+    def new_objective(self, train: ImageData, heldout: ImageData, device: torch.device) -> Objective:
+        """What it is trained on."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels per token in each direction."""
+        return int(self.model.autoencoder.stride)
 
     @field_validator("model", mode="before")
     @classmethod
@@ -117,7 +115,7 @@ class TokenizerRecipe(Section):
 
     @model_validator(mode="after")
     def _resolution(self) -> TokenizerRecipe:
-        grid, stride = self.model.sizes[-1], self.model.autoencoder.stride
+        grid, stride = self.model.sizes[-1], self.stride
         if grid != (self.data.resolution // stride,) * 2 or self.data.resolution % stride:
             wanted = f"{grid[0] * stride}x{grid[1] * stride}"
             raise ValueError(f"the last scale times a stride of {stride} is {wanted}, not data.resolution")

@@ -24,11 +24,11 @@ from nextscale.features.perceptual import Perceptual, PerceptualConfig
 from nextscale.tokenizers.autoencoder import AutoencoderConfig
 from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 from nextscale.training.codebook import residuals
-from nextscale.training.objectives.tokenizer import TokenizerObjective
+from nextscale.training.objectives.residual import ResidualObjective
 from nextscale.training.order import SampleNoise, generator, rows
 from nextscale.training.recipe import load_recipe
+from nextscale.training.recipes.residual import ResidualTokenizerRecipe
 from nextscale.training.start import start
-from nextscale.training.tokenizer_recipe import TokenizerRecipe
 from tests.training.tiny import SIDE, TINY_TOKENIZER
 
 BATCH = 4
@@ -42,18 +42,18 @@ def all_losses(eyes: Path, network: str = "patch") -> list[str]:
     return [f"loss.perceptual={json.dumps(perceptual)}", f"loss.adversarial={json.dumps(adversarial)}"]
 
 
-def objective(images: Path, *overrides: str) -> TokenizerObjective:
+def objective(images: Path, *overrides: str) -> ResidualObjective:
     recipe = load_recipe("tokenizer-emoji", [*TINY_TOKENIZER, *overrides])
-    assert isinstance(recipe, TokenizerRecipe)
+    assert isinstance(recipe, ResidualTokenizerRecipe)
     torch.manual_seed(0)
     data = [load_data(images, SIDE, split) for split in ("train", "heldout")]
-    return TokenizerObjective(recipe, data[0], data[1], torch.device("cpu"))
+    return recipe.new_objective(data[0], data[1], torch.device("cpu"))
 
 
 class Loop:
     """Training with nothing around it: AdamW and the objective. ``parts``: how each step's batch is cut."""
 
-    def __init__(self, chosen: TokenizerObjective, parts: tuple[slice, ...] = (ALL,)) -> None:
+    def __init__(self, chosen: ResidualObjective, parts: tuple[slice, ...] = (ALL,)) -> None:
         self.objective, self.parts = chosen, parts
         self.optimizer = torch.optim.AdamW(chosen.module.parameters(), lr=2e-3)
         self.average = copy.deepcopy(chosen.module).requires_grad_(False)
@@ -171,10 +171,12 @@ def test_a_collapsed_codebook_is_warned_of_and_mended(images: Path) -> None:
 
 def test_a_collapsed_scale_is_called_by_its_size(images: Path) -> None:
     chosen = objective(images, "codebook.restart_until=0")
-    said = chosen._warning(2, 1.23)
+    said = chosen.warning(2, {"perplexity": torch.tensor([9.0, 9, 1.23])})
     assert said.startswith("the codebook has collapsed at the scale 2x2: it lives on about 1.2 of 24 codes; rarely")
-    chosen.codes.steps = 1
-    assert chosen._warning(2, 1.23).endswith("codes are no longer moved after 0% of the run (codebook.restart_until)")
+    chosen.steps = 1
+    assert chosen.warning(2, {"perplexity": torch.tensor([9.0, 9, 1.23])}).endswith(
+        "codes are no longer moved after 0% of the run (codebook.restart_until)"
+    )
 
 
 def test_a_healthy_run_is_not_warned_of(images: Path) -> None:
@@ -185,7 +187,7 @@ def test_a_healthy_run_is_not_warned_of(images: Path) -> None:
     assert loop.metrics[-1]["perplexity"] > 6
 
 
-def test_a_collapsed_scale_is_given_codes_of_its_own(images: Path) -> None:
+def test_a_collapsed_scale_is_given_codes_of_its_own(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every image has nearly the same mean, and all codes lie elsewhere: the 1x1 map is one code for all images. All
     codes are in use at the other scales, so that none is rare, and only what the watch says can help.
     """
@@ -196,7 +198,7 @@ def test_a_collapsed_scale_is_given_codes_of_its_own(images: Path) -> None:
         noise = torch.Generator().manual_seed(0)
         latent = torch.randn(BATCH, 4, 4, 4, generator=noise)
         latent = latent - latent.mean((2, 3), keepdim=True) + 0.05 * torch.randn(BATCH, 4, 1, 1, generator=noise)
-        chosen.module.latent = lambda pixels, latent=latent: latent
+        monkeypatch.setattr(chosen.module, "latent", lambda pixels, latent=latent: latent)
         with torch.no_grad():
             quantizer.codebook.weight.copy_(torch.randn(64, 4, generator=noise))
         chosen.codes.share += torch.rand(64, generator=noise)
