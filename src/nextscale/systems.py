@@ -70,6 +70,7 @@ SYSTEMS = (
         converter="nextscale.checkpoints.convert.infinity",
         verification="nextscale.verification.infinity",
         recipes={"tokenizer-bitwise": "nextscale.training.recipes.bitwise.BitwiseTokenizerRecipe"},
+        conditioners={"text": "nextscale.conditions.text.TextConditioner"},
     ),
 )
 """One that builds on another stands below it: of weights that two converters recognise, the lower one is right."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.utils import logging
 
 from nextscale.conditions.encoder import EncoderReference
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 WORDS = ("<pad>", "</s>", "<unk>", "a", "red", "blue", "fox", "snow", "in", "the", "sits", "sky")
 WIDTH = 8

@@ -30,17 +30,12 @@ MOST_BYTES = 1 << 30
 
 
 def encode(
-<<<<<<< HEAD
-    pictures: Annotated[
-        list[Path], typer.Argument(help="Picture files; their centres are cropped to the model's shape and resized.")
-=======
     inputs: Annotated[
         list[Path],
         typer.Argument(
             metavar="PICTURES|PROMPTS.txt",
-            help="Picture files; their centres are cropped to squares and resized. Or one file of prompts, one a line.",
+            help="Picture files, of which the centre is taken in the model's shape. Or a file of prompts, one a line.",
         ),
->>>>>>> text
     ],
     out: Annotated[
         Path | None,
@@ -81,10 +76,7 @@ def _encode_pictures(
         answer_json({"tokens": str(out), "pictures": [str(path) for path in pictures], "scales": scales})
     else:
         counted = "1 picture" if len(images) == 1 else f"{len(images)} pictures"
-<<<<<<< HEAD
         answer(f"{out}: {counted}, {count} tokens each, on the scales {' '.join(scales)}")
-=======
-        answer(f"{out}: {counted}, {pipe.tokenizer.schedule.tokens} tokens each, on the scales {' '.join(scales)}")
 
 
 def _encode_prompts(file: Path, out: Path, model: str, overwrite: bool, device: str, dtype: str, as_json: bool) -> None:
@@ -133,4 +125,3 @@ def _prompts(file: Path) -> list[str]:
     if again:
         remark(f"{file} has lines that stand there before, whose prompts are encoded once: {again:,}")
     return prompts
->>>>>>> text

@@ -70,19 +70,9 @@ def generate(
     num_images: Annotated[
         int | None, typer.Option("-n", "--num-images", help="Pictures per class and style, at least 1.")
     ] = None,
-<<<<<<< HEAD
-    seed: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N[,N...]",
-            help="Seed of the first picture, the others count up; or one per picture: 3,1,4. Chosen if not given.",
-        ),
-    ] = None,
+    seed: Seed = None,
     ratio: Ratio = None,
     pixels: Pixels = None,
-=======
-    seed: Seed = None,
->>>>>>> text
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -120,15 +110,7 @@ def generate(
         asked.check()
     place = Pictures(out, overwrite)
     place.check()
-<<<<<<< HEAD
-    pipe = _loaded(recipe, model, device, dtype, revision)
-=======
-    if recipe is not None:
-        dtype = recipe.dtype if dtype == "auto" else dtype
-        model = _model_of(recipe) if model is None else model
-    text = given(features=features, low_memory=low_memory)
-    pipe = load_pipeline(DEFAULT_MODEL if model is None else model, device, dtype, revision, **text)
->>>>>>> text
+    pipe = _loaded(recipe, model, device, dtype, revision, **given(features=features, low_memory=low_memory))
     start = time.perf_counter()
     with remarks():
         arguments = asked.arguments(pipe) if recipe is None else pipe.arguments_of(recipe)
@@ -154,12 +136,16 @@ def _recipe_to_repeat(picture: Path, asked: Asked) -> Recipe:
     return Recipe.read(picture)
 
 
-def _loaded(recipe: Recipe | None, model: str | None, device: str, dtype: str, revision: str | None) -> Pipeline:
-    """The model that was named, else the recipe's; in the recipe's number type, unless another is asked for."""
+def _loaded(
+    recipe: Recipe | None, model: str | None, device: str, dtype: str, revision: str | None, **text: Any
+) -> Pipeline:
+    """The model that was named, else the recipe's; in the recipe's number type, unless another is asked for. text: how
+    texts are encoded.
+    """
     if recipe is not None:
         dtype = recipe.dtype if dtype == "auto" else dtype
         model = _model_of(recipe) if model is None else model
-    return load_pipeline(DEFAULT_MODEL if model is None else model, device, dtype, revision)
+    return load_pipeline(DEFAULT_MODEL if model is None else model, device, dtype, revision, **text)
 
 
 def _model_of(recipe: Recipe) -> str:
