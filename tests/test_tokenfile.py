@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from nextscale.errors import InputError
 from nextscale.tokenfile import digest, load_tokens, save_tokens, token_maps
-from tests.makers import CODES, randomise, tiny_tokenizer
+from tests.makers import CODES, randomise, tiny_bitwise, tiny_tokenizer
 from tests.toys import bit_tokenizer
 
 MAPS = [torch.full((2, k, k), k) for k in (1, 2, 3, 4)]
@@ -105,3 +105,20 @@ def test_tokens_of_several_draws_survive(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found.maps, maps, strict=True))
     with pytest.raises(InputError, match=r"have the shape \(1, 2, 1, 1\); expected \(B, 1, 1, 8\)"):
         token_maps([one[..., 0] for one in maps], tokenizer)
+
+
+def test_bits_are_packed_and_those_that_are_not_are_read(tmp_path: Path) -> None:
+    """A token of eleven bits takes two bytes, not eleven numbers; files that hold numbers stay readable."""
+    tokenizer = tiny_bitwise(bits=11)
+    maps = [torch.randint(2, (2, h, w, 11)) for h, w in tokenizer.schedule]
+    path = tmp_path / "t.safetensors"
+    save_tokens(path, maps, ["cat", "dog"], "tiny", tokenizer)
+    with safe_open(path, "pt") as file:
+        assert tuple(file.get_tensor("scale_1").shape) == (2, 2, 2, 2)
+    for stored in (path, rewritten(path, {"bits": None}, {f"scale_{k}": one.int() for k, one in enumerate(maps)})):
+        found = load_tokens(stored, tokenizer)
+        assert all(torch.equal(a, b) for a, b in zip(maps, found.maps, strict=True))
+    save_tokens(path, maps, ["cat", "dog"], "tiny", tokenizer, overwrite=True)
+    rewritten(path, {}, {f"scale_{k}": one.to(torch.uint8).flatten(1) for k, one in enumerate(maps)})
+    with pytest.raises(InputError, match="the tokens of scale 0 have the shape"):
+        load_tokens(path, tokenizer)

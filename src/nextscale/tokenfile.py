@@ -22,6 +22,7 @@ from nextscale.pictures import open_picture
 from nextscale.ratios import Shapes
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.base import Tokenizer
+from nextscale.tokenizers.bitwise import packed, unpacked
 from nextscale.values import listed
 
 Picture = Image.Image | str | Path | np.ndarray
@@ -140,6 +141,9 @@ def save_tokens(
     """Write tokens as a safetensors file; arguments as in :class:`TokenFile`, errors as of ``written_aside``."""
     about = {"format": FORMAT, "names": json.dumps(list(names)), "model": model, "tokenizer": digest(tokenizer)}
     tensors = {f"scale_{k}": tokens.to("cpu", torch.int32).contiguous() for k, tokens in enumerate(maps)}
+    if tokenizer.draws > 1 and tokenizer.choices == 2:
+        about["bits"] = str(tokenizer.draws)
+        tensors = {name: packed(tokens) for name, tokens in tensors.items()}
     with written_aside(path, overwrite) as aside:
         save_file(tensors, aside, about)
 
@@ -167,7 +171,10 @@ def load_tokens(path: Path, tokenizer: Tokenizer, shapes: Shapes | None = None) 
             f"{path} holds the tokens of another tokenizer, of the model {quoted(about.get('model'))}; expected the "
             "model that wrote it, or one with the same tokenizer"
         )
-    maps, _ = token_maps([found[name] for name in wanted], tokenizer, shapes)
+    stored = [found[name] for name in wanted]
+    if "bits" in about and all(one.ndim == 4 and one.dtype == torch.uint8 for one in stored):
+        stored = [unpacked(one, tokenizer.draws) for one in stored]
+    maps, _ = token_maps(stored, tokenizer, shapes)
     if not isinstance(names, list) or len(names) != len(maps[0]) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path} names its pictures {quoted(names)}; expected one name for each of {len(maps[0])}")
     return TokenFile(maps, names, str(about.get("model")), str(about["tokenizer"]))
