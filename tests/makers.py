@@ -7,29 +7,36 @@ does not.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from nextscale.conditions.base import Branches
-from nextscale.conditions.classes import ClassVocabulary
+from nextscale.conditions.base import Branches, Features, Source
+from nextscale.conditions.classes import ClassVocabulary, class_features
 from nextscale.layers.mamba2 import Mamba2
 from nextscale.memory.base import Memory
 from nextscale.memory.make import look_ahead, make_memory
 from nextscale.models.base import NextScaleModel
+from nextscale.models.infinity import Infinity, InfinityConfig
 from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.models.var import VAR, VARConfig
 from nextscale.pipeline import Pipeline
 from nextscale.plan import Plan, default_plan
+from nextscale.scales import Size
 from nextscale.tokenizers.autoencoder import AutoencoderConfig
+from nextscale.tokenizers.base import Tokenizer
 from nextscale.tokenizers.bitwise import BitwiseConfig, BitwiseTokenizer
 from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 
 SIZES = ((1, 1), (2, 2), (3, 3), (4, 4))
 CLASSES, CODES, CODE_DIM = 5, 48, 8
+LONGEST, LETTERS = 5, 4
+"""States of the longest text that a tiny Infinity reads, and their width."""
 
 
 def randomise(module: nn.Module, seed: int = 0, std: float = 0.3) -> None:
@@ -112,7 +119,24 @@ def tiny_m_var(mixer: Literal["mamba2", "attention"] = "mamba2", l2_norm: bool =
     return model.eval().requires_grad_(False)
 
 
-MODELS = {
+SQUARE: tuple[Size, ...] = (*SIZES, (7, 7))
+WIDE: tuple[Size, ...] = ((1, 1), (1, 2), (2, 3), (4, 6), (6, 9))
+TALL: tuple[Size, ...] = ((1, 1), (2, 1), (3, 1), (6, 2), (9, 3))
+
+
+def tiny_infinity(per_chunk: bool = False, seed: int = 0, **changed: Any) -> Infinity:
+    """Tokens of eight bits. Rotary positions are counted on maps that are finer than what it draws, one of each of
+    three ratios.
+    """
+    settings: dict[str, Any] = {"depth": 3, "width": 32, "heads": 4, "hidden": 48, "bits": CODE_DIM}
+    settings |= {"text_width": LETTERS, "text_length": LONGEST, "text_heads": 2, "levels": 6, "chunks": 3}
+    settings |= {"sizes": SIZES, "schedules": (SQUARE, WIDE, TALL), "level_per_chunk": per_chunk}
+    model = Infinity(InfinityConfig(**settings | changed))
+    randomise(model, seed, 0.5)
+    return model.eval().requires_grad_(False)
+
+
+CLASS_MODELS: dict[str, Callable[[], NextScaleModel]] = {
     "var": lambda: tiny_var(),
     "var-plain-attention": lambda: tiny_var(l2_norm=False),
     "var-shared-adaln": lambda: tiny_var(shared_adaln=True),
@@ -120,7 +144,52 @@ MODELS = {
     "m-var-plain-attention": lambda: tiny_m_var(l2_norm=False),
     "m-var-attention-between-scales": lambda: tiny_m_var("attention"),
 }
+TEXT_MODELS: dict[str, Callable[[], NextScaleModel]] = {
+    "infinity": lambda: tiny_infinity(),
+    "infinity-levels-per-chunk": lambda: tiny_infinity(per_chunk=True),
+}
+MODELS = CLASS_MODELS | TEXT_MODELS
 """Every model the laws are run over: name -> maker."""
+
+
+def features_of(model: NextScaleModel, images: int = 2) -> Features:
+    """What up to three images are to show, by whatever the model reads; each is unlike the others. Texts have other
+    numbers of states, and numbers where they have none; the second image has no negative text.
+    """
+    if "text" not in model.reads:
+        return class_features(torch.tensor([1, 3, 0])[:images])
+    texts = {"text": text_source([3, 1, 4]), "negative": text_source([2, 2, 5], 7)}
+    texts["negative"] = replace(texts["negative"], dropped=torch.tensor([False, True, False]))
+    return Features(3, texts).select(torch.arange(images))
+
+
+def text_source(lengths: Sequence[int], seed: int = 5) -> Source:
+    """Texts of so many states."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(len(lengths), LONGEST, LETTERS, generator=generator)
+    return Source("text", {"states": states, "mask": torch.arange(LONGEST) < torch.tensor(lengths)[:, None]})
+
+
+def nothing_of(model: NextScaleModel, images: int) -> Features:
+    """Images that have nothing of what the model reads, where a text is as short as can be."""
+    if "text" not in model.reads:
+        return class_features(torch.zeros(images, dtype=torch.long), dropped=torch.ones(images, dtype=torch.bool))
+    return Features(images, {"text": text_source([1] * images)}).drop("text", torch.ones(images, dtype=torch.bool))
+
+
+def branches_of(model: NextScaleModel) -> Branches:
+    """What the model reads, and nothing."""
+    return (model.sources, NULL)
+
+
+def tokenizer_of(model: NextScaleModel) -> Tokenizer:
+    """A tokenizer whose tokens the model predicts."""
+    return tiny_tokenizer() if model.draws == 1 else tiny_bitwise(bits=CODE_DIM)
+
+
+def few(model: NextScaleModel, top_k: int) -> int:
+    """As many of the likeliest choices, or all there are."""
+    return min(top_k, model.choices)
 
 
 def tiny_pipeline(model: NextScaleModel | None = None, **defaults: object) -> Pipeline:
@@ -153,7 +222,7 @@ def new_memory(model: NextScaleModel, rows: int, plan: Plan | None = None) -> Me
 def some_inputs(model: NextScaleModel, images: int = 2, seed: int = 1) -> list[Tensor]:
     """Random inputs (B, c, h_k, w_k) of all scales after the first."""
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn((images, CODE_DIM, h, w), generator=generator) for h, w in model.schedule.sizes[1:]]
+    return [torch.randn((images, model.code_dim, h, w), generator=generator) for h, w in model.schedule.sizes[1:]]
 
 
 def load_tool(name: str) -> ModuleType:

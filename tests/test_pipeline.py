@@ -21,7 +21,7 @@ from nextscale.pipeline import Pipeline, fit, load
 from nextscale.plan import Plan
 from nextscale.price import price
 from nextscale.sampling import IndependentNoise
-from tests.makers import CODES, MODELS, STYLES, tiny_pipeline, tiny_pipeline_of_styles, tiny_tokenizer, tiny_var
+from tests.makers import CLASS_MODELS, CODES, STYLES, tiny_pipeline, tiny_pipeline_of_styles, tiny_tokenizer, tiny_var
 
 
 @pytest.fixture(scope="module")
@@ -206,9 +206,9 @@ def test_a_vocabulary_of_another_model_is_refused(styled: Pipeline, tmp_path: Pa
         load(tmp_path / "saved")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASS_MODELS)
 def test_saving_and_loading_changes_nothing(name: str, tmp_path: Path) -> None:
-    pipe = tiny_pipeline(MODELS[name](), top_k=7)
+    pipe = tiny_pipeline(CLASS_MODELS[name](), top_k=7)
     pipe.save_pretrained(tmp_path / "saved")
     again = load(tmp_path / "saved", device="cpu", dtype="float32")
     assert again.defaults == {"top_k": 7}

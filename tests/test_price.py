@@ -19,7 +19,7 @@ from nextscale.price import price, table
 from nextscale.sampling import IndependentNoise, Uniform
 from nextscale.state import ScaleEvent
 from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
-from tests.makers import CODES, MODELS, tiny_tokenizer
+from tests.makers import CODES, MODELS, TEXT_MODELS, few, tiny_tokenizer, tokenizer_of
 from tests.toys import free_model
 
 TOKENIZER = tiny_tokenizer()
@@ -34,11 +34,11 @@ def counted(plan: Plan, model: NextScaleModel, images: int, **parts: Any) -> tup
     """FLOPs of a real generation with decoding, and the live bytes of the memory after each scale."""
     mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: cpu_attention}
     features, noise = model.blank(images, torch.device("cpu")), IndependentNoise(range(images))
-    live = []
+    tokenizer, live = tokenizer_of(model), []
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
-        for event in generate(plan, {"tokenizer": TOKENIZER, "model": model} | parts, features, noise):
+        for event in generate(plan, {"tokenizer": tokenizer, "model": model} | parts, features, noise):
             live.append(event.memory.live_bytes)
-        TOKENIZER.decode(event.canvas)
+        tokenizer.decode(event.canvas)
     return counter.get_total_flops(), live
 
 
@@ -46,8 +46,8 @@ def counted(plan: Plan, model: NextScaleModel, images: int, **parts: Any) -> tup
 @pytest.mark.parametrize(("guidance_scale", "images"), [(1.0, 1), (2.0, 3)])
 def test_predictions_hold(name: str, guidance_scale: float, images: int) -> None:
     model = MODELS[name]()
-    plan = default_plan(model, guidance_scale=guidance_scale, top_k=3)
-    predicted = price(plan, {"tokenizer": TOKENIZER, "model": model}, images)
+    plan = default_plan(model, guidance_scale=guidance_scale, top_k=few(model, 3))
+    predicted = price(plan, {"tokenizer": tokenizer_of(model), "model": model}, images)
     flops, live = counted(plan, model, images)
     assert predicted.flops == pytest.approx(flops, rel=0.02)
     assert [line.memory for line in predicted.lines[1:-1]] == live
@@ -89,13 +89,17 @@ METHODS: dict[str, Callable[[Plan], Plan]] = {
 """Plans with what the columns say beside sampling."""
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", MODELS)
+def possible(name: str) -> list[tuple[str, str]]:
+    """The methods for a model: smooth sampling mixes codes, and a bit is none."""
+    return [(name, method) for method in METHODS if name not in TEXT_MODELS or method != "smooth"]
+
+
+@pytest.mark.parametrize(("name", "method"), [pair for name in MODELS for pair in possible(name)])
 def test_what_methods_make_of_a_plan_is_priced(name: str, method: str) -> None:
     model = MODELS[name]()
     plan = METHODS[method](default_plan(model, guidance_scale=2.0))
     parts = {"refiner": model, "best": first_ones}
-    predicted = price(plan, {"tokenizer": TOKENIZER, "model": model} | parts, 2)
+    predicted = price(plan, {"tokenizer": tokenizer_of(model), "model": model} | parts, 2)
     flops, live = counted(plan, model, 2, **parts)
     assert predicted.flops == pytest.approx(flops, rel=0.02)
     decoding = 1 if plan.decode else 0
@@ -128,6 +132,14 @@ def test_prefixes_and_passes_are_priced(settings: dict[str, Any], again: Any) ->
         predicted = price(asked, parts, 2)
         assert predicted.flops == pytest.approx(flops, rel=0.01)
         assert [line.memory for line in predicted.lines[1:-1]] == live
+
+
+@pytest.mark.parametrize("name", TEXT_MODELS)
+def test_smooth_sampling_of_bits_has_no_price(name: str) -> None:
+    model = MODELS[name]()
+    plan = METHODS["smooth"](default_plan(model, guidance_scale=2.0))
+    with pytest.raises(PlanError, match="smooth mixes codes, but a token here is 8 draws"):
+        price(plan, {"tokenizer": tokenizer_of(model), "model": model}, 2)
 
 
 def test_a_plan_that_cannot_be_carried_out_has_no_price() -> None:

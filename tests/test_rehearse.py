@@ -14,6 +14,7 @@ import nextscale
 import nextscale.rehearse
 from nextscale.generate import generate
 from nextscale.models.base import NextScaleModel
+from nextscale.models.infinity import Infinity, InfinityConfig
 from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.models.var import VAR, VARConfig
 from nextscale.plan import Plan, default_plan
@@ -22,8 +23,8 @@ from nextscale.results import decode
 from nextscale.sampling import IndependentNoise, Uniform
 from nextscale.state import ScaleEvent
 from nextscale.tokenizers.base import Tokenizer
-from tests.makers import CODE_DIM, CODES, MODELS, SIZES, tiny_tokenizer
-from tests.test_price import METHODS
+from tests.makers import CODE_DIM, CODES, MODELS, SIZES, few, tiny_tokenizer, tokenizer_of
+from tests.test_price import METHODS, possible
 
 CPU = torch.device("cpu")
 TOKENIZER = tiny_tokenizer()
@@ -66,21 +67,22 @@ def really(plan: Plan, tokenizer: Tokenizer, model: NextScaleModel, images: int,
 @pytest.mark.parametrize(("guidance_scale", "images"), [(1.0, 1), (2.0, 3)])
 def test_bytes_while_drawing_are_those_the_allocator_hands_out(name: str, guidance_scale: float, images: int) -> None:
     model = MODELS[name]()
-    plan = default_plan(model, guidance_scale=guidance_scale, top_k=3, top_p=0.9)
-    foretold = rehearse(plan, on_meta(TOKENIZER, model), images, CPU)
-    drawing, _ = really(plan, TOKENIZER, model, images)
+    plan = default_plan(model, guidance_scale=guidance_scale, top_k=few(model, 3), top_p=0.9)
+    tokenizer = tokenizer_of(model)
+    foretold = rehearse(plan, on_meta(tokenizer, model), images, CPU)
+    drawing, _ = really(plan, tokenizer, model, images)
     assert foretold.drawing == pytest.approx(drawing, rel=0.05)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["var", "m-var"])
+@pytest.mark.parametrize(("name", "method"), [pair for name in ("var", "m-var", "infinity") for pair in possible(name)])
 def test_what_methods_make_of_a_plan_is_rehearsed(name: str, method: str) -> None:
     """Culls look at numbers, which a rehearsal has none of: they used to break it."""
     model = MODELS[name]()
-    plan = METHODS[method](default_plan(model, guidance_scale=2.0, top_k=3))
-    parts = on_meta(TOKENIZER, model)
+    plan = METHODS[method](default_plan(model, guidance_scale=2.0, top_k=few(model, 3)))
+    tokenizer = tokenizer_of(model)
+    parts = on_meta(tokenizer, model)
     foretold = rehearse(plan, parts | {"refiner": parts["model"], "best": smallest_first}, 2, CPU)
-    drawing, _ = really(plan, TOKENIZER, model, 2, refiner=model, best=smallest_first)
+    drawing, _ = really(plan, tokenizer, model, 2, refiner=model, best=smallest_first)
     assert foretold.drawing == pytest.approx(drawing, rel=0.02)
 
 
@@ -108,15 +110,23 @@ def test_nothing_is_computed_and_no_noise_is_spent() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+SETTINGS: dict[str, Any] = {"depth": 12, "width": 64, "heads": 4, "sizes": SIZES}
+TEXT: dict[str, Any] = {"hidden": 256, "bits": CODE_DIM, "text_width": 8, "text_length": 5}
+DEEP: dict[str, Callable[[], NextScaleModel]] = {
+    "var": lambda: VAR(VARConfig(codes=CODES, code_dim=CODE_DIM, **SETTINGS)),
+    "m-var": lambda: MVAR(MVARConfig(codes=CODES, code_dim=CODE_DIM, **SETTINGS)),
+    "infinity": lambda: Infinity(InfinityConfig(**SETTINGS, **TEXT)),
+}
+
+
 @pytest.mark.parametrize("method", [lambda plan: plan, METHODS["culled"]])
-@pytest.mark.parametrize("kind", [(VAR, VARConfig), (MVAR, MVARConfig)])
+@pytest.mark.parametrize("kind", DEEP)
 def test_deep_models_are_foretold_from_two_of_their_blocks(
-    kind: Any, method: Callable[[Plan], Plan], monkeypatch: pytest.MonkeyPatch
+    kind: str, method: Callable[[Plan], Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make, config = kind
     with torch.device("meta"):
-        model = make(config(depth=12, width=64, heads=4, codes=CODES, code_dim=CODE_DIM, sizes=SIZES))
-    parts = {"tokenizer": copy.deepcopy(TOKENIZER).to("meta"), "model": model, "best": smallest_first}
+        model = DEEP[kind]()
+    parts = {"tokenizer": tokenizer_of(model).to("meta"), "model": model, "best": smallest_first}
     plan = method(default_plan(model, guidance_scale=2.0))
 
     def rehearsed(all_blocks: int) -> Rehearsal:
@@ -128,11 +138,11 @@ def test_deep_models_are_foretold_from_two_of_their_blocks(
     assert short.drawing == pytest.approx(whole.drawing, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["var", "m-var"])
+@pytest.mark.parametrize("name", ["var", "m-var", "infinity"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_further_picture_adds_the_same(name: str, dtype: torch.dtype) -> None:
     model = MODELS[name]()
-    parts = {part: module.to(dtype) for part, module in on_meta(TOKENIZER, model).items()}
+    parts = {part: module.to(dtype) for part, module in on_meta(tokenizer_of(model), model).items()}
     plan = default_plan(model, guidance_scale=2.0)
     one, eight = (rehearse(plan, parts, images, CPU) for images in (1, 8))
     assert eight.drawing == pytest.approx(8 * one.drawing, rel=0.05)

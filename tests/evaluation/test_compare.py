@@ -19,7 +19,7 @@ from nextscale.evaluation.subject import Subject
 from nextscale.memory.make import look_ahead
 from nextscale.models.base import NextScaleModel
 from nextscale.plan import default_plan
-from tests.makers import CLASSES, MODELS, SIZES, randomise, tiny_m_var, tiny_tokenizer, tiny_var
+from tests.makers import CLASS_MODELS, CLASSES, SIZES, randomise, tiny_m_var, tiny_tokenizer, tiny_var
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def comparison(subject: Subject, pictures: Path) -> Comparison:
     return compare([subject, replace(subject, name="other", model=tiny_m_var())], pictures)
 
 
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("make", CLASS_MODELS.values(), ids=CLASS_MODELS)
 def test_flops_of_the_blocks_are_split_without_remainder(make: Callable[[], NextScaleModel]) -> None:
     """Linear: two per weight and token of every linear layer but AdaLN's; all parts together: what the blocks cost."""
     model = make()

@@ -23,11 +23,10 @@ from nextscale.rehearse import rehearse
 from nextscale.row import Row
 from nextscale.sampling import IndependentNoise
 from nextscale.scales import ScaleSchedule
-from tests.laws.test_loop import FEATURES, Best, culled, handed, run, same
-from tests.makers import CLASSES, CODE_DIM, CODES, MODELS, SIZES, randomise, tiny_tokenizer
+from tests.laws.test_loop import Best, culled, handed, run, same
+from tests.makers import CLASSES, CODE_DIM, CODES, MODELS, SIZES, features_of, randomise, tiny_tokenizer, tokenizer_of
 
 WIDTH = 6
-CONTROL: Branches = (("class", "control"), ("class",), ())
 
 
 @dataclass(frozen=True)
@@ -100,23 +99,24 @@ def adapted(base: NextScaleModel, blocks: int = 100) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def with_control() -> Features:
+def with_control(base: NextScaleModel) -> Features:
     states = torch.randn(3, 4, WIDTH, generator=torch.Generator().manual_seed(4))
-    return Features(3, {**FEATURES.sources, "control": Source("control", {"states": states})})
+    return Features(3, {**features_of(base, 3).sources, "control": Source("control", {"states": states})})
 
 
 def steered(base: NextScaleModel, until: int = 4) -> Plan:
     """Three branches, of which the first sees the control, up to a scale."""
 
     def steer(k: int, row: Row) -> Row:
-        return replace(row, guidance=(1.5, 1.0, -1.5), condition=None if k < until else ("class",))
+        return replace(row, guidance=(1.5, 1.0, -1.5), condition=None if k < until else base.sources)
 
     plan = default_plan(base, guidance_scale=2.0)
-    return replace(plan, rows=tuple(steer(k, row) for k, row in enumerate(plan.rows)), branches=CONTROL)
+    branches: Branches = ((*base.sources, "control"), base.sources, ())
+    return replace(plan, rows=tuple(steer(k, row) for k, row in enumerate(plan.rows)), branches=branches)
 
 
 def test_a_control_steers_the_branches_and_scales_that_see_it(base: NextScaleModel) -> None:
-    model, features = adapted(base), with_control()
+    model, features = adapted(base), with_control(base)
     plain = run(steered(base, until=0), base, features)
     assert same(run(steered(base, until=0), model, features), plain)
     until_2, always = run(steered(base, until=2), model, features), run(steered(base), model, features)
@@ -129,7 +129,7 @@ def test_a_control_steers_the_branches_and_scales_that_see_it(base: NextScaleMod
 
 
 def test_a_control_stays_with_its_image_through_populations_and_take_overs(base: NextScaleModel) -> None:
-    model, features = adapted(base), with_control()
+    model, features = adapted(base), with_control(base)
     for plan in (steered(base), steered(base, until=2), handed(steered(base), 2, base)):
         chosen = culled(plan, 3, {0: 2, 1: 4, 2: 1})
         together = run(chosen, model, features, best=Best(), refiner=model)
@@ -140,7 +140,7 @@ def test_a_control_stays_with_its_image_through_populations_and_take_overs(base:
 
 
 def test_an_adapted_model_is_priced_and_rehearsed(base: NextScaleModel) -> None:
-    parts = {"tokenizer": tiny_tokenizer(), "model": adapted(base)}
+    parts = {"tokenizer": tokenizer_of(base), "model": adapted(base)}
     assert price(steered(base), parts, 2).flops > 0
     with_adapter = rehearse(steered(base), parts, 2, torch.device("cpu"))
     without = rehearse(steered(base, until=0), parts, 2, torch.device("cpu"))

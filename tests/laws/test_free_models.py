@@ -21,7 +21,7 @@ from nextscale.models.base import Blocks, Condition, Mix, NextScaleModel
 from nextscale.plan import Plan
 from nextscale.row import Row
 from nextscale.scales import ScaleSchedule
-from tests.makers import BOTH, CODE_DIM, MODELS
+from tests.makers import BOTH, CODE_DIM, MODELS, TEXT_MODELS, branches_of, features_of
 from tests.toys import Pinned, PlacedModel, Pooled, Reference, free_model
 
 FREE = {
@@ -33,6 +33,8 @@ FREE = {
     "positions": lambda: free_model(kind=PlacedModel, reads="past", prefix=3),
     "positions with the first scale": lambda: free_model(kind=PlacedModel, prefix=2, with_first=True),
 }
+ANY = FREE | TEXT_MODELS
+"""Models of any schedule."""
 ALL = MODELS | FREE
 FEATURES = class_features(torch.tensor([1, 3]))
 SCHEDULES = ["1 2 3 4", "2x1 2x3 5", "1 1 1 1 1 1", "1 2 4 8 9"]
@@ -82,11 +84,11 @@ def repeated(inputs: Sequence[Tensor], branches: Branches) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("sizes", SCHEDULES)
-@pytest.mark.parametrize("name", FREE)
+@pytest.mark.parametrize("name", ANY)
 def test_stepping_equals_teacher_forcing_on_any_schedule(name: str, sizes: str) -> None:
-    model, schedule = FREE[name](), schedule_of(sizes)
-    inputs, branches = some_inputs(schedule), (*BOTH, ("class",))
-    condition = model.condition(FEATURES, branches, schedule)
+    model, schedule = ANY[name](), schedule_of(sizes)
+    inputs, branches = some_inputs(schedule), (*branches_of(model), model.sources)
+    condition = model.condition(features_of(model), branches, schedule)
     whole = model(repeated(inputs, branches), condition, schedule)
     torch.testing.assert_close(stepwise(model, condition, inputs, schedule), whole, atol=1e-4, rtol=1e-4)
     assert (whole[:2] - whole[2:4]).abs().max() > 1e-2
@@ -97,7 +99,7 @@ def test_stepping_equals_teacher_forcing_on_any_schedule(name: str, sizes: str) 
 def test_teacher_forcing_may_stop_before_the_schedule_does(name: str) -> None:
     """Places are those of the whole schedule, however many of its scales stand in the sequence."""
     model, schedule = ALL[name](), schedule_of("1 2 3 4")
-    inputs, condition = some_inputs(schedule), model.condition(FEATURES)
+    inputs, condition = some_inputs(schedule), model.condition(features_of(model))
     whole = model(inputs, condition, schedule)
     torch.testing.assert_close(model(inputs[:2], condition, schedule), whole[:, :14], atol=1e-5, rtol=1e-5)
 
@@ -105,7 +107,7 @@ def test_teacher_forcing_may_stop_before_the_schedule_does(name: str) -> None:
 @pytest.mark.parametrize("name", ["prefix"])
 def test_entries_of_a_prefix_stay_and_are_seen_by_all_scales(name: str) -> None:
     model, schedule = FREE[name](), schedule_of("1 2 3 4")
-    inputs, condition = some_inputs(schedule), model.condition(FEATURES)
+    inputs, condition = some_inputs(schedule), model.condition(features_of(model))
     assert condition.prefix is not None
     other = replace(condition, prefix=replace(condition.prefix, vectors=condition.prefix.vectors + 1))
     moved = (model(inputs, other) - model(inputs, condition)).abs().amax((0, 2))
@@ -120,20 +122,24 @@ def test_blocks_per_scale_equal_teacher_forcing_of_mixed_depth(name: str) -> Non
     depth, inputs = len(model.blocks), some_inputs(schedule)
     every = tuple(range(depth))
     blocks: list[Blocks] = [every, every, every[1:], every[1:] if depth == 2 else (2,)]
-    condition = model.condition(FEATURES, BOTH)
-    whole = model(repeated(inputs, BOTH), condition, blocks=blocks)
+    condition = model.condition(features_of(model), branches_of(model))
+    whole = model(repeated(inputs, branches_of(model)), condition, blocks=blocks)
     torch.testing.assert_close(stepwise(model, condition, inputs, schedule, blocks), whole, atol=1e-4, rtol=1e-4)
-    full = model(repeated(inputs, BOTH), condition)
+    full = model(repeated(inputs, branches_of(model)), condition)
     early = schedule.offsets[2]
     torch.testing.assert_close(whole[:, :early], full[:, :early], atol=1e-5, rtol=1e-5)
     assert (whole[:, early:] - full[:, early:]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", FREE)
-def test_a_prefix_runs_through_the_blocks_of_the_first_scale(name: str) -> None:
-    model, schedule = FREE[name](), schedule_of("1 2 3 4")
-    inputs, condition, blocks = some_inputs(schedule), model.condition(FEATURES, BOTH), [(0, 2)] * 4
-    whole = model(repeated(inputs, BOTH), condition, blocks=blocks)
+@pytest.mark.parametrize("name", ANY)
+def test_what_comes_first_runs_through_the_blocks_of_the_first_scale(name: str) -> None:
+    model, schedule = ANY[name](), schedule_of("1 2 3 4")
+    inputs, condition, blocks = (
+        some_inputs(schedule),
+        model.condition(features_of(model), branches_of(model)),
+        [(0, 2)] * 4,
+    )
+    whole = model(repeated(inputs, branches_of(model)), condition, blocks=blocks)
     torch.testing.assert_close(stepwise(model, condition, inputs, schedule, blocks), whole, atol=1e-4, rtol=1e-4)
 
 
@@ -141,7 +147,7 @@ def test_a_prefix_runs_through_the_blocks_of_the_first_scale(name: str) -> None:
 def test_branches_mixed_inside_the_stack_go_on_with_the_mixture(name: str) -> None:
     """After the block the rows of all branches are w x_0 + (1 - w) x_1; what follows is computed by hand."""
     model, schedule = ALL[name](), schedule_of("1 2 3 4").prefix(1)
-    condition, weights = model.condition(FEATURES, BOTH), (2.0, -1.0)
+    condition, weights = model.condition(features_of(model), branches_of(model)), (2.0, -1.0)
     last = len(model.blocks) - 1
 
     def by_hand(after: int) -> Tensor:
@@ -178,9 +184,9 @@ def wrapped(model: NextScaleModel, condition: Condition, w0: float) -> Condition
 @pytest.mark.parametrize("name", ALL)
 def test_a_wrapped_slot_that_adds_nothing_is_the_base_to_the_bit(name: str) -> None:
     model, schedule = ALL[name](), schedule_of("1 2 3 4")
-    inputs, condition = some_inputs(schedule), model.condition(FEATURES, BOTH)
+    inputs, condition = some_inputs(schedule), model.condition(features_of(model), branches_of(model))
     for forward in (
-        lambda given: model(repeated(inputs, BOTH), given),
+        lambda given: model(repeated(inputs, branches_of(model)), given),
         lambda given: stepwise(model, given, inputs, schedule),
     ):
         base = forward(condition)
@@ -191,7 +197,7 @@ def test_a_wrapped_slot_that_adds_nothing_is_the_base_to_the_bit(name: str) -> N
 @pytest.mark.parametrize("name", ALL)
 def test_wrapped_slots_step_as_they_are_taught_and_follow_the_rows(name: str) -> None:
     model, schedule = ALL[name](), schedule_of("1 2 3 4")
-    inputs, condition = some_inputs(schedule), wrapped(model, model.condition(FEATURES), 0.5)
+    inputs, condition = some_inputs(schedule), wrapped(model, model.condition(features_of(model)), 0.5)
     whole = model(inputs, condition)
     torch.testing.assert_close(stepwise(model, condition, inputs, schedule), whole, atol=1e-4, rtol=1e-4)
     rows = torch.tensor([1, 0, 1])
@@ -221,11 +227,11 @@ def pooled(model: NextScaleModel, condition: Condition) -> Condition:
 )
 def test_a_slot_may_change_what_the_one_inside_it_sees(name: str, around: Any) -> None:
     model, schedule = ALL[name](), schedule_of("1 2 3 4")
-    inputs, plain = some_inputs(schedule), model.condition(FEATURES, BOTH)
+    inputs, plain = some_inputs(schedule), model.condition(features_of(model), branches_of(model))
     condition = around(model, plain)
-    whole = model(repeated(inputs, BOTH), condition)
+    whole = model(repeated(inputs, branches_of(model)), condition)
     torch.testing.assert_close(stepwise(model, condition, inputs, schedule), whole, atol=1e-4, rtol=1e-4)
-    changed = (whole - model(repeated(inputs, BOTH), plain)).abs().amax((0, 2))
+    changed = (whole - model(repeated(inputs, branches_of(model)), plain)).abs().amax((0, 2))
     first = schedule.offsets[2] if around is pinned else 0
     assert changed[first:].min() > 1e-3
     assert first == 0 or changed[:first].max() < 1e-4

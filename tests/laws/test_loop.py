@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from nextscale.conditions.base import Features, Source
-from nextscale.conditions.classes import class_features
 from nextscale.errors import PlanError
 from nextscale.generate import generate
 from nextscale.given import GivenCanvases, GivenTokens
@@ -25,21 +24,34 @@ from nextscale.row import Row
 from nextscale.sampling import GivenNoise, IndependentNoise, OfficialNoise, Uniform
 from nextscale.scales import ScaleSchedule
 from nextscale.state import Keep, ScaleEvent
-from tests.makers import CODE_DIM, CODES, MODELS, tiny_tokenizer, tiny_var
+from tests.makers import (
+    CODE_DIM,
+    MODELS,
+    features_of,
+    few,
+    nothing_of,
+    tiny_tokenizer,
+    tiny_var,
+    tokenizer_of,
+)
 from tests.toys import FreeModel, LastMapTokenizer, PlacingTokenizer, bit_tokenizer, free_model
 
-LABELS = torch.tensor([0, 3, 2])
-FEATURES = class_features(LABELS)
 SQUARE = ScaleSchedule.of([1, 2, 3, 4])
 FREE = ScaleSchedule(((1, 1), (1, 2), (3, 2), (4, 5)))
 NEXT_TOKEN = ScaleSchedule.of([1] * 9)
 
 
-def run(plan: Plan, model: Any, features: Features = FEATURES, **more: Any) -> list[ScaleEvent]:
+def run(plan: Plan, model: Any, features: Features | None = None, **more: Any) -> list[ScaleEvent]:
+    features = features_of(model, 3) if features is None else features
     noise = more.pop("noise", None) or IndependentNoise([10 + i for i in range(features.images)])
     callback = more.pop("callback", None)
-    parts = {"tokenizer": more.pop("tokenizer", None) or tiny_tokenizer(), "model": model} | more
+    parts = {"tokenizer": more.pop("tokenizer", None) or tokenizer_of(model), "model": model} | more
     return list(generate(plan, parts, features, noise, callback))
+
+
+def second(model: NextScaleModel) -> Features:
+    """Of three images the second one alone."""
+    return features_of(model, 3).select(torch.tensor([1]))
 
 
 def same(a: Sequence[ScaleEvent], b: Sequence[ScaleEvent]) -> bool:
@@ -61,7 +73,7 @@ def test_bits_are_drawn_on_any_schedule_whatever_the_batch(schedule: ScaleSchedu
     plan = default_plan(model, schedule=schedule, guidance_scale=2.0, temperature=0.7)
     together = run(plan, model, tokenizer=tokenizer)
     assert [tuple(e.tokens.shape) for e in together] == [(3, *size, CODE_DIM) for size in schedule]
-    alone = run(plan, model, class_features(LABELS[1:2]), tokenizer=tokenizer, noise=IndependentNoise([11]))
+    alone = run(plan, model, second(model), tokenizer=tokenizer, noise=IndependentNoise([11]))
     assert all(torch.equal(a.tokens[1:2], b.tokens) for a, b in zip(together, alone, strict=True))
     walked = tokenizer.follow(together[-1].history, schedule)
     torch.testing.assert_close(walked.canvas.latent, together[-1].canvas.latent, atol=1e-6, rtol=1e-6)
@@ -77,7 +89,7 @@ def test_a_schedule_of_single_tokens_is_a_next_token_model() -> None:
     drawn = torch.cat([event.tokens for event in events], 1)[:, :, 0]
     assert torch.equal(tokenizer.codes(drawn[:, None])[:, :, 0].unflatten(2, (3, 3)), events[-1].canvas.latent)
     inputs = tokenizer.follow(events[-1].history).inputs
-    logits = model(inputs, model.condition(FEATURES), tokenizer.schedule)
+    logits = model(inputs, model.condition(features_of(model, 3)), tokenizer.schedule)
     for k, event in enumerate(events):
         torch.testing.assert_close(event.branch_logits[:3, 0], logits[:, k], atol=1e-4, rtol=1e-4)
     found = decode(tokenizer, events[-1].canvas)
@@ -113,11 +125,11 @@ def test_a_model_of_its_own_scale_alone_draws_without_a_memory() -> None:
 
 def test_three_branches_weigh_as_they_say(model: NextScaleModel) -> None:
     """A third branch that sees what the first one sees shares its weight; where the weight goes to null, it shows."""
-    two = default_plan(model, guidance_scale=2.0, top_k=20)
+    two = default_plan(model, guidance_scale=2.0, top_k=few(model, 20))
 
     def three(split: Callable[[Row], tuple[float, ...]]) -> Plan:
         rows = tuple(replace(row, guidance=split(row)) for row in two.rows)
-        return replace(two, rows=rows, branches=(("class",), (), ("class",)))
+        return replace(two, rows=rows, branches=(*two.branches, two.branches[0]))
 
     shared = run(three(lambda row: (row.guidance[0] - 0.5, row.guidance[1], 0.5)), model)
     assert same(shared, run(two, model))
@@ -126,19 +138,21 @@ def test_three_branches_weigh_as_they_say(model: NextScaleModel) -> None:
 
 def test_an_unconditional_plan_draws_what_the_null_branch_does(model: NextScaleModel) -> None:
     plan = replace(default_plan(model), branches=((),))
-    nothing = class_features(LABELS, dropped=torch.ones(3, dtype=torch.bool))
-    assert same(run(plan, model, Features(3, {})), run(default_plan(model), model, nothing))
+    assert same(run(plan, model, Features(3, {})), run(default_plan(model), model, nothing_of(model, 3)))
+    dropped = features_of(model, 3).drop(model.sources[0], torch.ones(3, dtype=torch.bool))
+    assert same(run(plan, model), run(default_plan(model), model, dropped))
 
 
 def test_a_scale_sees_the_condition_that_its_row_shows(model: NextScaleModel) -> None:
     plan = default_plan(model, top_k=1)
     hidden = tuple(replace(row, condition=()) if k >= 2 else row for k, row in enumerate(plan.rows))
-    events, null = run(replace(plan, rows=hidden), model), run(replace(plan, branches=((),)), model, Features(3, {}))
+    events, null = run(replace(plan, rows=hidden), model), run(replace(plan, branches=((),)), model)
     assert same(events[:2], run(plan, model)[:2])
     assert not same(events, run(plan, model))
     assert not same(events[:2], null[:2])
-    with pytest.raises(PlanError, match="the source 'class' is of the kind 'text', but 'model' reads class"):
-        run(plan, model, Features(3, {"class": Source("text", {"states": torch.zeros(3, 1, 4)})}))
+    (name,), (kind,) = model.sources, model.reads
+    with pytest.raises(PlanError, match=f"the source '{name}' is of the kind 'sound', but 'model' reads {kind}"):
+        run(plan, model, Features(3, {name: Source("sound", {"states": torch.zeros(3, 1, 4)})}))
 
 
 # Models that take over
@@ -166,7 +180,7 @@ def test_a_model_that_takes_over_sees_the_images_that_live(model: NextScaleModel
 
 
 def test_images_can_be_chosen_while_tokens_are_given(model: NextScaleModel) -> None:
-    tokenizer = tiny_tokenizer()
+    tokenizer = tokenizer_of(model)
     tokens = tokenizer.encode(tokenizer.latent(torch.rand(3, 3, 16, 16))).tokens
     given = GivenTokens(tokens, [torch.ones(3, *size, dtype=torch.bool) for size in tokenizer.schedule])
     plan = default_plan(model).with_column(keep="given")
@@ -181,7 +195,7 @@ def test_a_take_over_with_an_empty_memory_sees_nothing_of_earlier_scales(model: 
     empty = run(starting, model, refiner=model, callback=lambda event: live.append(event.memory.live_bytes))
     assert same(empty[:2], full[:2])
     assert (empty[2].logits - full[2].logits).abs().max() > 1e-3
-    parts = {"tokenizer": tiny_tokenizer(), "model": model, "refiner": model}
+    parts = {"tokenizer": tokenizer_of(model), "model": model, "refiner": model}
     priced, caught_up = price(starting, parts, 3), price(handed(plan, 2, model), parts, 3)
     assert priced.flops < caught_up.flops
     assert [line.memory for line in priced.lines[1:-1]] == live
@@ -195,7 +209,7 @@ def test_of_a_prefix_an_empty_memory_has_what_stood_in_front_of_all_scales(with_
     run(plan, model, refiner=model, callback=lambda event: live.append(event.memory.live_bytes))
     per_token = 2 * 16 * 4 * 3 * 6  # keys and values, width, float32, blocks, rows
     assert live[2] == (9 + (0 if with_first else 3)) * per_token
-    parts = {"tokenizer": tiny_tokenizer(), "model": model, "refiner": model}
+    parts = {"tokenizer": tokenizer_of(model), "model": model, "refiner": model}
     assert [line.memory for line in price(plan, parts, 3).lines[1:-1]] == live
 
 
@@ -203,8 +217,8 @@ def test_the_first_memory_is_given_back_before_the_next_one_is_made(model: NextS
     plan, held = handed(default_plan(model), 2, model), []
     for event in generate(
         plan,
-        {"tokenizer": tiny_tokenizer(), "model": model, "refiner": model},
-        FEATURES,
+        {"tokenizer": tokenizer_of(model), "model": model, "refiner": model},
+        features_of(model, 3),
         IndependentNoise([1, 2, 3]),
     ):
         held.append(event.memory)
@@ -236,13 +250,13 @@ def culled(plan: Plan, candidates: int, after: dict[int, int]) -> Plan:
 
 
 def test_a_population_shrinks_and_grows_prompt_by_prompt(model: NextScaleModel) -> None:
-    best, plan = Best(), culled(default_plan(model, guidance_scale=2.0, top_k=20), 4, {0: 2, 1: 3, 3: 1})
+    best, plan = Best(), culled(default_plan(model, guidance_scale=2.0, top_k=few(model, 20)), 4, {0: 2, 1: 3, 3: 1})
     events = run(plan, model, best=best)
     assert [len(event.tokens) for event in events] == [3 * n for n in (2, 3, 3, 1)]
     assert events[-1].lineage.prompts == (0, 1, 2)
     assert [len(event.tokens) for event in best.events] == [4] * 3 + [2] * 3 + [3] * 3
     assert [set(event.lineage.prompts) for event in best.events] == [{0}, {1}, {2}] * 3
-    walked = tiny_tokenizer().follow(events[-1].history).canvas.latent
+    walked = tokenizer_of(model).follow(events[-1].history).canvas.latent
     torch.testing.assert_close(events[-1].canvas.latent, walked, atol=1e-5, rtol=1e-5)
     ids = [i for event in best.events[:3] for i in event.lineage.ids]
     assert sorted(ids) == list(range(12))
@@ -258,7 +272,7 @@ def test_candidates_of_a_prompt_differ_and_do_not_depend_on_other_prompts(model:
     plan = replace(default_plan(model), candidates=3)
     together = run(plan, model)
     assert not torch.equal(together[-1].tokens[0], together[-1].tokens[1])
-    one = run(plan, model, class_features(LABELS[1:2]), noise=IndependentNoise([11]))
+    one = run(plan, model, second(model), noise=IndependentNoise([11]))
     assert all(torch.equal(a.tokens[3:6], b.tokens) for a, b in zip(together, one, strict=True))
     single = run(default_plan(model), model)
     assert all(torch.equal(a.tokens[::3], b.tokens) for a, b in zip(together, single, strict=True))
@@ -267,9 +281,9 @@ def test_candidates_of_a_prompt_differ_and_do_not_depend_on_other_prompts(model:
 def test_bytes_of_a_shrinking_population_are_those_of_who_lives(model: NextScaleModel) -> None:
     """The arena of the first, largest population used to stay to the end."""
     plan = culled(default_plan(model, guidance_scale=2.0), 8, {1: 2, 2: 1})
-    parts = {"tokenizer": tiny_tokenizer(), "model": model, "best": Best()}
+    parts = {"tokenizer": tokenizer_of(model), "model": model, "best": Best()}
     priced, live, allocated = price(plan, parts, 3), [], []
-    for event in generate(plan, parts, FEATURES, IndependentNoise([1, 2, 3])):
+    for event in generate(plan, parts, features_of(model, 3), IndependentNoise([1, 2, 3])):
         live.append(event.memory.live_bytes)
         allocated.append(event.memory.allocated_bytes)
     assert live == [line.memory for line in priced.lines[1:-1]]
@@ -295,13 +309,13 @@ def test_a_cull_draws_noise_of_its_prompt(model: NextScaleModel) -> None:
     plan = culled(default_plan(model), 4, {0: 3, 2: 2})
     run(plan, model, best=looks_twice)
     together, seen = seen, []
-    run(plan, model, class_features(LABELS[1:2]), best=by_chance, noise=IndependentNoise([11]))
+    run(plan, model, second(model), best=by_chance, noise=IndependentNoise([11]))
     assert seen == [together[1], together[4]]
     assert len({number for numbers in together for number in numbers}) == sum(map(len, together))
-    alive = (12, 9, 9, 6)
+    alive, draws = (12, 9, 9, 6), tokenizer_of(model).token_shape
     stored = GivenNoise(
         {
-            k: torch.empty(n, h * w, CODES).exponential_()
+            k: torch.empty(n, h * w, *draws, model.choices).exponential_()
             for k, ((h, w), n) in enumerate(zip(SQUARE, alive, strict=True))
         },
         culls={0: torch.tensor([[0.4, 0.3, 0.2, 0.1]] * 12), 2: torch.tensor([[0.1, 0.2, 0.3]] * 9)},
@@ -309,7 +323,7 @@ def test_a_cull_draws_noise_of_its_prompt(model: NextScaleModel) -> None:
     events = run(plan, model, best=by_chance, noise=stored)
     assert events[0].lineage.ids[:3] == (5, 4, 3)
     probs = events[3].logits.softmax(-1)  # as stored for those who live, in their order
-    assert torch.equal(stored.pick(probs, 3), events[3].drawn.flatten(1))
+    assert torch.equal(stored.pick(probs, 3), events[3].drawn.flatten(1, 2))
     run(plan, model, best=by_chance, noise=OfficialNoise(torch.Generator().manual_seed(1)))
 
 
@@ -459,7 +473,7 @@ def test_branches_mixed_inside_the_stack_give_one_picture_of_logits(model: NextS
     last = [e.logits for e in run(plan.with_column(guidance_block=0, guidance=(1.0, 0.0)), model)]
     plain = [e.logits for e in run(plan.with_column(guidance=(1.0, 0.0)), model)]
     torch.testing.assert_close(last[0], plain[0], atol=1e-4, rtol=1e-4)  # the mixture is the first branch
-    parts = {"tokenizer": tiny_tokenizer(), "model": model}
+    parts = {"tokenizer": tokenizer_of(model), "model": model}
     assert price(plan.with_column(guidance_block=0), parts).flops < price(plan, parts).flops
     with pytest.raises(PlanError, match="mixes after block 9, but 'model' has blocks 0 to"):
         run(plan.with_column(guidance_block=9), model)
@@ -534,10 +548,10 @@ def test_blocks_that_stopped_cost_nothing_any_more(model: NextScaleModel) -> Non
     depth = len(model.blocks)
     plan = default_plan(model, guidance_scale=2.0)
     rows = tuple(replace(row, blocks=(depth - 1,)) if k >= 2 else row for k, row in enumerate(plan.rows))
-    parts = {"tokenizer": tiny_tokenizer(), "model": model}
+    parts = {"tokenizer": tokenizer_of(model), "model": model}
     shallow, whole = replace(plan, rows=rows), plan
     priced, live = price(shallow, parts, 3), []
-    for event in generate(shallow, parts, FEATURES, IndependentNoise([1, 2, 3])):
+    for event in generate(shallow, parts, features_of(model, 3), IndependentNoise([1, 2, 3])):
         live.append((event.memory.live_bytes, event.memory.allocated_bytes))
     assert [line.memory for line in priced.lines[1:-1]] == [held for held, _ in live]
     assert priced.flops < price(whole, parts, 3).flops

@@ -13,8 +13,7 @@ from nextscale.memory.base import Memory, MemoryPlan
 from nextscale.memory.make import look_ahead
 from nextscale.models.base import Condition, NextScaleModel
 from nextscale.plan import default_plan
-from tests.laws.test_models import FEATURES
-from tests.makers import BOTH, MODELS, new_memory, some_inputs
+from tests.makers import MODELS, branches_of, features_of, new_memory, some_inputs
 
 
 @pytest.fixture(params=MODELS)
@@ -30,7 +29,7 @@ def run_scale(model: NextScaleModel, k: int, inputs: list[Tensor], condition: Co
 
 
 def test_live_bytes_are_what_the_plan_predicts_and_what_is_there(model: NextScaleModel) -> None:
-    inputs, condition = some_inputs(model), model.condition(FEATURES, BOTH)
+    inputs, condition = some_inputs(model), model.condition(features_of(model), branches_of(model))
     memory, plan = new_memory(model, 4), default_plan(model)
     outlook = look_ahead(plan.memories["model"], plan.course(0, model))
     allocated = memory.allocated_bytes
@@ -41,7 +40,7 @@ def test_live_bytes_are_what_the_plan_predicts_and_what_is_there(model: NextScal
 
 
 def test_a_second_pass_overwrites_the_first(model: NextScaleModel) -> None:
-    inputs, condition = some_inputs(model), model.condition(FEATURES)
+    inputs, condition = some_inputs(model), model.condition(features_of(model))
     once, twice = new_memory(model, 2), new_memory(model, 2)
     for k in range(3):
         run_scale(model, k, inputs, condition, once)
@@ -53,7 +52,7 @@ def test_a_second_pass_overwrites_the_first(model: NextScaleModel) -> None:
 
 
 def test_restore_goes_back_bit_for_bit_as_often_as_wanted(model: NextScaleModel) -> None:
-    inputs, condition = some_inputs(model), model.condition(FEATURES)
+    inputs, condition = some_inputs(model), model.condition(features_of(model))
     memory = new_memory(model, 2)
     for k in range(2):
         run_scale(model, k, inputs, condition, memory)
@@ -73,13 +72,13 @@ def test_restore_goes_back_bit_for_bit_as_often_as_wanted(model: NextScaleModel)
 @pytest.mark.parametrize("rows", [[1, 0], [1], [0, 1, 1], [1, 1, 0, 0, 1]])
 def test_select_follows_the_rows(model: NextScaleModel, rows: list[int]) -> None:
     inputs, chosen = some_inputs(model), torch.tensor(rows)
-    memory, condition = new_memory(model, 2), model.condition(FEATURES)
+    memory, condition = new_memory(model, 2), model.condition(features_of(model))
     for k in range(2):
         run_scale(model, k, inputs, condition, memory)
     memory.select(chosen)
     moved = [x[chosen] for x in inputs]
     found = [run_scale(model, k, moved, condition.select(chosen), memory) for k in (2, 3)]
-    direct, fresh = model.condition(FEATURES.select(chosen)), new_memory(model, len(rows))
+    direct, fresh = model.condition(features_of(model).select(chosen)), new_memory(model, len(rows))
     wanted = [run_scale(model, k, moved, direct, fresh) for k in range(4)][2:]
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
@@ -100,7 +99,7 @@ def test_scales_out_of_order_are_caught(model: NextScaleModel) -> None:
 
 def test_what_the_last_scale_leaves_is_stored_where_it_is_asked_for() -> None:
     model, plan = MODELS["var"](), default_plan(MODELS["var"]())
-    inputs, condition, stored = some_inputs(model), model.condition(FEATURES), {}
+    inputs, condition, stored = some_inputs(model), model.condition(features_of(model)), {}
     for keep_last in (False, True):
         asked = replace(plan, memories={"model": MemoryPlan("full", {"keep_last": keep_last})})
         memory = new_memory(model, 2, asked)
@@ -131,7 +130,7 @@ def test_a_memory_that_cannot_be_is_refused_by_its_plan(memory: dict[str, object
 def test_a_calibration_watches_through_a_memory_and_no_model_changes() -> None:
     """Queries, keys and values of every layer pass through a slot, so whoever stands around it sees them all."""
     model = MODELS["var"]()
-    inputs, condition = some_inputs(model), model.condition(FEATURES)
+    inputs, condition = some_inputs(model), model.condition(features_of(model))
     memory, seen = new_memory(model, 2), list[tuple[int, tuple[int, ...]]]()
 
     class Watching:

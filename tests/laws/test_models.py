@@ -9,14 +9,9 @@ import torch
 from torch import Tensor
 
 from nextscale.conditions.base import Branches
-from nextscale.conditions.classes import class_features
 from nextscale.models.base import NextScaleModel
 from nextscale.scales import ScaleSchedule
-from tests.makers import BOTH, CLASSES, MODELS, new_memory, some_inputs
-
-LABELS = torch.tensor([1, 3])
-FEATURES = class_features(LABELS)
-ONE: Branches = BOTH[:1]
+from tests.makers import CLASS_MODELS, MODELS, branches_of, features_of, new_memory, some_inputs, tiny_infinity
 
 
 @pytest.fixture(params=MODELS)
@@ -30,7 +25,7 @@ def stepwise(
     """Logits (R, L, V) of all scales one after the other; the memory may be fed ``remembered`` instead of
     ``inputs``.
     """
-    condition = model.condition(FEATURES, branches)
+    condition = model.condition(features_of(model), branches)
     memory, logits = new_memory(model, condition.rows), []
     for k, inputs_k in enumerate([None, *inputs]):
         before = memory.snapshot()
@@ -44,13 +39,14 @@ def stepwise(
     return torch.cat(logits, 1)
 
 
-def teacher_forced(model: NextScaleModel, inputs: Sequence[Tensor], branches: Branches = ONE) -> Tensor:
-    return model([x.repeat(len(branches), 1, 1, 1) for x in inputs], model.condition(FEATURES, branches))
+def teacher_forced(model: NextScaleModel, inputs: Sequence[Tensor], branches: Branches | None = None) -> Tensor:
+    branches = branches or branches_of(model)[:1]
+    return model([x.repeat(len(branches), 1, 1, 1) for x in inputs], model.condition(features_of(model), branches))
 
 
-@pytest.mark.parametrize("branches", [ONE, BOTH, (*BOTH, ("class",))])
-def test_stepping_equals_teacher_forcing(model: NextScaleModel, branches: Branches) -> None:
-    inputs = some_inputs(model)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_stepping_equals_teacher_forcing(model: NextScaleModel, count: int) -> None:
+    inputs, branches = some_inputs(model), (*branches_of(model), model.sources)[:count]
     torch.testing.assert_close(
         stepwise(model, inputs, branches), teacher_forced(model, inputs, branches), atol=1e-4, rtol=1e-4
     )
@@ -59,7 +55,7 @@ def test_stepping_equals_teacher_forcing(model: NextScaleModel, branches: Branch
 def test_a_memory_of_something_else_shows(model: NextScaleModel) -> None:
     inputs = some_inputs(model)
     remembered = [x * 0 for x in inputs]
-    whole, confused = teacher_forced(model, inputs), stepwise(model, inputs, ONE, remembered)
+    whole, confused = teacher_forced(model, inputs), stepwise(model, inputs, branches_of(model)[:1], remembered)
     second = model.schedule.offsets[2]
     torch.testing.assert_close(confused[:, :second], whole[:, :second], atol=1e-4, rtol=1e-4)
     assert (confused[:, second:] - whole[:, second:]).abs().max() > 1e-2
@@ -86,8 +82,9 @@ def test_a_token_sees_all_of_its_own_scale(model: NextScaleModel) -> None:
 
 def test_branches_are_independent_rows(model: NextScaleModel) -> None:
     inputs = some_inputs(model)
-    both = teacher_forced(model, inputs, BOTH)
-    null = model(inputs, model.condition(class_features(torch.full_like(LABELS, CLASSES))))
+    both = teacher_forced(model, inputs, branches_of(model))
+    features = features_of(model).drop(model.sources[0], torch.ones(2, dtype=torch.bool))
+    null = model(inputs, model.condition(features))
     torch.testing.assert_close(both[:2], teacher_forced(model, inputs), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(both[2:], null, atol=1e-5, rtol=1e-5)
     assert (both[:2] - both[2:]).abs().max() > 1e-2
@@ -95,7 +92,7 @@ def test_branches_are_independent_rows(model: NextScaleModel) -> None:
 
 def test_batch_equals_single(model: NextScaleModel) -> None:
     inputs = some_inputs(model)
-    single = model([x[1:] for x in inputs], model.condition(class_features(LABELS[1:])))
+    single = model([x[1:] for x in inputs], model.condition(features_of(model).select(torch.tensor([1]))))
     torch.testing.assert_close(teacher_forced(model, inputs)[1:], single, atol=1e-5, rtol=1e-5)
 
 
@@ -107,11 +104,21 @@ def test_training_mode_changes_nothing_without_drop_path(model: NextScaleModel) 
 
 def test_gradients_reach_every_parameter(model: NextScaleModel) -> None:
     model.requires_grad_(True)
-    teacher_forced(model, some_inputs(model), BOTH).square().mean().backward()
+    teacher_forced(model, some_inputs(model), branches_of(model)).square().mean().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
-def test_a_foreign_schedule_is_refused_with_both_schedules(model: NextScaleModel) -> None:
+@pytest.mark.parametrize("name", CLASS_MODELS)
+def test_a_foreign_schedule_is_refused_with_both_schedules(name: str) -> None:
+    model = CLASS_MODELS[name]()
     model.check(model.schedule)
     with pytest.raises(ValueError, match="1 2 3 4 and cannot draw the scales 1 2 4"):
         model.check(ScaleSchedule.of([1, 2, 4]))
+
+
+def test_a_model_of_any_schedule_refuses_more_scales_than_it_knows() -> None:
+    model = tiny_infinity()
+    for free in ([1, 2, 4], [(1, 1), (2, 3), (7, 9)], [1] * 6):
+        model.check(ScaleSchedule.of(free))
+    with pytest.raises(ValueError, match="draws at most 6 scales, and 7 were asked for"):
+        model.check(ScaleSchedule.of([1] * 7))

@@ -25,8 +25,8 @@ from nextscale.plan import Plan, default_plan
 from nextscale.price import price
 from nextscale.rehearse import rehearse
 from nextscale.scales import ScaleSchedule
-from tests.laws.test_loop import FEATURES, Best, culled, handed, run, same
-from tests.makers import MODELS, tiny_tokenizer, tiny_var
+from tests.laws.test_loop import Best, culled, handed, run, same
+from tests.makers import MODELS, tiny_tokenizer, tiny_var, tokenizer_of
 from tests.test_price import counted
 from tests.toys import free_model
 
@@ -174,7 +174,7 @@ def test_layers_that_keep_different_numbers_are_priced_and_rehearsed(model: Next
     )
     parts = {"refiner": model, "best": Best(), "budgets": [7, 2, 100]}
     flops, live = counted(plan, model, 2, **parts)
-    parts |= {"tokenizer": tiny_tokenizer(), "model": model}
+    parts |= {"tokenizer": tokenizer_of(model), "model": model}
     priced = price(plan, parts, 2)
     assert priced.flops == pytest.approx(flops, rel=0.02)
     assert [line.memory for line in priced.lines[1:-1]] == live
@@ -221,5 +221,5 @@ def test_a_population_chooses_among_what_was_kept(model: NextScaleModel) -> None
     plan = culled(default_plan(model, top_k=1), 2, {1: 1})
     one = run(with_policy(default_plan(model, top_k=1)), model, budgets=[5, 3, 2])
     several = run(with_policy(plan), model, budgets=[5, 3, 2], best=Best())
-    assert len(several[-1].tokens) == FEATURES.images
+    assert len(several[-1].tokens) == 3
     assert same(several[1:], one[1:])

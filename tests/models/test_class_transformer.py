@@ -11,14 +11,14 @@ from torch import Tensor
 from nextscale.conditions.classes import class_features
 from nextscale.memory.segments import TeacherForcing
 from nextscale.models.class_transformer import ClassTransformer
-from tests.makers import CLASSES, MODELS, some_inputs
+from tests.makers import CLASS_MODELS, CLASSES, some_inputs
 
 LABELS = torch.tensor([3, CLASSES])
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=CLASS_MODELS)
 def model(request: pytest.FixtureRequest) -> ClassTransformer:
-    made = MODELS[request.param]()
+    made = CLASS_MODELS[request.param]()
     assert isinstance(made, ClassTransformer)
     made.config = replace(made.config, drop_path=0.5)
     return made
