@@ -9,78 +9,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextscale.checkpoints.convert import bitwise
 from nextscale.checkpoints.convert import infinity as convert
 from nextscale.conditions.base import Features, Source
+from nextscale.errors import InputError, quoted
 from nextscale.generate import generate
 from nextscale.given import GivenTokens
 from nextscale.layers.rope import Positions, rotary_table, rotate
 from nextscale.memory.base import MemoryPlan
-from nextscale.models.base import Condition, Mix
+from nextscale.models.base import Condition, Slots
 from nextscale.models.infinity import Infinity
 from nextscale.plan import Plan
 from nextscale.row import Row
-from nextscale.sampling import GivenNoise, IndependentNoise
+from nextscale.sampling import GivenNoise, IndependentNoise, Noise, OfficialNoise
 from nextscale.scales import ScaleSchedule
 from nextscale.state import ScaleEvent
-from nextscale.tokenizers.autoencoder import AutoencoderConfig, interpolate
-from nextscale.tokenizers.base import Canvas, Encoded, EncodeHook
-from nextscale.tokenizers.bitwise import BitwiseConfig, BitwiseTokenizer, bits_of, flipped
+from nextscale.tokenizers.base import Canvas, Encoded
+from nextscale.tokenizers.bitwise import BitwiseTokenizer, flipped
 from nextscale.training.objectives.lesson import Pupil
 from nextscale.training.objectives.teacher_forcing import teacher_forcing
 from nextscale.training.order import SampleNoise
+from nextscale.verification.bitwise import check_bsq, check_vae, flips_of, rows_of, tokenizer_of
 from nextscale.verification.report import Checks
-from nextscale.verification.vectors import VectorFile
+from nextscale.verification.vectors import VectorFile, agree, setting
 
 Settings = Mapping[str, Any]
 POSITIONS: Mapping[int, Positions] = {2: "stretched", 1: "resampled", 0: "raw"}
 """What ``rope2d_normalized_by_hw`` means."""
-
-
-def check_bsq(file: VectorFile, checks: Checks) -> None:
-    """A quantiser alone: bits, canvases, inputs, gradients, self-correction and integer labels."""
-    bits = int(file.section("quantizer")["dim"])
-    if "index" in file.inputs:
-        label = bits_of(file.input("index"), bits)
-        checks.check("index/bits", label.bool())
-        checks.check("index/codes", _quantizer(bits, ScaleSchedule.of([1]), False).codes(label))
-        checks.check("index/mask", 2 ** torch.arange(bits - 1, -1, -1))
-    for name, run in file.section("runs").items():
-        schedule, f = ScaleSchedule.of(run["schedule"]), file.input(f"{name}/f")
-        tokenizer = _quantizer(bits, schedule, bool(run.get("patchify")))
-        canvases = [canvas.latent for canvas in _encode(checks, name, tokenizer, f)]
-        for k in range(1, len(schedule)):
-            size = tuple(side * tokenizer.patch for side in schedule[k])
-            assert len(size) == 2
-            checks.check(f"{name}/area_input_{k}", interpolate(canvases[k - 1], size, "area"))
-        leaf = f.clone().requires_grad_()
-        drawn, _, _ = tokenizer.straight_through(leaf)
-        checks.check(f"{name}/quantized", drawn)
-        checks.check(f"{name}/grad_f", torch.autograd.grad((drawn * file.input(f"{name}/cotangent")).sum(), leaf)[0])
-        for correction in run.get("bsc", {}):
-            flips = _flips(file, f"{name}/{correction}", tokenizer)
-            _encode(checks, f"{name}/{correction}", tokenizer, f, flipped(flips), bits=False)
-
-
-def check_vae(file: VectorFile, checks: Checks) -> None:
-    """A whole tokenizer: latents, bits, canvases, the images of all of them."""
-    for name, run in file.section("runs").items():
-        schedule = ScaleSchedule.of(run["schedule"])
-        tokenizer = tokenizer_of(file.section("vae"), file.model_state("vae"), schedule, patchify=False)
-        f = checks.check(f"{name}/features", tokenizer.latent(file.input(f"{name}/image")))
-        canvases = _encode(checks, name, tokenizer, f, labels=False)
-        for k, canvas in enumerate(canvases):
-            checks.check(f"{name}/image_{k}", tokenizer.decode(canvas))
-        checks.check(f"{name}/quantized", canvases[-1].latent)
-        checks.check(f"{name}/reconstruction", tokenizer.decode(canvases[-1]))
+GREEDY = 1
+"""The ``top_k`` that leaves nothing to chance."""
 
 
 def check_rope(file: VectorFile, checks: Checks) -> None:
     """Rotary tables of all scales, and queries and keys that they turn."""
     for name, run in file.section("runs").items():
-        reference = ScaleSchedule.of([run["reference_grid"]]).grid
-        positions = POSITIONS[run["rope2d_normalized_by_hw"]]
-        schedule, width = ScaleSchedule.of(run["schedule"]), int(run["head_dim"])
+        reference = ScaleSchedule.of([setting(run, "reference_grid", name)]).grid
+        schedule, width = ScaleSchedule.of(setting(run, "schedule", name)), int(setting(run, "head_dim", name))
+        positions = _positions(run)
+        if width < 4 or width % 4:
+            raise InputError(f"{name} has a head_dim of {width}; expected a multiple of 4")
         table = rotary_table(schedule, reference, width, torch.device("cpu"), positions)
         checks.check(f"{name}/table", table.movedim(-1, 0))
         for kind in ("q", "k"):
@@ -90,17 +56,27 @@ def check_rope(file: VectorFile, checks: Checks) -> None:
 
 def check_infinity(file: VectorFile, checks: Checks) -> None:
     """A whole generator: teacher forcing, training losses, and every run of ``config.gen``."""
-    schedule = ScaleSchedule.of(file.config["schedule"])
+    schedule = ScaleSchedule.of(setting(file.config, "schedule", "the file"))
     settings, vae = file.section("infinity"), file.section("vae")
     patchify = bool(settings.get("apply_spatial_patchify"))
     tokenizer = tokenizer_of(vae, file.model_state("vae"), schedule, patchify)
     reference = ScaleSchedule.of(file.config.get("rope_reference_schedule", file.config["schedule"]))
     model = model_of(settings, file.model_state("infinity"), schedule, reference)
-    features = Features(len(file.input("text")), {"text": _text(file, "text", len(file.input("text")))})
+    images = len(file.input("text"))
+    features = Features(images, {"text": _text(file, "text", images)})
     encoded = _teacher_forcing(file, checks, tokenizer, model, features)
     _training(file, checks, model, encoded, features)
-    for name, run in file.section("gen").items():
-        _run(file, checks, name, run, tokenizer, model)
+    runs = file.config.get("gen", {})
+    for name, run in runs.items():
+        _run(
+            file,
+            checks,
+            name,
+            run,
+            tokenizer,
+            model,
+            texts=name == ("greedy" if "greedy" in runs else next(iter(runs))),
+        )
 
 
 KINDS: dict[str, Callable[[VectorFile, Checks], None]] = {
@@ -110,16 +86,6 @@ KINDS: dict[str, Callable[[VectorFile, Checks], None]] = {
     "infinity": check_infinity,
 }
 """Kind of file to what computes and checks its outputs."""
-
-
-def tokenizer_of(
-    settings: Settings, state: Mapping[str, Tensor], schedule: ScaleSchedule, patchify: bool
-) -> BitwiseTokenizer:
-    """The tokenizer of official weights, through our converter."""
-    config = bitwise.tokenizer_config(state, schedule.sizes, patchify=patchify)
-    tokenizer = BitwiseTokenizer(config)
-    tokenizer.load_state_dict(bitwise.tokenizer_from_official(state, config))
-    return tokenizer.eval().requires_grad_(False)
 
 
 def model_of(
@@ -133,67 +99,38 @@ def model_of(
         level_per_chunk=not settings.get("add_lvl_embeding_only_first_block", 1),
         norm_eps=float(settings.get("norm_eps", 1e-6)),
     )
-    config = replace(config, positions=POSITIONS[settings.get("rope2d_normalized_by_hw", 2)])
+    found = {"depth": config.depth, "embed_dim": config.width, "num_heads": config.heads, "block_chunks": config.chunks}
+    agree(settings, found | {"text_channels": config.text_width, "text_maxlen": config.text_length})
+    if not settings.get("rope2d_each_sa_layer", 1):
+        raise InputError("the file's config says rope2d_each_sa_layer 0; expected 1, positions in every attention")
+    config = replace(config, positions=_positions(settings))
     model = Infinity(config)
     model.load_state_dict(convert.model_from_official(state, config))
     return model.eval().requires_grad_(False)
 
 
-def _quantizer(bits: int, schedule: ScaleSchedule, patchify: bool) -> BitwiseTokenizer:
-    """A tokenizer of which the quantiser alone is of interest."""
-    stand_in = AutoencoderConfig(ch=1, mult=(1,), z=bits, res_blocks=1, attention=False, mid_attention=False, groups=1)
-    config = BitwiseConfig(bits=bits, sizes=schedule.sizes, patchify=patchify, autoencoder=stand_in)
-    return BitwiseTokenizer(config).requires_grad_(False)
+def _positions(settings: Settings) -> Positions:
+    mode = settings.get("rope2d_normalized_by_hw", 2)
+    if mode not in POSITIONS:
+        raise InputError(f"rope2d_normalized_by_hw is {quoted(mode)}; expected one of {', '.join(map(str, POSITIONS))}")
+    return POSITIONS[mode]
 
 
-def _flips(file: VectorFile, prefix: str, tokenizer: BitwiseTokenizer) -> list[Tensor]:
-    """The bits that a self-correction run turns over, scale by scale, as long as the file has some."""
-    found = []
-    while f"{prefix}/flip_{len(found)}" in file.inputs:
-        found.append(tokenizer.gather(file.input(f"{prefix}/flip_{len(found)}").float()) > 0.5)
-    return found
-
-
-def _encode(
-    checks: Checks,
-    prefix: str,
-    tokenizer: BitwiseTokenizer,
-    f: Tensor,
-    hook: EncodeHook | None = None,
-    *,
-    bits: bool = True,
-    labels: bool = True,
-) -> list[Canvas]:
-    """Bits and canvas of every scale, labels and inputs of all; returns the canvases. bits, labels: whether the file
-    has the bits scale by scale, and those of all scales with the inputs.
-    """
-
-    def keep_to_the_file(canvas: Canvas, k: int) -> Tensor:
-        ours = tokenizer.quantize(f, canvas, k)
-        if not bits:
-            return ours
-        stored = checks.check(f"{prefix}/bits_{k}", tokenizer.spread(ours.float()) > 0.5)
-        return tokenizer.gather(stored.float()).long()
-
-    tokens, inputs, canvases = [], [], [tokenizer.start(len(f))]
-    for k, (found, canvas) in enumerate(tokenizer.walk(canvases[0], keep_to_the_file, hook)):
-        if k:
-            inputs.append(_rows(tokenizer.next_input(canvases[-1], k)))
-        tokens.append(found)
-        canvases.append(replace(canvas, latent=checks.check(f"{prefix}/canvas_{k}", canvas.latent)))
-    if labels:
-        checks.check(f"{prefix}/labels", torch.cat([found.flatten(1, 2) for found in tokens], 1))
-        checks.check(f"{prefix}/next_input", torch.cat(inputs, 1))
-    return canvases[1:]
-
-
-def _rows(maps: Tensor) -> Tensor:
-    """(B, c, h, w) to (B, h w, c)."""
-    return maps.flatten(2).mT
+def _per_scale(run: Settings, name: str, where: str, scales: int) -> list[float]:
+    """A setting of every scale; the official sampler takes one number for all, too."""
+    given = setting(run, name, where)
+    values = given if isinstance(given, list) else [given] * scales
+    if len(values) < scales or not all(isinstance(one, int | float) for one in values):
+        raise InputError(f"run {where} has {name} {quoted(given)}; expected a number, or {scales}, one for every scale")
+    return [float(one) for one in values[:scales]]
 
 
 def _text(file: VectorFile, name: str, images: int) -> Source:
-    return Source("text", {"states": file.input(name)[:images], "mask": file.input(f"{name}_mask")[:images]})
+    states, mask = file.input(name)[:images], file.input(f"{name}_mask")[:images].bool()
+    if states.ndim != 3 or mask.shape != states.shape[:2] or len(states) != images:
+        shapes = f"{tuple(file.input(name).shape)} with a mask {tuple(file.input(f'{name}_mask').shape)}"
+        raise InputError(f"in/{name} is {shapes}; expected (B, T, C) and (B, T), of at least {images} texts")
+    return Source("text", {"states": states, "mask": mask})
 
 
 def _teacher_forcing(
@@ -202,9 +139,9 @@ def _teacher_forcing(
     """Everything below ``tf/``; returns the walk over in/image to go on with."""
     with torch.no_grad():
         f = checks.check("tf/features", tokenizer.latent(file.input("image")))
-        encoded = tokenizer.encode(f, hook=flipped(_flips(file, "tf", tokenizer)))
+        encoded = tokenizer.encode(f, hook=flipped(flips_of(file, "tf", tokenizer)))
         checks.check("tf/labels", torch.cat([t.flatten(1, 2) for t in encoded.tokens], 1))
-        checks.check("tf/next_input", torch.cat([_rows(x) for x in encoded.inputs], 1))
+        checks.check("tf/next_input", torch.cat([rows_of(x) for x in encoded.inputs], 1))
         vector, context, mask = model.read(features, (model.sources,))
         checks.check("tf/cond", vector)
         checks.check("tf/context", context[mask])
@@ -217,18 +154,27 @@ def _training(file: VectorFile, checks: Checks, model: Infinity, encoded: Encode
     """Loss and gradient norms of every variant in ``config.train``."""
     names = convert.official_parameter_names(model.config)
     order = file.metadata.get("param_names", sorted(names))
+    if unknown := [official for official in order if official not in names]:
+        raise InputError(f"param_names has {quoted(unknown[0])}, which this Infinity does not have")
     parameters = dict(model.named_parameters())
     for parameter in parameters.values():
         parameter.requires_grad_()
-    for name, run in file.section("train").items():
+    for name, run in file.config.get("train", {}).items():
         count = min(int(run.get("always_training_scales", len(model.schedule))), len(model.schedule))
         schedule = model.schedule.prefix(count)
         part = Encoded(encoded.tokens[:count], encoded.inputs[: count - 1], replace(encoded.canvas, schedule=schedule))
         weights = [(h * w) ** -0.5 for h, w in schedule] if run.get("reweight_loss_by_scale") else None
-        dropped = features.drop("text", torch.tensor(run["drop"], dtype=torch.bool))
+        drop = run.get("drop", [0] * features.images)
+        if len(drop) != features.images:
+            raise InputError(
+                f"train {name} has a drop of {len(drop)} texts; expected one for each of {features.images}"
+            )
+        dropped = features.drop("text", torch.tensor(drop, dtype=torch.bool))
         noise = SampleNoise(0, 0, features.images, slice(None))
         pupil, smoothing = Pupil(model, noise), float(run.get("label_smooth", 0.0))
         loss, _ = teacher_forcing(pupil, part, dropped, noise, label_smoothing=smoothing, scale_weights=weights)
+        if run.get("bitloss_type") == "sum":
+            loss = loss * model.draws
         checks.check(f"train/{name}/loss", loss)
         leaves = [parameters[names[official]] for official in order]
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
@@ -237,10 +183,16 @@ def _training(file: VectorFile, checks: Checks, model: Infinity, encoded: Encode
 
 
 def _run(
-    file: VectorFile, checks: Checks, name: str, run: Settings, tokenizer: BitwiseTokenizer, model: Infinity
+    file: VectorFile,
+    checks: Checks,
+    name: str,
+    run: Settings,
+    tokenizer: BitwiseTokenizer,
+    model: Infinity,
+    texts: bool,
 ) -> None:
-    """One generation run, through the real loop."""
-    images, plan = int(run["B"]), plan_of(run, model)
+    """One generation run, through the real loop. texts: whether what the texts say is compared, too."""
+    images, plan = int(setting(run, "B", name)), plan_of(run, model, name)
     sources = {"text": _text(file, "text", images)}
     if run.get("negative"):
         sources["negative"] = _text(file, "negative_text", images)
@@ -248,25 +200,23 @@ def _run(
         sources["negative"] = replace(sources["text"], dropped=torch.ones(images, dtype=torch.bool))
     features = Features(images, sources)
     parts: dict[str, Any] = {"tokenizer": tokenizer, "model": model}
-    leaked = int(run.get("gt_leak", 0))
+    leaked = min(int(run.get("gt_leak", 0)), len(plan.rows))
     if leaked:
         given = [tokenizer.gather(file.input(f"{name}/leak_bits_{k}").float()).long() for k in range(leaked)]
         parts["given"] = GivenTokens(given, [torch.ones(plan.rows[k].size, dtype=torch.bool) for k in range(leaked)])
-    noise = IndependentNoise([0] * images)
-    if "noise" in run:
-        noise = GivenNoise({k: file.input(f"{run['noise']}/noise_{k}") for k in range(len(plan.rows))})
-    if name == "greedy":
+    if texts:
         with torch.no_grad():
             vector, context, mask = model.read(features, plan.branches)
         checks.check("text/cond", vector, optional=True)
         checks.check("text/context", context[mask], optional=True)
     canvases: list[Canvas] = []
-    inserted = max((-n for n in run["cfg_insertion_layer"] if n < 0), default=0)
-    parts["model"] = _Followed(model, checks, name, run, model.config.depth - inserted if inserted else None)
+    parts["model"] = _Followed(
+        model, checks, name, images, _mixes(run, model, name), _per_scale(run, "cfg", name, len(plan.rows))
+    )
 
     def compare(event: ScaleEvent) -> Canvas:
         k = event.k
-        checks.check(f"{name}/logits_{k}", event.logits.flatten(2) / run["tau"][k])
+        checks.check(f"{name}/logits_{k}", event.logits.flatten(2) / event.row.temperature)
         bits = checks.check(f"{name}/bits_{k}", tokenizer.spread(event.tokens.float()) > 0.5)
         canvas = event.canvas
         if not torch.equal(tokenizer.gather(bits.float()).long(), event.tokens):
@@ -274,31 +224,60 @@ def _run(
             canvas = tokenizer.accumulate(before, tokenizer.codes(tokenizer.gather(bits.float()).long()), k)
         canvas = replace(canvas, latent=checks.check(f"{name}/canvas_{k}", canvas.latent))
         if k + 1 < len(plan.rows):
-            checks.check(f"{name}/next_input_{k + 1}", _rows(tokenizer.next_input(canvas, k + 1)))
+            checks.check(f"{name}/next_input_{k + 1}", rows_of(tokenizer.next_input(canvas, k + 1)))
         canvases.append(canvas)
         return canvas
 
-    for _ in generate(plan, parts, features, noise, compare):
+    for _ in generate(plan, parts, features, _noise(file, run, plan, images, name), compare):
         pass
     image = checks.check(f"{name}/image", tokenizer.decode(canvases[-1]))
     if run.get("uint8"):
         checks.check(f"{name}/image_uint8_bgr", ((image + 1) / 2 * 255).to(torch.uint8).movedim(1, -1).flip(-1))
 
 
-def plan_of(run: Settings, model: Infinity) -> Plan:
+def _noise(file: VectorFile, run: Settings, plan: Plan, images: int, name: str) -> Noise:
+    """The stored noise, or that of the official generator; a run that leaves nothing to chance needs none."""
+    if run.get("noise"):
+        return GivenNoise({k: file.input(f"{run['noise']}/noise_{k}") for k in range(len(plan.rows))})
+    if run.get("g_seed") is not None:
+        return OfficialNoise(torch.Generator().manual_seed(int(run["g_seed"])))
+    if any(row.top_k != GREEDY and row.keep is None for row in plan.rows):
+        raise InputError(f"run {name} draws bits, but names no noise and no g_seed")
+    return IndependentNoise([0] * images)
+
+
+def _insertions(run: Settings, name: str) -> list[int]:
+    """Where branches are mixed: 0 is the logits, -n the n-th last block."""
+    places = run.get("cfg_insertion_layer", [0])
+    if not isinstance(places, list) or not all(isinstance(place, int) for place in places):
+        raise InputError(f"run {name} has cfg_insertion_layer {quoted(places)}; expected a list of whole numbers")
+    return places
+
+
+def _mixes(run: Settings, model: Infinity, name: str) -> list[int]:
+    """The blocks after which branches are mixed, in ascending order."""
+    depth = model.config.depth
+    blocks = sorted({depth + place for place in _insertions(run, name) if place < 0})
+    if blocks and blocks[0] < 0:
+        raise InputError(f"run {name} mixes at {blocks[0] - depth}; expected -{depth} or more, the first of the blocks")
+    return blocks
+
+
+def plan_of(run: Settings, model: Infinity, name: str) -> Plan:
     """The plan of a run's settings: two branches if any scale is guided; one that is not has the weights 1 and 0."""
     count = min(int(run.get("trunk_scale", len(model.schedule))), len(model.schedule))
-    guided = any(weight != 1 for weight in run["cfg"])
-    rows = []
+    cfg, tau = (_per_scale(run, one, name, count) for one in ("cfg", "tau"))
+    guided = any(weight != 1 for weight in (run["cfg"] if isinstance(run["cfg"], list) else cfg))
+    rows, at_logits = [], 0 in _insertions(run, name)
     for k, size in enumerate(model.schedule.sizes[:count]):
-        weight = float(run["cfg"][k]) if 0 in run["cfg_insertion_layer"] else 1.0
+        weight = cfg[k] if at_logits else 1.0
         rows.append(
             Row(
                 size=size,
                 guidance=(weight, 1 - weight) if guided else (1.0,),
-                temperature=float(run["tau"][k]),
-                top_k=min(int(run["top_k"]), model.choices),
-                top_p=float(run["top_p"]),
+                temperature=tau[k],
+                top_k=min(int(run.get("top_k", 900)), model.choices),
+                top_p=float(run.get("top_p", 0.97)),
                 keep="given" if k < int(run.get("gt_leak", 0)) else None,
             )
         )
@@ -307,26 +286,29 @@ def plan_of(run: Settings, model: Infinity) -> Plan:
 
 
 class _Followed:
-    """A model whose branches' logits are compared, and that mixes branches after a block, too: the official sampler
-    may do both, a row of a plan does one of them.
+    """A model whose branches' logits are compared, and that mixes branches after several blocks and in the logits, too:
+    the official sampler may do all of these, a row of a plan does one of them.
     """
 
-    def __init__(self, model: Infinity, checks: Checks, name: str, run: Settings, after: int | None) -> None:
-        self._model, self._checks, self._name, self._run, self._k = model, checks, name, run, 0
-        self._after = after
+    def __init__(
+        self, model: Infinity, checks: Checks, name: str, images: int, mixes: list[int], cfg: list[float]
+    ) -> None:
+        self._model, self._checks, self._name, self._images = model, checks, name, images
+        self._mixes, self._cfg, self._k = mixes, cfg, 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def step(self, inputs: Tensor | None, k: int, *rest: Any) -> Tensor:
-        self._k, weight = k, float(self._run["cfg"][k])
-        mixed: Mix | None = None if self._after is None or weight == 1 else (self._after, (weight, 1 - weight))
-        return self._model.step(inputs, k, *rest[:-1], mixed)
+    def step(self, inputs: Tensor | None, k: int, condition: Condition, memory: Slots, *_: Any) -> Tensor:
+        self._k, weight, done = k, self._cfg[k], 0
+        x = self._model.embed(inputs, k, condition, memory.schedule)
+        for last in self._mixes if weight != 1 else ():
+            x = self._model.run(x, k, condition, memory, range(done, last + 1), (last, (weight, 1 - weight)))
+            done = last + 1
+        return self._model.run(x, k, condition, memory, range(done, self._model.config.depth))
 
     def head(self, hidden: Tensor, condition: Condition, number: int = 0) -> Tensor:
         logits = self._model.head(hidden, condition, number)
-        images = int(self._run["B"])
-        for i, half in enumerate(("cond", "uncond")[: len(logits) // images]):
-            rows = logits[i * images : (i + 1) * images].flatten(2)
-            self._checks.check(f"{self._name}/logits_{half}_{self._k}", rows, optional=half == "uncond")
+        for half, rows in zip(("cond", "uncond"), logits.split(self._images), strict=False):
+            self._checks.check(f"{self._name}/logits_{half}_{self._k}", rows.flatten(2), optional=half == "uncond")
         return logits

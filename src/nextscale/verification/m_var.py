@@ -19,8 +19,8 @@ from nextscale.state import ScaleEvent
 from nextscale.verification.generation import check_run, check_teacher_forcing, check_training_step
 from nextscale.verification.report import Checks
 from nextscale.verification.residual import check_phi
-from nextscale.verification.var import agree, norm_order, tokenizer_of
-from nextscale.verification.vectors import VectorFile
+from nextscale.verification.var import norm_order, tokenizer_of
+from nextscale.verification.vectors import VectorFile, agree
 
 
 class _Held:

@@ -11,7 +11,7 @@ from torch import Tensor
 from nextscale.checkpoints.convert import residual
 from nextscale.checkpoints.convert import var as convert
 from nextscale.checkpoints.convert.renaming import Targets
-from nextscale.errors import CheckpointError, InputError
+from nextscale.errors import InputError
 from nextscale.models.var import VAR
 from nextscale.sampling import GivenNoise, filter_logits, smooth_settings, smooth_weights
 from nextscale.scales import ScaleSchedule
@@ -20,7 +20,7 @@ from nextscale.tokenizers.residual import ResidualConfig, ResidualQuantizer, Res
 from nextscale.verification.generation import check_run, check_teacher_forcing, check_training_step
 from nextscale.verification.report import Checks
 from nextscale.verification.residual import check_decode, check_encode, check_inputs, check_phi, check_training
-from nextscale.verification.vectors import VectorFile
+from nextscale.verification.vectors import VectorFile, agree
 
 Settings = Mapping[str, Any]
 
@@ -146,13 +146,6 @@ def model_of(settings: Settings, state: Mapping[str, Tensor]) -> VAR:
     model = VAR(config)
     model.load_state_dict(convert.model_from_official(state, config))
     return model.eval().requires_grad_(False)
-
-
-def agree(settings: Settings, found: Mapping[str, Any]) -> None:
-    """Raises ``CheckpointError`` where a file's settings and what its tensors show differ."""
-    for name, value in found.items():
-        if name in settings and settings[name] != value:
-            raise CheckpointError(f"the file's config says {name} {settings[name]}, but its tensors show {value}")
 
 
 def _codebook(weight: Tensor) -> ResidualQuantizer:

@@ -18,7 +18,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from nextscale.errors import InputError
+from nextscale.errors import CheckpointError, InputError
 
 FORMAT = "1"
 MOST_DRAWN = 2**28
@@ -116,6 +116,20 @@ def read_vectors(path: Path) -> VectorFile:
         state=_drawn_state(path, metadata) | {name: _as_float32(t) for name, t in parts["state"].items()},
         strays=tuple(strays),
     )
+
+
+def setting(settings: Mapping[str, Any], name: str, where: str) -> Any:
+    """A setting that has no default. Raises ``InputError`` if there is none."""
+    if name not in settings:
+        raise InputError(f"the config of {where} lacks {name!r}; it has {', '.join(settings) or 'nothing'}")
+    return settings[name]
+
+
+def agree(settings: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raises ``CheckpointError`` where a file's settings and what its tensors show differ."""
+    for name, value in found.items():
+        if name in settings and settings[name] != value:
+            raise CheckpointError(f"the file's config says {name} {settings[name]}, but its tensors show {value}")
 
 
 def draw(name: str, shape: list[int], mean: float, std: float, salt: str) -> Tensor:
