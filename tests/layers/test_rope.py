@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nextscale.layers.rope import rotary_table, rotate
+from nextscale.layers.rope import Positions, rotary_table, rotate
 from nextscale.scales import ScaleSchedule, Size
 
 CPU = torch.device("cpu")
@@ -90,9 +90,9 @@ def test_lengths_stay_and_scores_know_distances_alone(dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("positions", ["raw", "resampled"])
-def test_other_positions_are_other_tables(positions: str) -> None:
+def test_other_positions_are_other_tables(positions: Positions) -> None:
     schedule = ScaleSchedule.of([(1, 1), (3, 2), (5, 4)])
-    table = rotary_table(schedule, (10, 7), 8, CPU, positions)  # type: ignore[arg-type]
+    table = rotary_table(schedule, (10, 7), 8, CPU, positions)
     assert table.shape == (27, 4, 2)
     assert (table - rotary_table(schedule, (10, 7), 8, CPU)).abs().max() > 1e-2
 

@@ -11,10 +11,13 @@ import torch
 from huggingface_hub import constants
 
 from nextscale.checkpoints.published import PUBLISHED
+from nextscale.conditions.encoder import EncoderReference
+from nextscale.conditions.text import TextConditioner
+from nextscale.pipeline import Pipeline
 from nextscale.verification.selftest import Check, SelfTest, selftest
 from tests.checkpoints.hub_server import COMMIT, running_hub, use
 from tests.checkpoints.official import M_VAR_D1, VAR_D1, official_files
-from tests.makers import tiny_pipeline
+from tests.makers import LETTERS, LONGEST, tiny_infinity, tiny_pipeline, tokenizer_of
 
 
 @pytest.fixture
@@ -83,3 +86,16 @@ def test_numbers_that_are_not_finite_are_found(monkeypatch: pytest.MonkeyPatch, 
     found = selftest(tmp_path / "mine", device="cpu")
     assert check(found, "numbers").found.endswith("first tokenizer.encoder.conv_in.bias")
     assert not found.ok
+
+
+def test_a_text_model_is_measured_though_its_encoder_is_nowhere(tmp_path: Path) -> None:
+    """Nothing is known to draw, so a picture of nothing in particular is; every bit is one draw among two choices."""
+    model = tiny_infinity()
+    reads = TextConditioner(EncoderReference(str(tmp_path / "nowhere"), width=LETTERS, length=LONGEST))
+    Pipeline(tokenizer_of(model), model, reads, name="texts").save_pretrained(tmp_path / "texts")
+    found = selftest(tmp_path / "texts", device="cpu", dtype="float32")
+    assert found.ok
+    assert {one.name for one in found.checks if one.ok} == {"numbers", "picture"}
+    assert found.picture.size == (16, 16)
+    assert "of 240 right" in check(found, "tokens").found  # 30 tokens of 8 bits
+    assert check(found, "tokens").found.endswith("(chance: 50.00 %, 0.693)")

@@ -79,7 +79,7 @@ def _quantizer(bits: int, schedule: ScaleSchedule, patchify: bool) -> BitwiseTok
 
 def flips_of(file: VectorFile, prefix: str, tokenizer: BitwiseTokenizer) -> list[Tensor]:
     """The bits that a self-correction run turns over, scale by scale, as long as the file has some."""
-    found = []
+    found: list[Tensor] = []
     while f"{prefix}/flip_{len(found)}" in file.inputs:
         found.append(tokenizer.gather(file.input(f"{prefix}/flip_{len(found)}").float()) > 0.5)
     return found
