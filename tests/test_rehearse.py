@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 import nextscale
 import nextscale.rehearse
 from nextscale.generate import generate
+from nextscale.layers.rope import rotary_table
 from nextscale.models.base import NextScaleModel
 from nextscale.models.infinity import Infinity, InfinityConfig
 from nextscale.models.m_var import MVAR, MVARConfig
@@ -147,3 +148,12 @@ def test_every_further_picture_adds_the_same(name: str, dtype: torch.dtype) -> N
     one, eight = (rehearse(plan, parts, images, CPU) for images in (1, 8))
     assert eight.drawing == pytest.approx(8 * one.drawing, rel=0.05)
     assert eight.decoding == pytest.approx(one.decoding + 7 * one.decoding_more, rel=0.1)
+
+
+def test_what_outlives_a_generation_is_not_counted() -> None:
+    """Positions that a model keeps were counted by the first rehearsal alone, and by the first of two blocks."""
+    model = MODELS["infinity"]()
+    parts = on_meta(tokenizer_of(model), model)
+    plan = default_plan(model, guidance_scale=2.0).with_column(guidance_block=2)
+    rotary_table.cache_clear()
+    assert rehearse(plan, parts, 2, CPU) == rehearse(plan, parts, 2, CPU)

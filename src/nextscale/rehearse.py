@@ -60,9 +60,10 @@ def rehearse(plan: Plan, parts: Mapping[str, Any], images: int, device: torch.de
     names = {row.cull for row in plan.rows if row.cull is not None}
     parts = {**parts, **dict.fromkeys(names, _first_ones)}
     blocks = plan.rows[0].blocks or tuple(range(len(parts[plan.rows[0].model].blocks)))
+    alike = len(blocks) > ALL_BLOCKS and _blocks_are_alike(plan, parts, blocks)
     # What is kept from one generation to the next, such as a table of positions, is made before anything is counted.
-    _drawn(plan.with_column(blocks=blocks[:1]).prefix(1), parts, images)
-    if len(blocks) <= ALL_BLOCKS or not _blocks_are_alike(plan, parts, blocks):
+    _drawn((plan.with_column(blocks=blocks[:1]) if alike else plan).prefix(1), parts, images)
+    if not alike:
         watch, canvas = _drawn(plan, parts, images)
         drawing, moved, calls = watch.peak, watch.moved, watch.calls
     else:
