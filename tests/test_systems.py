@@ -310,7 +310,7 @@ def test_one_more_system_has_a_recipe(tmp_path: Path) -> None:
     recipe = load_recipe(tmp_path / "mine.yaml", ["model.depth=1", "model.width=16", "model.heads=1"])
     assert isinstance(recipe, AnotherRecipe)
     assert type(recipe.new_model(tiny_tokenizer(), CLASSES)) is Another
-    with pytest.raises(InputError, match="tokenizer or var or m-var or another or classifier', not 'nothing'"):
+    with pytest.raises(InputError, match="m-var or tokenizer-bitwise or another or classifier', not 'nothing'"):
         load_recipe(tmp_path / "mine.yaml", ["kind=nothing"])
 
 
