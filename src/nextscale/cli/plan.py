@@ -190,7 +190,7 @@ def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         converter = systems.converter(system)
         if configs := converter.published(name):
             published = {part: without_values(partial(module_of, config)) for part, config in configs.items()}
-            return published, dict(converter.SAMPLING)
+            return published, dict(converter.sampling(configs["model"]))
     folder = checkpoint_folder(name)
     described = read_config(folder)
     parts = {part: build_component(entry, f"{folder}, {part}") for part, entry in described["components"].items()}

@@ -185,7 +185,7 @@ def read_official(
         if isinstance(model, NextScaleModel):
             sizes = model.schedule.sizes
             conditioner = converter.conditioner(model.config) if hasattr(converter, "conditioner") else None
-            given = converter.SAMPLING.items()
+            given = converter.sampling(model.config).items()
             sampling = {name: min(value, model.choices) if name == "top_k" else value for name, value in given}
     if len(components) == 2:
         _check_fit(components["tokenizer"], components["model"])
