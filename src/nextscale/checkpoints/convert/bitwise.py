@@ -114,7 +114,8 @@ def tokenizer_to_official(state: StateDict, config: BitwiseConfig) -> dict[str, 
         raise CheckpointError("the tokenizer has attention or other norm groups; the official class has neither")
     weights = 2 ** torch.arange(config.bits - 1, -1, -1)  # overflows from 64 bits on, there as here
     official = to_theirs(state, tokenizer_targets(config))
-    return official | {name: weights.to(next(iter(official.values())).device) for name in MASKS}
+    device = next(iter(official.values())).device
+    return official | {name: weights.clone().to(device) for name in MASKS}  # no two tensors of a file share numbers
 
 
 def _is_wrapped(name: str) -> bool:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nextscale import systems
+from nextscale.checkpoints.convert.read import files_of
 from nextscale.checkpoints.convert.renaming import NARROW, readable
 from nextscale.checkpoints.convert.states import (
     Found,
@@ -107,7 +108,8 @@ def convert_files(
     class_names: ClassVocabulary | None = None,
     overwrite: bool = False,
 ) -> ConversionReport:
-    """Read official files (a tokenizer, a transformer, or both, in any order) and write the checkpoint folder ``out``.
+    """Read official files (a tokenizer, a transformer, or both, in any order; of a model in several files their folder
+    or their index) and write the checkpoint folder ``out``.
 
     dtype: cast the weights to it, by default they keep theirs; sizes: the scale schedule, needed only where the
     transformer's file does not show it. A tokenizer takes its schedule from the transformer that is converted with it.
@@ -133,7 +135,8 @@ def convert_files(
         if isinstance(error, CheckpointError):
             raise CheckpointError(f"{' and '.join(map(str, official.files))}: {error}") from None
         raise
-    write_origin(out, [{"file": path.name, "bytes": path.stat().st_size} for path in official.files])
+    parts = [part for path in official.files for part in files_of(path)]
+    write_origin(out, [{"file": part.name, "bytes": part.stat().st_size} for part in parts])
     return _report(out, official, class_names)
 
 
