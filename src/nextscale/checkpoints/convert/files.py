@@ -29,6 +29,7 @@ from nextscale.checkpoints.convert.states import (
     take,
 )
 from nextscale.checkpoints.load import describe_conditioner, write_origin
+from nextscale.checkpoints.published import check_pair
 from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.store import (
     build_component,
@@ -191,6 +192,7 @@ def read_official(
             given = converter.sampling(model.config).items()
             sampling = {name: min(value, model.choices) if name == "top_k" else value for name, value in given}
     if len(components) == 2:
+        check_pair(*(taken[component][0].path.name for component in ("model", "tokenizer")))
         _check_fit(components["tokenizer"], components["model"])
     used = {path: [found for of, found in taken.values() if of is file] for path, file in files.items()}
     return Official(

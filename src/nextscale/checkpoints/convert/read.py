@@ -173,16 +173,24 @@ def _holds_objects(path: Path, named: str) -> CheckpointError:
     return error
 
 
-def _listed(path: Path) -> dict[str, str]:
-    """The files beside an index, by the tensors that it lists."""
+def listed(path: Path) -> dict[str, str]:
+    """The files beside an index, there or not, by the tensors that it lists. Raises ``CheckpointError`` for what is no
+    index, or names files elsewhere.
+    """
     try:
-        listed: dict[str, str] = read_json(path, CheckpointError)["weight_map"]
-        files = set(listed.values())
-        outside = sorted(file for file in files if os.path.basename(file) != file)
+        found: dict[str, str] = read_json(path, CheckpointError)["weight_map"]
+        outside = sorted(file for file in set(found.values()) if os.path.basename(file) != file)
     except (KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{path} is no index of weight files; expected one with a weight_map") from None
     if outside:
         raise CheckpointError(f"{path} names {quoted(outside[0])}, which lies elsewhere; expected files beside it")
+    return found
+
+
+def _listed(path: Path) -> dict[str, str]:
+    """The same for an index whose files are all there, and no more."""
+    found = listed(path)
+    files = set(found.values())
     whole = path.name.removesuffix(INDEX)
     parts = [name for name in os.listdir(path.parent) if (part := PART.fullmatch(name)) and part[1] + part[2] == whole]
     for file in sorted({*files, *parts}):
@@ -190,22 +198,22 @@ def _listed(path: Path) -> dict[str, str]:
             raise CheckpointError(f"{path.parent / file} is missing; {path.name} lists tensors in it")
         if file not in files:
             raise CheckpointError(f"{path.parent / file} is left over: {path.name} lists no tensor in it")
-    return listed
+    return found
 
 
 def _read_indexed(path: Path) -> dict[str, Any]:
     """The tensors of a model in several files, by the list of them that lies beside them."""
-    listed, tensors = _listed(path), dict[str, Any]()
-    for file in sorted(set(listed.values())):
+    places, tensors = _listed(path), dict[str, Any]()
+    for file in sorted(set(places.values())):
         found = _read_file(path.parent / file)
         if not isinstance(found, Mapping):
             raise CheckpointError(f"{path.parent / file} holds no tensors by name; expected a part of a model")
         for name in found:
-            if listed.get(name) != file:
-                place = f"lists in {listed[name]}" if name in listed else "does not list"
+            if places.get(name) != file:
+                place = f"lists in {places[name]}" if name in places else "does not list"
                 raise CheckpointError(f"{path.parent / file} holds {quoted(name)}, which {path.name} {place}")
         tensors |= found
-    absent = sorted(set(listed) - set(tensors))
+    absent = sorted(set(places) - set(tensors))
     if absent:
         raise CheckpointError(f"{path} lists the tensor {quoted(absent[0])}, which none of its files holds")
     return tensors
