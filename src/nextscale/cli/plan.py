@@ -47,8 +47,8 @@ def plan(
     model: Annotated[
         str,
         typer.Argument(
-            help=f"A bundled model, a checkpoint folder, or a published size, such as {EXAMPLES}, with -512 or -1024 "
-            "behind it for these pixels; a depth that there is not lists those there are."
+            help=f"A bundled model, a checkpoint folder, or a published size, such as {EXAMPLES}; class models with "
+            "-512 or -1024 behind it for these pixels. A size that there is not lists those there are."
         ),
     ] = DEFAULT_MODEL,
     num_images: Annotated[

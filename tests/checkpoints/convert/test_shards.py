@@ -12,15 +12,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nextscale.checkpoints.convert import convert_files, export_file, export_official
+from nextscale.checkpoints.convert.infinity import SCHEDULES
 from nextscale.checkpoints.load import load_conditioner, read_origin
 from nextscale.checkpoints.store import load_component
 from nextscale.errors import CheckpointError
+from nextscale.pipeline import load
 from tests.checkpoints.convert.test_infinity import (
     SMALL,
     SMALL_TOKENIZER,
     official_tokenizer,
     official_transformer,
 )
+from tests.conditions.tiny_t5 import save_t5
 
 
 def sharded(folder: Path, state: dict[str, Tensor], pattern: str = "model-{}.safetensors", count: int = 3) -> Path:
@@ -189,3 +192,15 @@ def test_a_transformer_and_a_tokenizer_that_do_not_belong_together_are_refused(f
     torch.save(state, folder / "five.pth")
     with pytest.raises(CheckpointError, match="the tokenizer has 4 draws per token but the transformer expects 5"):
         convert_files([folder / "five.pth", folder / "vae.pth"], folder / "out")
+
+
+def test_what_is_converted_draws_a_text_at_the_ratio_that_is_asked_for(folder: Path) -> None:
+    """With a small encoder in place of the authors'."""
+    save_t5(folder / "t5", width=256)
+    convert_files([folder / "weights", folder / "vae.pth"], folder / "out", sizes=SMALL.sizes)
+    config = folder / "out" / "config.json"
+    config.write_text(config.read_text().replace("google/flan-t5-xl", str(folder / "t5")))
+    pipe = load(folder / "out", device="cpu", dtype="float32")
+    result = pipe(prompt="a red fox", ratio="3:2", seed=1, output_type="pt")
+    assert result.images.shape == (1, 3, 14 * 16, 21 * 16)
+    assert [tuple(t.shape[1:]) for t in result.tokens] == [(*size, 4) for size in SCHEDULES[10][:7]]
