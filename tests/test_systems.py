@@ -42,7 +42,7 @@ from tests.test_imports import LEVELS, top
 
 PACKAGE = Path(nextscale.__file__).parent
 
-OFFERS = ("recognises", "config", "from_official", "to_official", "published")
+OFFERS = ("recognises", "config", "from_official", "to_official", "published", "sampling")
 
 # Files beside those that a system's entry names, and strings of others, each with the reason why it may name a system.
 EXEMPT = {
@@ -238,7 +238,7 @@ def another(monkeypatch: pytest.MonkeyPatch) -> System:
     converter, verification = ModuleType("another_converter"), ModuleType("another_verification")
     converter.__dict__.update(
         MARKS={"model": ("theirs.word_embedding.weight",)},
-        SAMPLING={"top_k": 7},
+        sampling=lambda config: {"top_k": 7},
         recognises=lambda names: marked(names, converter.MARKS),
         config=lambda component, state, sizes: CONFIG,
         from_official=lambda state, config: {name.removeprefix("theirs."): t for name, t in state.items()},

@@ -25,12 +25,24 @@ START, END = "<!-- table: python tools/checkpoint_table.py -->\n", "<!-- end of 
 CORE = 94e9
 """FLOP/s of float32 matrix products on one core of the machine that the page speaks of (AMD EPYC, AVX-512)."""
 
-HEAD = ("name", "file", "GB", "million parameters", "pixels", "FID", "TFLOP", "seconds", "weights GB", "memory MiB")
+HEAD = (
+    "name",
+    "file",
+    "GB",
+    "million parameters",
+    "pixels",
+    "measured",
+    "TFLOP",
+    "seconds",
+    "weights GB",
+    "memory MiB",
+)
 
 
 def table() -> str:
     """The table in Markdown, one line per published checkpoint."""
-    lines = [HEAD, ("---",) * 2 + ("---:",) * (len(HEAD) - 2), *(row(model) for model in PUBLISHED.values())]
+    rules = ("---" if name in ("name", "file", "measured") else "---:" for name in HEAD)
+    lines = [HEAD, rules, *(row(model) for model in PUBLISHED.values())]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
@@ -38,19 +50,19 @@ def row(model: Published) -> tuple[str, ...]:
     """One checkpoint: what is known of it, and what one picture costs by its plan (the published sampling, float32)."""
     system = systems.named(model.system)
     assert system is not None
+    configs = model.configs()
     with torch.device("meta"):
-        parts = {name: module_of(config) for name, config in model.configs().items()}
+        parts = {name: module_of(config) for name, config in configs.items()}
     numbers = sum(p.numel() for module in parts.values() for p in module.parameters())
-    plan = default_plan(parts["model"], **systems.converter(system).SAMPLING)
+    plan = default_plan(parts["model"], **systems.converter(system).sampling(configs["model"]))
     priced = price(plan, parts, 1, 4)
-    fids = [model.fid] if model.readme_fid in (None, model.fid) else [model.readme_fid, model.fid]
     return (
         f"`{model.name}`",
         f"`{model.file}`" if model.attested else f"`{model.file}` (inferred)",
         f"{model.parameters * 4 / 1e9:.2f}",
         f"{model.parameters / 1e6:,.0f}",
         str(model.pixels),
-        " / ".join(f"{fid:.2f}" for fid in fids),
+        model.measured,
         f"{priced.flops / 1e12:.2f}",
         f"{priced.flops / CORE:.0f}",
         f"{numbers * 4 / 1e9:.2f}",

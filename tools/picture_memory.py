@@ -18,7 +18,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from nextscale.checkpoints.convert.m_var import SAMPLING
+from nextscale.checkpoints.convert.var import SAMPLING
 from nextscale.evaluation.footprint import BATCHES, Footprint, fewer_from, footprint, of_equal_size
 from nextscale.models.base import NextScaleModel
 from nextscale.models.m_var import MVAR, MVARConfig

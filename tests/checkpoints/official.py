@@ -16,8 +16,8 @@ from nextscale.tokenizers.autoencoder import AutoencoderConfig
 from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 from tests.makers import randomise
 
-VAR_D1 = Published("var-d1", "var", 1, 256, "var_d1.pth", 0, 99.0, 1.0)
-M_VAR_D1 = Published("m-var-d1", "m-var", 1, 256, "d1.pth", 0, 99.0, 1.0, attested=False)
+VAR_D1 = Published("var-d1", "var", 1, 256, "var_d1.pth", 0, "FID 99.0")
+M_VAR_D1 = Published("m-var-d1", "m-var", 1, 256, "d1.pth", 0, "FID 99.0", attested=False)
 """What the table would say of them."""
 
 SMALL_TOKENIZER = ResidualConfig(autoencoder=AutoencoderConfig(ch=32, mult=(1, 2), res_blocks=1))

@@ -183,7 +183,7 @@ from nextscale.checkpoints.find import model_folder
 from nextscale.checkpoints.hub import official_files
 from nextscale.checkpoints.published import PUBLISHED, Published
 from nextscale.errors import CheckpointError
-VAR_D1 = PUBLISHED["var-d1"] = Published("var-d1", "var", 1, 256, "var_d1.pth", 0, 99.0, 1.0)
+VAR_D1 = PUBLISHED["var-d1"] = Published("var-d1", "var", 1, 256, "var_d1.pth", 0, "FID 99.0")
 def limited(size, act):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
     try:

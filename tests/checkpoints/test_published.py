@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from huggingface_hub import constants
 
 from nextscale.checkpoints.find import model_folder
 from nextscale.checkpoints.load import checkpoint_folder
-from nextscale.checkpoints.published import PUBLISHED, converted_folder, models_cache, published
+from nextscale.checkpoints.published import (
+    PUBLISHED,
+    Published,
+    check_pair,
+    converted_folder,
+    models_cache,
+    published,
+)
+from nextscale.checkpoints.shapes import without_values
+from nextscale.checkpoints.store import module_of
 from nextscale.errors import CheckpointError
-from nextscale.models.m_var import MVAR, MVARConfig
-from nextscale.models.var import VAR, VARConfig
 from tests.verification.golden import GOLDEN
 
 ROOT = Path(__file__).parent.parent.parent
 OFFICIAL = {
     name: layout
-    for system in ("var", "m-var")
+    for system in ("var", "m-var", "infinity")
     for name, layout in json.loads((GOLDEN / system / "official_keys.json").read_text())["models"].items()
 }
 
@@ -30,17 +38,35 @@ OFFICIAL = {
 def test_parameters_are_those_of_the_network_and_of_the_official_layout(name: str) -> None:
     row = PUBLISHED[name]
     l2_norm = name not in ("m-var-d16", "m-var-d20")
-    with torch.device("meta"):
-        if row.system == "var":
-            network: VAR | MVAR = VAR(VARConfig.published(row.depth, row.pixels))
-        else:
-            network = MVAR(MVARConfig.published(row.depth, row.pixels))
-    scale_mul = sum(p.numel() for key, p in network.named_parameters() if key.endswith("scale_mul"))
-    assert sum(p.numel() for p in network.parameters()) - (0 if l2_norm else scale_mul) == row.parameters
+    parts = {part: without_values(partial(module_of, config)) for part, config in row.configs().items()}
+    count = {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}
+    scale_mul = sum(p.numel() for key, p in parts["model"].named_parameters() if key.endswith("scale_mul"))
+    assert count["model"] - (0 if l2_norm else scale_mul) == row.parameters
+    assert count["tokenizer"] == row.tokenizer_parameters
+    config: Any = parts["model"].config
+    assert (config.depth, config.sizes[-1][0] * 16) == (row.depth, row.pixels)
     layout = name.removesuffix("-512").replace("-", "_") + (
-        "" if row.system == "var" else f"_{'' if l2_norm else 'no'}l2"
+        f"_{'' if l2_norm else 'no'}l2" if row.system == "m-var" else ""
     )
     assert OFFICIAL[layout]["parameters"] == row.parameters
+
+
+@pytest.mark.parametrize("row", PUBLISHED.values(), ids=lambda row: row.name)
+def test_text_models_have_nothing_of_imagenet(row: Published) -> None:
+    assert ("FID" in row.measured) is row.reads_classes
+    assert (row.sizes is None) is row.reads_classes
+
+
+def test_a_tokenizer_of_the_same_sizes_that_was_not_trained_with_is_refused_by_its_name() -> None:
+    with pytest.raises(CheckpointError, match=r"trained on the bits of infinity_vae_d32reg.pth, not on .*_d32.pth"):
+        check_pair("infinity_2b_reg.pth", "infinity_vae_d32.pth")
+    for model, tokenizer in (
+        ("infinity_2b_reg.pth", "infinity_vae_d32reg.pth"),
+        ("infinity_2b_reg.pth", "infinity_vae_d32_reg.pth"),
+        ("infinity_8b_weights", "infinity_vae_d56_f8_14_patchify.pth"),
+        ("mine.pth", "infinity_vae_d32.pth"),
+    ):
+        check_pair(model, tokenizer)
 
 
 def test_names_that_are_understood() -> None:

@@ -13,10 +13,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from nextscale.checkpoints.convert import var
+from nextscale.checkpoints.convert import infinity, var
 from nextscale.checkpoints.weights import NAMES, write_weights
 from nextscale.errors import CheckpointError, InputError
+from nextscale.models.infinity import InfinityConfig
 from nextscale.models.var import VARConfig
+from tests.checkpoints.convert.test_shards import sharded
 from tests.makers import tiny_var
 
 
@@ -141,6 +143,13 @@ def official_file(path: Path, width: int, depth: int) -> Path:
     return path
 
 
+def official_shards(folder: Path, width: int, depth: int, pattern: str) -> Path:
+    """An official transformer of these sizes that reads text, in several files."""
+    config = InfinityConfig(depth=depth, width=width, heads=width // 64, hidden=4 * width, text_heads=16)
+    named = {target.name: torch.full(target.shape, 0.01) for target in infinity.model_targets(config).values()}
+    return sharded(folder, named, pattern, 8)
+
+
 def shares_of(tmp_path: Path, width: int, depth: int) -> dict[str, float]:
     """Convert and load, in float32 and in bfloat16; returns anonymous bytes as shares of the weights then held."""
     small, big = official_file(tmp_path / "small.pth", 64, 1), official_file(tmp_path / "big.pth", width, depth)
@@ -164,6 +173,15 @@ def test_converting_takes_far_less_memory_than_the_weights(tmp_path: Path) -> No
     small, big = official_file(tmp_path / "small.pth", 64, 1), official_file(tmp_path / "big.pth", 512, 4)
     most = most_anonymous("convert bf16", small, big, tmp_path)
     assert most < 0.5 * (tmp_path / "large" / "model.safetensors").stat().st_size
+
+
+@LINUX
+@pytest.mark.parametrize("pattern", ["model-{}.safetensors", "pytorch_model-{}.bin"])
+def test_converting_shards_takes_far_less_memory_than_the_weights(tmp_path: Path, pattern: str) -> None:
+    """Whatever the number of shards: they are not held together."""
+    small, big = official_shards(tmp_path / "small", 64, 1, pattern), official_shards(tmp_path / "big", 512, 4, pattern)
+    most = most_anonymous("convert bf16", small, big, tmp_path / "out")
+    assert most < 0.5 * (tmp_path / "out" / "large" / "model.safetensors").stat().st_size
 
 
 @LINUX

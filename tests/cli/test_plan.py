@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import nextscale as library
+from nextscale.cli.plan import _parts
 from nextscale.evaluation.machine import Machine
 from nextscale.models.var import VAR, VARConfig
 from tests.cli.conftest import Command
@@ -155,9 +156,52 @@ def test_a_published_model_is_priced_by_name(nextscale: Command, name: str, mill
     assert told["plan"]["rows"][-1]["guidance"] == [2.5, -1.5]
 
 
+# Bytes of keys and values of a guided picture of 1M pixels in bfloat16, if all 13 scales were stored: 5.5 and 12.1 GB.
+@pytest.mark.parametrize(
+    ("name", "layers", "width", "millions", "stored"),
+    [("infinity-2b", 32, 2048, 2204.6, 5.5e9), ("infinity-8b", 40, 3584, 8375.8, 12.1e9)],
+)
+def test_a_text_model_is_priced_by_name(
+    nextscale: Command, name: str, layers: int, width: int, millions: float, stored: float
+) -> None:
+    told = json.loads(nextscale("plan", name, "--dtype", "bfloat16", "--json").out)
+    assert told["parameters"]["model"] / 1e6 == pytest.approx(millions, abs=0.05)
+    sizes = [row["size"] for row in told["plan"]["rows"]]
+    assert (sum(h * w for h, w in sizes), sizes[-1]) == (10521, [64, 64])
+    token = 2 * 2 * 2 * layers * width  # branches, keys and values, bytes
+    assert told["memory"] == token * (10521 - 64 * 64)  # ours: the last scale is read by nobody
+    assert token * 10521 == pytest.approx(stored, rel=0.01)
+    assert told["plan"]["rows"][0]["guidance"] == [3.0, -2.0]
+    assert told["plan"]["rows"][0]["temperature"] == (0.5 if name == "infinity-2b" else 1.0)
+
+
+def test_a_text_model_is_priced_by_ratio_and_pixels(nextscale: Command) -> None:
+    """As any other of its schedules; and the larger models are priced without a number of their weights."""
+    words = ["--ratio", "3:2", "--pixels", "1M", "--dtype", "bfloat16"]
+    told = json.loads(nextscale("plan", "infinity-2b", *words, "--json").out)
+    sizes = [row["size"] for row in told["plan"]["rows"]]
+    assert sizes[-1] == [52, 78]
+    assert told["memory"] == 8 * 32 * 2048 * sum(h * w for h, w in sizes[:-1])
+    small = json.loads(nextscale("plan", "infinity-8b-512", "--dtype", "bfloat16", "--json").out)
+    assert small["plan"]["rows"][-1]["size"] == [32, 32]
+    assert all(t.is_meta for part in _parts("infinity-20b")[0].values() for t in part.parameters())
+
+
+def test_the_price_of_a_text_is_that_of_the_longest_one() -> None:
+    parts, _ = _parts("infinity-125m")
+    model = parts["model"]
+    assert model.config.text_length == 512
+    kv = 12 * 2 * 512 * 768 * 2 * 768  # keys and values of all blocks
+    assert model.condition_flops(1) > kv
+    assert model.condition_flops(2) == 2 * model.condition_flops(1)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (["infinity-3b"], "no size 'infinity-3b' to plan; there are infinity-125m, "),
+        (["infinity-2b", "--ratio", "9:1"], "ratio is '9:1'; expected what this model draws"),
+        (["infinity-2b", "--pixels", "7M"], "pixels is '7M'; expected what this model draws at 1:1: 0.066M, "),
         (["nonsense"], "no model 'nonsense'"),
         (["m-var-d16-2048"], "no published size 'm-var-d16-2048'; m-var-d16 has 256, 512 or 1024 pixels"),
         (["var-d17"], "no size 'var-d17' to plan; there are var-d12, var-d16"),

@@ -15,7 +15,6 @@ from tests.tale.model import Tale, TaleConfig
 from tests.tale.tokenizer import TaleTokenizer, TaleTokenizerConfig
 
 MARKS = {"model": ("tale.null", "tale.letters.weight"), "tokenizer": ("pictures.codebook.weight",)}
-SAMPLING = {"guidance_scale": 2.0, "top_k": 9}
 
 
 def recognises(names: Collection[str]) -> str | None:
@@ -52,3 +51,7 @@ def to_official(state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
 
 def published(name: str, like: object = None) -> dict[str, Any] | None:
     return {"tokenizer": TaleTokenizerConfig(), "model": TaleConfig(letters=4)} if name == "tale-s" else None
+
+
+def sampling(config: object) -> Mapping[str, Any]:
+    return {"guidance_scale": 2.0, "top_k": 9}

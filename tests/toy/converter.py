@@ -14,7 +14,6 @@ from tests.toy.tokenizer import ToyTokenizer, ToyTokenizerConfig
 
 Config = ToyConfig | ToyTokenizerConfig
 MARKS = {"model": ("toy.null", "toy.words.weight"), "tokenizer": ("bits.encoder.weight",)}
-SAMPLING = {"temperature": 0.9, "top_k": 2}
 
 
 def recognises(names: Collection[str]) -> str | None:
@@ -48,3 +47,7 @@ def to_official(state: Mapping[str, Tensor], config: Config) -> dict[str, Tensor
 
 def published(name: str, like: object = None) -> dict[str, Any] | None:
     return {"tokenizer": ToyTokenizerConfig(), "model": ToyConfig(words=3)} if name == "toy-s" else None
+
+
+def sampling(config: object) -> Mapping[str, Any]:
+    return {"temperature": 0.9, "top_k": 2}

@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
+from nextscale.checkpoints.convert.read import listed
 from nextscale.checkpoints.published import in_one_name, models_cache
 from nextscale.documents import read_json
 from nextscale.errors import CheckpointError, InputError
@@ -40,6 +41,10 @@ REASONS: Sequence[tuple[type[Exception], str]] = (
     (RevisionNotFoundError, "the repository has no such revision"),
     (RemoteEntryNotFoundError, "the repository has no such file"),
 )
+
+
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+"""What the hub's tools call the list of the files of a model, in the order in which they look for it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,43 @@ class Fetched:
     bytes: int
 
 
+def fetch_folder(repo: str, folder: str, revision: str) -> list[tuple[Path, Fetched]]:
+    """A model in several files, which lie in a folder of a repository: their index first. Errors as for :func:`fetch`.
+
+    All lie beside one another: in the hub's own cache where that has every one, else where fetched files are kept.
+    """
+    index = _index(repo, folder, revision)
+    parts = [
+        Wanted(repo, f"{folder}/{file}", revision) for file in sorted(set(listed(_one(index, [index])[0]).values()))
+    ]
+    files = [index, *parts]
+    ours = any(one.place.is_file() for one in files) or not all(map(_cached, files))
+    return [_one(one, files, ours) for one in files]
+
+
+def _index(repo: str, folder: str, revision: str) -> Wanted:
+    """The index of a folder: the one that is here, else the first that the hub has."""
+    *others, last = [Wanted(repo, f"{folder}/{name}", revision) for name in INDEXES]
+    for one in (*others, last):
+        if one.place.is_file() or _cached(one):
+            return one
+    for one in others:
+        try:
+            _one(one, [one])
+        except CheckpointError as error:
+            if not isinstance(error.__cause__, RemoteEntryNotFoundError):
+                raise
+        else:
+            return one
+    return last
+
+
+def _cached(wanted: Wanted) -> str | None:
+    """Where a file lies in the hub's own cache: .../snapshots/COMMIT/FILE."""
+    found = try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
+    return found if isinstance(found, str) else None
+
+
 def fetch(files: Sequence[Wanted]) -> list[tuple[Path, Fetched]]:
     """The files on this machine, downloaded where they are not yet, and checked against what is known of them.
 
@@ -96,12 +138,13 @@ def remember(files: Sequence[Fetched]) -> None:
             write_text(record, json.dumps(asdict(fetched), indent=2) + "\n", overwrite=True)
 
 
-def _one(wanted: Wanted, others: Sequence[Wanted]) -> tuple[Path, Fetched]:
+def _one(wanted: Wanted, others: Sequence[Wanted], ours: bool = False) -> tuple[Path, Fetched]:
+    """ours: never take it from the hub's own cache."""
     path, commit = wanted.place, None
     if not path.is_file():
-        cached = try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
-        if isinstance(cached, str):  # .../snapshots/COMMIT/FILE
-            path, commit = Path(cached), Path(cached).parent.name
+        if not ours and (cached := _cached(wanted)):
+            path = Path(cached)
+            commit = path.parents[wanted.file.count("/")].name
         else:
             commit = _download(wanted, others)
     fetched = Fetched(wanted.repo, wanted.file, wanted.revision, commit, sha256(path), path.stat().st_size)
@@ -128,7 +171,7 @@ def _download(wanted: Wanted, others: Sequence[Wanted]) -> str:
         about = get_hf_file_metadata(wanted.url)
         if about.commit_hash is None or about.etag is None or about.size is None:
             raise OSError(f"{wanted.url} is not answered by a hub: commit, ETag or size is missing")
-        part = wanted.place.with_name(f"{wanted.file}.{about.etag[:16]}.part")
+        part = wanted.place.with_name(f"{wanted.place.name}.{about.etag[:16]}.part")
         _make_room(part, about.size)
         exact = hf_hub_url(wanted.repo, wanted.file, revision=about.commit_hash)
         _transfer(exact, part, about.size, wanted.file)

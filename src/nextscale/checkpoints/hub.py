@@ -20,7 +20,7 @@ from nextscale.checkpoints.card import join
 from nextscale.checkpoints.class_names import imagenet
 from nextscale.checkpoints.convert import Official, read_official, save_official
 from nextscale.checkpoints.digests import DIGESTS
-from nextscale.checkpoints.download import Fetched, Wanted, fetch, is_disk_error, reason, remember
+from nextscale.checkpoints.download import Fetched, Wanted, fetch, fetch_folder, is_disk_error, reason, remember
 from nextscale.checkpoints.load import conditioner_type, unchanged, write_origin
 from nextscale.checkpoints.published import (
     DATASET,
@@ -46,20 +46,29 @@ def published_folder(model: Published, revision: str | None = None) -> Path:
             if not folder.exists():  # another process may have made it while we waited
                 fetched = official_files(model, revision)
                 _convert(model, fetched, folder)
-                remember([file for _, file in fetched])
+                remember([file for _, files in fetched for file in files])
     return unchanged(folder)
 
 
-def official_files(model: Published, revision: str | None = None) -> list[tuple[Path, Fetched]]:
-    """The official files of a published checkpoint, fetched if need be: the transformer's, then the tokenizer's.
+def official_files(model: Published, revision: str | None = None) -> list[tuple[Path, list[Fetched]]]:
+    """The transformer and the tokenizer of a published checkpoint, fetched if need be: what to convert, and the files
+    that it is made of.
 
     Raises ``CheckpointError`` as :func:`~nextscale.checkpoints.download.fetch`.
     """
     asked = revision or model.revision
     tokenizer = Wanted(*model.tokenizer, asked if model.tokenizer[0] == model.repo else model.revision)
     try:
-        return fetch([Wanted(model.repo, model.file, asked), tokenizer])
+        if not model.in_folder:
+            return [(path, [file]) for path, file in fetch([Wanted(model.repo, model.file, asked), tokenizer])]
+        found = fetch_folder(model.repo, model.file.rstrip("/"), asked)
+        return [(found[0][0], [file for _, file in found]), *((path, [file]) for path, file in fetch([tokenizer]))]
     except CheckpointError as error:
+        if model.in_folder:
+            raise CheckpointError(
+                f"{error}; or put the whole folder into the hub's own cache: hf download {model.repo} --include "
+                f'"{model.file}*"'
+            ) from error
         if model.attested:
             raise
         raise CheckpointError(
@@ -68,12 +77,12 @@ def official_files(model: Published, revision: str | None = None) -> list[tuple[
         ) from error
 
 
-def _convert(model: Published, fetched: list[tuple[Path, Fetched]], folder: Path) -> None:
+def _convert(model: Published, fetched: list[tuple[Path, list[Fetched]]], folder: Path) -> None:
     """Convert beside ``folder``, then rename: it is whole or it is not there."""
-    official = read_official([path for path, _ in fetched])
+    official = read_official([path for path, _ in fetched], model.sizes)
     _check_sizes(model, official)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    files = [file for _, file in fetched]
+    files = [file for _, files in fetched for file in files]
     try:
         conditioner, beside = official.conditioner or imagenet(), {"README.md": _card(model, files).encode()}
         save_official(replace(official, conditioner=conditioner), aside, model.name, files=beside)
@@ -102,17 +111,18 @@ def _check_sizes(model: Published, official: Official) -> None:
 
 def _card(model: Published, files: list[Fetched]) -> str:
     """What ``nextscale info`` says of a converted checkpoint."""
+    about = "Class-conditional ImageNet" if model.reads_classes else "Text to image"
     lines = [
         f"# {model.name}",
         "",
-        f"Class-conditional ImageNet at {model.pixels} pixels, FID {model.fid} and IS {model.inception} as its authors "
-        "measured them. Converted without loss from",
+        f"{about} at {model.pixels} pixels; as its authors measured it: {model.measured}. Converted without loss from",
         "",
     ]
     for file in files:
         at = file.commit or "an unknown commit, put here by hand"
         lines.append(f"- {file.file} of {constants.ENDPOINT}/{file.repo} at {at}, sha256 {file.sha256}")
-    facts = {"license": LICENCES[model.repo], "base_model": [model.repo], "datasets": [DATASET]}
+    facts: dict[str, Any] = {"license": LICENCES[model.repo], "base_model": [model.repo]}
+    facts |= {"datasets": [DATASET]} if model.reads_classes else {}
     terms = "The weights stay under their authors' terms: see those repositories."
     return join(facts, "\n".join([*lines, "", terms, ""]))
 

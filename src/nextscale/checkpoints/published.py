@@ -1,7 +1,8 @@
-"""The checkpoints that the authors of VAR and M-VAR have published, by name, and where converted ones are kept.
+"""The checkpoints that the authors of VAR, M-VAR and Infinity have published, and where converted ones are kept.
 
 Sizes of the networks follow from the name (``published`` of the systems' converters); nothing here is torch.
-Numbers: arXiv 2404.02905 and the README of FoundationVision/VAR; arXiv 2411.10433 and its authors' results.
+Numbers: arXiv 2404.02905 and the README of FoundationVision/VAR; arXiv 2411.10433 and its authors' results; arXiv
+2412.04431 and the README of FoundationVision/Infinity.
 """
 
 from __future__ import annotations
@@ -13,25 +14,32 @@ from pathlib import Path
 from typing import Any
 
 from nextscale import systems
+from nextscale.errors import CheckpointError
 
-VAR_REPO, M_VAR_REPO = "FoundationVision/var", "OliverRen/M-VAR"
+VAR_REPO, M_VAR_REPO, INFINITY_REPO = "FoundationVision/var", "OliverRen/M-VAR", "FoundationVision/Infinity"
 TOKENIZER = (VAR_REPO, "vae_ch160v4096z32.pth")
-"""One tokenizer serves every model and resolution."""
-REPOS = {"var": VAR_REPO, "m-var": M_VAR_REPO}
-LICENCES = {VAR_REPO: "mit", M_VAR_REPO: "apache-2.0"}
-"""What the repositories' own cards state, read off archived copies of their pages."""
+"""One tokenizer serves every class model and resolution."""
+BITS_32, BITS_56 = (
+    (INFINITY_REPO, "infinity_vae_d32reg.pth"),
+    (INFINITY_REPO, "infinity_vae_d56_f8_14_patchify.pth"),
+)
+ALIKE = {"infinity_vae_d32reg.pth": ("infinity_vae_d32.pth",)}
+"""Published tokenizers of the same layout, so that tensors do not tell them apart, whose bits mean something else."""
+REPOS = {"var": VAR_REPO, "m-var": M_VAR_REPO, "infinity": INFINITY_REPO}
+LICENCES = {VAR_REPO: "mit", M_VAR_REPO: "apache-2.0", INFINITY_REPO: "mit"}
+"""What the repositories' own cards state, read off archived copies of their pages; of Infinity the code's."""
 DATASET = "imagenet-1k"
-"""What all of them were trained on, as the hub calls it."""
+"""What all class models were trained on, as the hub calls it."""
 
 
 @dataclass(frozen=True)
 class Published:
     """One published transformer.
 
-    file: its name in ``repo``; attested: whether that name stands in the authors' own code or README, or is inferred
-    from its siblings; revision: what is fetched where the caller names none; parameters: without the tokenizer's;
-    readme_fid, fid, inception: on ImageNet with 50,000 images, as the README and as the paper give them; tokenizer: its
-    repository and file.
+    file: its name in ``repo``, which ends in a slash where it is a folder of several files; attested: whether that name
+    stands in the authors' own code or README, or is inferred from its siblings; revision: what is fetched where the
+    caller names none; parameters: without the tokenizer's; measured: what the authors measured of it, in words;
+    tokenizer: its repository and file.
     """
 
     name: str
@@ -40,9 +48,7 @@ class Published:
     pixels: int
     file: str
     parameters: int
-    fid: float
-    inception: float
-    readme_fid: float | None = None
+    measured: str
     attested: bool = True
     revision: str = "main"
     tokenizer: tuple[str, str] = TOKENIZER
@@ -56,6 +62,16 @@ class Published:
     def files(self) -> tuple[tuple[str, str], ...]:
         """(repository, file) of the transformer and of the tokenizer."""
         return (self.repo, self.file), self.tokenizer
+
+    @property
+    def in_folder(self) -> bool:
+        """Whether the transformer is in several files."""
+        return self.file.endswith("/")
+
+    @property
+    def sizes(self) -> Any:
+        """Its default schedule, where no tensor shows it: models of text draw many."""
+        return None if self.reads_classes else self.configs()["model"].sizes
 
     @property
     def reads_classes(self) -> bool:
@@ -76,17 +92,62 @@ class Published:
 PUBLISHED = {
     model.name: model
     for model in (
-        Published("var-d16", "var", 16, 256, "var_d16.pth", 310_283_520, 3.30, 274.4, 3.55),
-        Published("var-d20", "var", 20, 256, "var_d20.pth", 600_917_136, 2.57, 302.6, 2.95),
-        Published("var-d24", "var", 24, 256, "var_d24.pth", 1_033_399_360, 2.09, 312.9, 2.33),
-        Published("var-d30", "var", 30, 256, "var_d30.pth", 2_010_020_356, 1.92, 323.1, 1.97),
-        Published("var-d36-512", "var", 36, 512, "var_d36.pth", 2_353_893_904, 2.63, 303.2, 2.63),
-        Published("m-var-d16", "m-var", 16, 256, "d16.pth", 464_157_184, 3.07, 294.6, attested=False),
-        Published("m-var-d20", "m-var", 20, 256, "d20.pth", 900_528_736, 2.41, 308.4, attested=False),
-        Published("m-var-d32", "m-var", 32, 256, "d32.pth", 3_658_707_968, 1.78, 331.2),
+        Published("var-d16", "var", 16, 256, "var_d16.pth", 310_283_520, "FID 3.30 (3.55 in the README), IS 274.4"),
+        Published("var-d20", "var", 20, 256, "var_d20.pth", 600_917_136, "FID 2.57 (2.95 in the README), IS 302.6"),
+        Published("var-d24", "var", 24, 256, "var_d24.pth", 1_033_399_360, "FID 2.09 (2.33 in the README), IS 312.9"),
+        Published("var-d30", "var", 30, 256, "var_d30.pth", 2_010_020_356, "FID 1.92 (1.97 in the README), IS 323.1"),
+        Published("var-d36-512", "var", 36, 512, "var_d36.pth", 2_353_893_904, "FID 2.63, IS 303.2"),
+        Published("m-var-d16", "m-var", 16, 256, "d16.pth", 464_157_184, "FID 3.07, IS 294.6", attested=False),
+        Published("m-var-d20", "m-var", 20, 256, "d20.pth", 900_528_736, "FID 2.41, IS 308.4", attested=False),
+        Published("m-var-d32", "m-var", 32, 256, "d32.pth", 3_658_707_968, "FID 1.78, IS 331.2"),
+        Published(
+            "infinity-2b",
+            "infinity",
+            32,
+            1024,
+            "infinity_2b_reg.pth",
+            2_204_564_032,
+            "GenEval 0.69 (0.73 with rewritten prompts), DPG 83.5, ImageReward 0.962, HPSv2.1 32.25",
+            tokenizer=BITS_32,
+            tokenizer_parameters=110_118_051,
+        ),
+        Published(
+            "infinity-8b",
+            "infinity",
+            40,
+            1024,
+            "infinity_8b_weights/",
+            8_375_791_824,
+            "GenEval 0.79 (with rewritten prompts), DPG 86.6",
+            tokenizer=BITS_56,
+            tokenizer_parameters=81_624_209,
+        ),
+        Published(
+            "infinity-8b-512",
+            "infinity",
+            40,
+            512,
+            "infinity_8b_512x512_weights/",
+            8_375_791_824,
+            "no numbers",
+            tokenizer=BITS_56,
+            tokenizer_parameters=81_624_209,
+        ),
     )
 }
 """d16 and d20 of M-VAR are counted without L2-normalised attention, d32 with it, as its README builds them."""
+
+
+def check_pair(model: str, tokenizer: str) -> None:
+    """Raises ``CheckpointError`` where a transformer and a tokenizer, by the names of their files, are published ones
+    that do not belong together, though their sizes fit.
+    """
+    row = next((row for row in PUBLISHED.values() if row.file.rstrip("/") == model), None)
+    if row is not None and tokenizer in ALIKE.get(row.tokenizer[1], ()):
+        raise CheckpointError(
+            f"{model} was trained on the bits of {row.tokenizer[1]}, not on those of {tokenizer}, though their sizes "
+            f"are the same; expected {row.tokenizer[1]} beside it (rename {tokenizer} if it is another file)"
+        )
 
 
 def published(name: str) -> Published | None:

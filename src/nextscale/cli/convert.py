@@ -23,7 +23,8 @@ def convert(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="Official files, such as var_d16.pth and vae_ch160v4096z32.pth, in any order; or the name of a "
+            help="Official files, such as var_d16.pth and vae_ch160v4096z32.pth, in any order (of a model in several "
+            "files their folder, or the index in it); or the name of a "
             f"published model, whose files are fetched: {', '.join(PUBLISHED)}."
         ),
     ],
@@ -33,7 +34,7 @@ def convert(
         typer.Option(help="Write weights in float32, bf16 (half the size) or fp16; by default as given."),
     ] = None,
     scales: Annotated[
-        str | None, typer.Option(help='Scale schedule, such as "1 2 3 4", where the files do not show it.')
+        str | None, typer.Option(help='Scale schedule, such as "1 2 3 4" or "1 2x1 4x2", where files do not show it.')
     ] = None,
     ema: Annotated[
         bool | None,
@@ -81,9 +82,9 @@ def convert(
             answer(f"{export} of {files[0]} written to {out} under official names")
         return
     number = None if dtype is None else _number(dtype)
-    sizes = None if scales is None else _sizes(scales)
-    check_folder(out.absolute(), overwrite)  # before anything is fetched
     model = _published(files)
+    sizes = _sizes(scales) if scales is not None else model and model.sizes
+    check_folder(out.absolute(), overwrite)  # before anything is fetched
     by_default = imagenet() if model is not None and model.reads_classes else None
     names = by_default if class_names is None else read_class_names(class_names)
     report = convert_files(_files(files, revision), out, number, sizes, ema=ema, class_names=names, overwrite=overwrite)
@@ -123,10 +124,11 @@ def _number(text: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _sizes(text: str) -> list[int]:
+def _sizes(text: str) -> list[tuple[int, ...]]:
     sides = text.replace(",", " ").split()
-    if not 0 < len(sides) <= MOST_SCALES or not all(re.fullmatch("[0-9]{1,4}", side) for side in sides):
+    if not 0 < len(sides) <= MOST_SCALES or not all(re.fullmatch("[0-9]{1,4}(x[0-9]{1,4})?", side) for side in sides):
         raise InputError(
-            f'--scales is {text!r:.80}; expected sides such as "1 2 3 4", at most {MOST_SCALES} of at most 9999'
+            f'--scales is {text!r:.80}; expected sides such as "1 2 3 4", or height x width such as "1 2x1 4x2", at '
+            f"most {MOST_SCALES} of at most 9999"
         )
-    return [int(side) for side in sides]
+    return [(*map(int, side.split("x")),) * (1 if "x" in side else 2) for side in sides]

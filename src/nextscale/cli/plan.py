@@ -47,8 +47,8 @@ def plan(
     model: Annotated[
         str,
         typer.Argument(
-            help=f"A bundled model, a checkpoint folder, or a published size, such as {EXAMPLES}, with -512 or -1024 "
-            "behind it for these pixels; a depth that there is not lists those there are."
+            help=f"A bundled model, a checkpoint folder, or a published size, such as {EXAMPLES}; class models with "
+            "-512 or -1024 behind it for these pixels. A size that there is not lists those there are."
         ),
     ] = DEFAULT_MODEL,
     num_images: Annotated[
@@ -190,7 +190,7 @@ def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         converter = systems.converter(system)
         if configs := converter.published(name):
             published = {part: without_values(partial(module_of, config)) for part, config in configs.items()}
-            return published, dict(converter.SAMPLING)
+            return published, dict(converter.sampling(configs["model"]))
     folder = checkpoint_folder(name)
     described = read_config(folder)
     parts = {part: build_component(entry, f"{folder}, {part}") for part, entry in described["components"].items()}

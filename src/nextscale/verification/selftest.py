@@ -42,6 +42,7 @@ PSNR_BAR = 16.0
 ACCURACY_BAR = 0.01
 """Share of tokens whose likeliest code is right, with the coarser scales given; chance is 1 / 4096."""
 UNJUDGED = "no bar: not of a published size"
+NOBODY_SAID = "no bar: nobody has said what is usual"
 IMAGENET_CLASSES, DOG = 1000, 207
 """How many there are, and the one that is drawn: golden retriever."""
 
@@ -157,23 +158,26 @@ def _on_a_picture(pipe: Pipeline, like: Published | None) -> list[Check]:
     psnr = [float(measured[k]) for k in range(len(tokens))]
     features, _ = _something(pipe, IMAGENET_CLASS)
     scores = score_generator(pipe.model, pipe.tokenizer, tokens, features).total
-    codes, judged, draws = pipe.tokenizer.choices, like is not None, scores.tokens * pipe.tokenizer.draws
-    right, bar = scores.accuracy >= ACCURACY_BAR, f"4 to 6 % on photographs, here at least {100 * ACCURACY_BAR:g} %"
+    codes, draws = pipe.tokenizer.choices, scores.tokens * pipe.tokenizer.draws
+    right: bool | None = scores.accuracy >= ACCURACY_BAR
+    bar = f"4 to 6 % on photographs, here at least {100 * ACCURACY_BAR:g} %"
     if pipe.tokenizer.draws > 1:  # of bits half are right by chance
         right, bar = scores.loss < math.log(codes), "a loss below that of chance"
+    elif like is not None and not like.reads_classes:
+        right, bar = None, NOBODY_SAID
     return [
         Check(
             "reconstruction of the test picture",
             f"{psnr[-1]:.2f} dB (by scale: {' '.join(f'{db:.1f}' for db in psnr)})",
-            f"at least {PSNR_BAR:g} dB" if judged else UNJUDGED,
-            psnr[-1] >= PSNR_BAR if judged else None,
+            f"at least {PSNR_BAR:g} dB" if like is not None else UNJUDGED,
+            psnr[-1] >= PSNR_BAR if like is not None else None,
         ),
         Check(
             "its tokens, teacher-forced",
             f"{100 * scores.accuracy:.2f} % of {draws} right, loss {scores.loss:.3f} (chance: "
             f"{100 / codes:.2f} %, {math.log(codes):.3f})",
-            bar if judged else UNJUDGED,
-            right if judged else None,
+            bar if like is not None else UNJUDGED,
+            right if like is not None else None,
         ),
     ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,9 +17,9 @@ from nextscale.checkpoints.convert.renaming import Target, Targets, count, tenso
 from nextscale.checkpoints.convert.residual import official_autoencoder_name
 from nextscale.checkpoints.shapes import without_values
 from nextscale.errors import CheckpointError, InputError
-from nextscale.scales import PRESETS, ScaleSchedule
+from nextscale.scales import ScaleSchedule, Size
 from nextscale.tokenizers.autoencoder import AutoencoderConfig
-from nextscale.tokenizers.bitwise import BitwiseConfig, BitwiseTokenizer
+from nextscale.tokenizers.bitwise import OFFICIAL, BitwiseConfig, BitwiseTokenizer
 
 StateDict = Mapping[str, Tensor]
 
@@ -37,7 +38,7 @@ def is_tokenizer(names: Collection[str]) -> bool:
 
 
 def tokenizer_config(
-    state: StateDict, sizes: Iterable[int | Iterable[int]] = PRESETS["256"], *, patchify: bool | None = None
+    state: StateDict, sizes: Iterable[int | Iterable[int]], *, patchify: bool | None = None
 ) -> BitwiseConfig:
     """The configuration of an official tokenizer, read off its tensors; the arguments are what no tensor shows.
 
@@ -71,6 +72,12 @@ def tokenizer_config(
         )
     except InputError as error:
         raise CheckpointError(f"the {TOKENIZER} cannot be read: {error}") from None
+
+
+def official_config(bits: int, sizes: tuple[Size, ...], patchify: bool) -> BitwiseConfig:
+    """The configuration of the published tokenizers: those of 14 bits are patchified, with a level less."""
+    layout = replace(OFFICIAL, z=bits, mult=OFFICIAL.mult[:4] if patchify else OFFICIAL.mult)
+    return BitwiseConfig(bits=bits, sizes=sizes, patchify=patchify, autoencoder=layout)
 
 
 def tokenizer_targets(config: BitwiseConfig) -> Targets:
@@ -107,7 +114,8 @@ def tokenizer_to_official(state: StateDict, config: BitwiseConfig) -> dict[str, 
         raise CheckpointError("the tokenizer has attention or other norm groups; the official class has neither")
     weights = 2 ** torch.arange(config.bits - 1, -1, -1)  # overflows from 64 bits on, there as here
     official = to_theirs(state, tokenizer_targets(config))
-    return official | {name: weights.to(next(iter(official.values())).device) for name in MASKS}
+    device = next(iter(official.values())).device
+    return official | {name: weights.clone().to(device) for name in MASKS}  # no two tensors of a file share numbers
 
 
 def _is_wrapped(name: str) -> bool:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nextscale import systems
+from nextscale.checkpoints.convert.read import files_of
 from nextscale.checkpoints.convert.renaming import NARROW, readable
 from nextscale.checkpoints.convert.states import (
     Found,
@@ -28,6 +29,7 @@ from nextscale.checkpoints.convert.states import (
     take,
 )
 from nextscale.checkpoints.load import describe_conditioner, write_origin
+from nextscale.checkpoints.published import check_pair
 from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.store import (
     build_component,
@@ -107,7 +109,8 @@ def convert_files(
     class_names: ClassVocabulary | None = None,
     overwrite: bool = False,
 ) -> ConversionReport:
-    """Read official files (a tokenizer, a transformer, or both, in any order) and write the checkpoint folder ``out``.
+    """Read official files (a tokenizer, a transformer, or both, in any order; of a model in several files their folder
+    or their index) and write the checkpoint folder ``out``.
 
     dtype: cast the weights to it, by default they keep theirs; sizes: the scale schedule, needed only where the
     transformer's file does not show it. A tokenizer takes its schedule from the transformer that is converted with it.
@@ -133,7 +136,8 @@ def convert_files(
         if isinstance(error, CheckpointError):
             raise CheckpointError(f"{' and '.join(map(str, official.files))}: {error}") from None
         raise
-    write_origin(out, [{"file": path.name, "bytes": path.stat().st_size} for path in official.files])
+    parts = [part for path in official.files for part in files_of(path)]
+    write_origin(out, [{"file": part.name, "bytes": part.stat().st_size} for part in parts])
     return _report(out, official, class_names)
 
 
@@ -185,9 +189,10 @@ def read_official(
         if isinstance(model, NextScaleModel):
             sizes = model.schedule.sizes
             conditioner = converter.conditioner(model.config) if hasattr(converter, "conditioner") else None
-            given = converter.SAMPLING.items()
+            given = converter.sampling(model.config).items()
             sampling = {name: min(value, model.choices) if name == "top_k" else value for name, value in given}
     if len(components) == 2:
+        check_pair(*(taken[component][0].path.name for component in ("model", "tokenizer")))
         _check_fit(components["tokenizer"], components["model"])
     used = {path: [found for of, found in taken.values() if of is file] for path, file in files.items()}
     return Official(

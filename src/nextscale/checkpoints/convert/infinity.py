@@ -25,13 +25,16 @@ from nextscale.checkpoints.convert.renaming import (
     zeros_like_first,
 )
 from nextscale.checkpoints.shapes import without_values
+from nextscale.conditions.encoder import EncoderReference
+from nextscale.conditions.text import TextConditioner
 from nextscale.errors import CheckpointError, InputError
-from nextscale.models.infinity import Infinity, InfinityConfig
-from nextscale.scales import ScaleSchedule, Size
+from nextscale.models.infinity import Infinity, InfinityConfig, Sizes
+from nextscale.ratios import PUBLISHED, PUBLISHED_LENGTHS
+from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.bitwise import BitwiseConfig
 
 StateDict = Mapping[str, Tensor]
-Sizes = Iterable[int | Iterable[int]]
+Given = Iterable[int | Iterable[int]]
 
 MARKS = {
     "model": ("text_proj_for_sos.ca.mat_q", "word_embed.weight"),
@@ -60,8 +63,28 @@ NAMES = (
 )
 LEADING = {"pos_start": 1, "mat_q": 1, "scale_mul_1H11": 1, "ada_gss": 2}
 """Official shapes with leading ones that ours do not have."""
-SAMPLING: Mapping[str, Any] = {"guidance_scale": 3.0, "temperature": 0.5, "top_p": 0.97}
-"""How the authors draw with the model of 2 billion parameters."""
+LAYOUTS = {
+    "125m": (12, 768, 8, 3072, 4),
+    "layer12": (12, 768, 8, 3072, 4),
+    "layer16": (16, 1152, 12, 4608, 4),
+    "1b": (24, 1536, 16, 6144, 4),
+    "layer24": (24, 1536, 16, 6144, 4),
+    "2b": (32, 2048, 16, 8192, 8),
+    "layer32": (32, 2080, 20, 8192, 4),
+    "layer40": (40, 2688, 24, 10752, 4),
+    "layer48": (48, 3360, 28, 13312, 4),
+    "8b": (40, 3584, 28, 14336, 8),
+    "8b-512": (40, 3584, 28, 14336, 8),
+    "20b": (58, 4608, 36, 18432, 1),
+}
+"""What the authors call their sizes, behind the name of the system: depth, width, heads, hidden, chunks. How many
+chunks the largest has is not known.
+"""
+LEVELS = 15
+SCHEDULES = tuple(schedule.sizes for schedule in PUBLISHED)
+SQUARE = next(sizes for sizes in SCHEDULES if sizes[-1][0] == sizes[-1][1])
+PATCHIFIED = {"8b", "8b-512"}
+"""Sizes that read tokens of 4 x 14 bits."""
 CHUNK = re.compile(r"block_chunks\.(\d{1,9})\.(?:module\.)?(\d{1,9})\.")
 """Where a block stands; the reader takes ``module`` out of names, since wrappers put it there."""
 
@@ -73,12 +96,12 @@ def recognises(names: Collection[str]) -> str | None:
     return "tokenizer" if bitwise.is_tokenizer(names) else None
 
 
-def config(component: str, state: StateDict, sizes: Sizes | None = None) -> InfinityConfig | BitwiseConfig:
+def config(component: str, state: StateDict, sizes: Given | None = None) -> InfinityConfig | BitwiseConfig:
     """The configuration of a component, read off its tensors; see :func:`model_config` and
     :func:`bitwise.tokenizer_config`."""
     if component == "model":
         return model_config(state, sizes)
-    return bitwise.tokenizer_config(state) if sizes is None else bitwise.tokenizer_config(state, sizes)
+    return bitwise.tokenizer_config(state, SQUARE if sizes is None else sizes)
 
 
 def from_official(state: StateDict, config: InfinityConfig | BitwiseConfig) -> dict[str, Tensor]:
@@ -93,25 +116,77 @@ def to_official(state: StateDict, config: InfinityConfig | BitwiseConfig) -> dic
     """The inverse, buffers included. Raises ``CheckpointError`` where the official builder has no such model."""
     if isinstance(config, BitwiseConfig):
         return bitwise.tokenizer_to_official(state, config)
+    check_model_exports(config)
     return model_to_official(state, config)
+
+
+def published(name: str, like: object = None) -> dict[str, Any] | None:
+    """The configurations by component of a size that the authors call ``name``, such as infinity-2b; None for a name of
+    another form.
+
+    like: a configuration, from which what only training uses is taken. Raises ``InputError`` for a size that they do
+    not have.
+    """
+    size = name.removeprefix("infinity-")
+    if size == name:
+        return None
+    if size not in LAYOUTS:
+        raise InputError(f"there is no size {name!r} to plan; there are {', '.join(f'infinity-{x}' for x in LAYOUTS)}")
+    depth, width, heads, hidden, chunks = LAYOUTS[size]
+    patchify = size in PATCHIFIED
+    sizes = SQUARE[:10] if size.endswith("-512") else SQUARE
+    model = InfinityConfig(
+        depth=depth,
+        width=width,
+        heads=heads,
+        hidden=hidden,
+        bits=56 if patchify else 32,
+        text_heads=official_text_heads(width, 2048),
+        levels=LEVELS,
+        chunks=chunks,
+        sizes=sizes,
+        schedules=SCHEDULES,
+        lengths=PUBLISHED_LENGTHS,
+        drop_path=like.drop_path if isinstance(like, InfinityConfig) else 0.0,
+    )
+    return {"tokenizer": bitwise.official_config(14 if patchify else 32, sizes, patchify), "model": model}
+
+
+def conditioner(config: InfinityConfig) -> TextConditioner:
+    """The text encoder of all published models, in the width and the length that this one reads."""
+    return TextConditioner(EncoderReference(width=config.text_width, length=config.text_length))
+
+
+def sampling(config: InfinityConfig) -> Mapping[str, Any]:
+    """How the authors draw: with the patchified models at temperature 1, with the others at 0.5."""
+    return {"guidance_scale": 3.0, "temperature": 1.0 if config.bits > 32 else 0.5, "top_p": 0.97}
+
+
+def drawn(sizes: Given | None) -> dict[str, Any]:
+    """The schedules of a configuration that draws ``sizes`` by default, which no tensor shows: those of the published
+    tables where it begins one of them, or is None; else itself alone.
+    """
+    default = SQUARE if sizes is None else ScaleSchedule.of(sizes).sizes
+    if not any(default == table[: len(default)] for table in SCHEDULES):
+        return {"sizes": default, "schedules": (), "lengths": ()}
+    return {"sizes": default, "schedules": SCHEDULES, "lengths": tuple(sorted({*PUBLISHED_LENGTHS, len(default)}))}
 
 
 def model_config(
     state: StateDict,
-    sizes: Sizes | None = None,
+    sizes: Given | None = None,
     *,
-    schedules: tuple[tuple[Size, ...], ...] = (),
-    lengths: tuple[int, ...] = (),
+    schedules: tuple[Sizes, ...] | None = None,
     level_per_chunk: bool = False,
     norm_eps: float = 1e-6,
 ) -> InfinityConfig:
     """The configuration of an official transformer, read off its tensors; the arguments are what no tensor shows, see
-    ``InfinityConfig``. Raises ``CheckpointError`` where the tensors show no Infinity transformer.
+    :func:`drawn` and ``InfinityConfig``. Raises ``CheckpointError`` where the tensors show no Infinity transformer.
     """
     state, chunks = flat(state)
     _, text_heads, each = tensor_of(state, "text_proj_for_sos.ca.mat_q", 3, TRANSFORMER).shape
     text_length, text_width = tensor_of(state, "cfg_uncond", 2, TRANSFORMER).shape
-    given = {} if sizes is None else {"sizes": ScaleSchedule.of(sizes).sizes}
+    said = drawn(sizes) if schedules is None else {**drawn(sizes), "schedules": schedules, "lengths": ()}
     try:
         return InfinityConfig(
             depth=count(state, "blocks."),
@@ -125,10 +200,8 @@ def model_config(
             levels=tensor_of(state, "lvl_embed.weight", 2, TRANSFORMER).shape[0],
             chunks=chunks,
             level_per_chunk=level_per_chunk,
-            schedules=schedules,
-            lengths=lengths,
             norm_eps=norm_eps,
-            **given,
+            **said,
         )
     except InputError as error:
         raise CheckpointError(f"the {TRANSFORMER} cannot be read: {error}") from None
@@ -202,6 +275,31 @@ def chunked(name: str, config: InfinityConfig) -> str:
     return f"block_chunks.{int(i) // each}.module.{int(i) % each}.{rest}"
 
 
-def published(name: str, like: object = None) -> dict[str, Any] | None:
-    """None yet."""
-    return None
+def official_text_heads(width: int, text_width: int) -> int:
+    """Heads of the query that sums a text up, as the official builder has them: each 128 channels of the text wide, or
+    64 in the widest models."""
+    return text_width // (64 if width > 4096 else 128)
+
+
+def check_model_exports(config: InfinityConfig) -> None:
+    """Raises ``CheckpointError`` where the official builder has no such model: what no official file shows must be as
+    the builder has it. Into how many chunks blocks are split it can say; with one it trains and cannot draw.
+    """
+    meant = {
+        "positions": "stretched",
+        "norm_eps": 1e-6,
+        "level_per_chunk": False,
+        "levels": LEVELS,
+        "text_heads": official_text_heads(config.width, config.text_width),
+    }
+    for name, value in meant.items():
+        if getattr(config, name) != value:
+            raise CheckpointError(
+                f"the model has {name} {getattr(config, name)}; an official file cannot say so and means {value}"
+            )
+    strange = [sizes for sizes in config.schedules or (config.sizes,) if sizes not in SCHEDULES]
+    if strange or not any(config.sizes == table[: len(config.sizes)] for table in SCHEDULES):
+        raise CheckpointError(
+            f"the model draws the scales {ScaleSchedule((strange or [config.sizes])[0])}; the official class has those "
+            "of its published tables only"
+        )

@@ -29,7 +29,7 @@ TRANSFORMER = "M-VAR transformer"
 MAMBA = "blocks.0.mamba."
 NAMES = (*var.TRANSFORMER_NAMES, (r"\.mixer\.", ".mamba."))
 MARKS = {"model": (*var.MARKS["model"], f"{MAMBA}*")}
-SAMPLING = var.SAMPLING
+sampling = var.sampling
 DEPTHS = (12, 16, 20, 24, 30, 32)
 
 

@@ -44,19 +44,46 @@ def tensors(x): return x if isinstance(x, torch.Tensor) else {{k: tensors(v) for
 torch.save(tensors(torch.load({old!r}, map_location="cpu", weights_only=False)), {new!r})"""  # noqa: E501 - three lines to paste
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files that ``path`` stands for: itself, or an index and what it lists; a folder stands for the index in it.
+
+    Raises ``CheckpointError`` for an index that is damaged, and where files are missing or left over.
+    """
+    path = _index_of(path)
+    return [path, *sorted(path.parent / file for file in set(_listed(path).values()))] if _is_index(path) else [path]
+
+
 def read_content(path: Path) -> Any:
     """The content of a ``.safetensors`` or PyTorch file, told by its first bytes, or of the files that an index
-    lists: tensors by name, perhaps nested and among other things.
+    lists, or the index in a folder: tensors by name, perhaps nested and among other things.
 
-    Raises ``CheckpointError`` if the file is missing, truncated, not a weight file, or holds more than tensors and
+    Raises ``CheckpointError`` if a file is missing, truncated, not a weight file, or holds more than tensors and
     plain data.
     """
-    _check_regular(path)
-    if path.name.endswith(INDEX):
+    path = _index_of(path)
+    if _is_index(path):
         return _read_indexed(path)
     part = PART.fullmatch(path.name)
     if part is not None:
         raise CheckpointError(f"{path} is one of several files of a model; give their index, {part[1]}{part[2]}{INDEX}")
+    return _read_file(path)
+
+
+def _is_index(path: Path) -> bool:
+    return path.name.endswith(INDEX)
+
+
+def _index_of(path: Path) -> Path:
+    """The index in a folder of several files; every other path as it is."""
+    found = sorted(path.glob(f"*{INDEX}")) if path.is_dir() else []
+    if len(found) > 1:
+        raise CheckpointError(f"{path} holds {len(found)} models in several files; give the index of one: {found[0]}")
+    return found[0] if found else path
+
+
+def _read_file(path: Path) -> Any:
+    """One file, told by its first bytes."""
+    _check_regular(path)
     with path.open("rb") as file:
         start = file.read(512)
     if start[8:9] == b"{" and start[4:8] == bytes(4):
@@ -146,25 +173,47 @@ def _holds_objects(path: Path, named: str) -> CheckpointError:
     return error
 
 
-def _read_indexed(path: Path) -> dict[str, Any]:
-    """The tensors of a model in several files, by the list of them that lies beside them."""
+def listed(path: Path) -> dict[str, str]:
+    """The files beside an index, there or not, by the tensors that it lists. Raises ``CheckpointError`` for what is no
+    index, or names files elsewhere.
+    """
     try:
-        listed = read_json(path, CheckpointError)["weight_map"]
-        files = sorted(set(listed.values()))
-        outside = [file for file in files if os.path.basename(file) != file]
+        found: dict[str, str] = read_json(path, CheckpointError)["weight_map"]
+        outside = sorted(file for file in set(found.values()) if os.path.basename(file) != file)
     except (KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{path} is no index of weight files; expected one with a weight_map") from None
     if outside:
         raise CheckpointError(f"{path} names {quoted(outside[0])}, which lies elsewhere; expected files beside it")
-    tensors: dict[str, Any] = {}
-    for file in files:
-        _check_regular(path.parent / file)
-        read = _read_safetensors if file.endswith(".safetensors") else lambda part: _read_torch(part, mapped=True)
-        found = read(path.parent / file)
-        if not isinstance(found, Mapping) or set(found) & set(tensors):
-            raise CheckpointError(f"{path.parent / file} repeats tensors of other files, or holds none by name")
+    return found
+
+
+def _listed(path: Path) -> dict[str, str]:
+    """The same for an index whose files are all there, and no more."""
+    found = listed(path)
+    files = set(found.values())
+    whole = path.name.removesuffix(INDEX)
+    parts = [name for name in os.listdir(path.parent) if (part := PART.fullmatch(name)) and part[1] + part[2] == whole]
+    for file in sorted({*files, *parts}):
+        if not os.path.lexists(path.parent / file):
+            raise CheckpointError(f"{path.parent / file} is missing; {path.name} lists tensors in it")
+        if file not in files:
+            raise CheckpointError(f"{path.parent / file} is left over: {path.name} lists no tensor in it")
+    return found
+
+
+def _read_indexed(path: Path) -> dict[str, Any]:
+    """The tensors of a model in several files, by the list of them that lies beside them."""
+    places, tensors = _listed(path), dict[str, Any]()
+    for file in sorted(set(places.values())):
+        found = _read_file(path.parent / file)
+        if not isinstance(found, Mapping):
+            raise CheckpointError(f"{path.parent / file} holds no tensors by name; expected a part of a model")
+        for name in found:
+            if places.get(name) != file:
+                place = f"lists in {places[name]}" if name in places else "does not list"
+                raise CheckpointError(f"{path.parent / file} holds {quoted(name)}, which {path.name} {place}")
         tensors |= found
-    absent = sorted(set(listed) - set(tensors))
+    absent = sorted(set(places) - set(tensors))
     if absent:
         raise CheckpointError(f"{path} lists the tensor {quoted(absent[0])}, which none of its files holds")
     return tensors

@@ -105,6 +105,11 @@ def to_official(state: StateDict, config: VARConfig | ResidualConfig) -> dict[st
     return model_to_official(state, config)
 
 
+def sampling(config: object) -> Mapping[str, Any]:
+    """How the published models are evaluated, whatever their size."""
+    return SAMPLING
+
+
 def published(name: str, like: object = None) -> dict[str, Any] | None:
     """The configurations by component of a size that the authors call ``name``, such as var-d16 or var-d36-1024; None
     for a name of another form.
