@@ -213,3 +213,15 @@ def test_the_encoder_computes_where_the_model_does(saved: Path) -> None:
     rounded = conditioner.features([{"prompt": "a red fox"}]).sources["text"].tensors["states"]
     assert not torch.equal(exact, rounded)
     assert torch.equal(rounded, rounded.bfloat16().float())
+
+
+def test_prompts_are_encoded_for_a_published_model_without_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nextscale: Command
+) -> None:
+    save_t5(tmp_path / "t5")
+    known = TextConditioner(reference(tmp_path / "t5"))
+    monkeypatch.setattr("nextscale.checkpoints.convert.infinity.conditioner", lambda config: known)
+    (tmp_path / "prompts.txt").write_text("a red fox\n", encoding="utf-8")
+    done = nextscale("encode", tmp_path / "prompts.txt", "-o", tmp_path / "f.safetensors", "--model", "infinity-2b")
+    assert done.code == 0, done.err
+    assert TextFeatures(tmp_path / "f.safetensors").prompts == ["a red fox"]

@@ -80,6 +80,12 @@ class Published:
         assert system is not None
         return not hasattr(systems.converter(system), "conditioner")
 
+    def conditioner(self) -> Any:
+        """What reads a call for it, known without its weights; None where it reads classes."""
+        system = systems.named(self.system)
+        assert system is not None
+        return None if self.reads_classes else systems.converter(system).conditioner(self.configs()["model"])
+
     def configs(self, like: object = None) -> dict[str, Any]:
         """The configurations of its tokenizer and its model. like: that of a model, from which what the authors leave
         open is taken."""

@@ -80,16 +80,18 @@ def _encode_pictures(
 
 
 def _encode_prompts(file: Path, out: Path, model: str, overwrite: bool, device: str, dtype: str, as_json: bool) -> None:
-    """The text encoder alone is loaded, and nothing of the model that reads it."""
+    """The text encoder alone is loaded, and no weights of the model that reads it."""
     check_new(out, overwrite)
     prompts = _prompts(file)
 
     from nextscale.checkpoints.find import model_folder
     from nextscale.checkpoints.load import saved_conditioner
+    from nextscale.checkpoints.published import published
     from nextscale.conditions.text import TextConditioner
     from nextscale.device import choose_device, choose_dtype
 
-    conditioner = saved_conditioner(model_folder(model))
+    row = published(model)
+    conditioner = saved_conditioner(model_folder(model)) if row is None else row.conditioner()
     if not isinstance(conditioner, TextConditioner):
         reads = "nothing" if conditioner is None else conditioner.about
         raise InputError(f"{model} reads {reads}, so no prompts are encoded for it; expected a model of text")
