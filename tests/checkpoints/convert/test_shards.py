@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typer.testing import CliRunner
 
 from nextscale.checkpoints.convert import convert_files, export_file, export_official
 from nextscale.checkpoints.convert.infinity import SCHEDULES
 from nextscale.checkpoints.load import load_conditioner, read_origin
 from nextscale.checkpoints.store import load_component
+from nextscale.cli.main import app
 from nextscale.errors import CheckpointError
 from nextscale.pipeline import load
 from tests.checkpoints.convert.test_infinity import (
@@ -204,3 +206,24 @@ def test_what_is_converted_draws_a_text_at_the_ratio_that_is_asked_for(folder: P
     result = pipe(prompt="a red fox", ratio="3:2", seed=1, output_type="pt")
     assert result.images.shape == (1, 3, 14 * 16, 21 * 16)
     assert [tuple(t.shape[1:]) for t in result.tokens] == [(*size, 4) for size in SCHEDULES[10][:7]]
+
+
+def test_the_command_takes_a_folder_and_scales_that_are_no_squares(folder: Path) -> None:
+    words = [str(folder / "weights"), str(folder / "vae.pth"), "-o", str(folder / "out")]
+    done = CliRunner().invoke(app, ["convert", *words, "--scales", "1 2x2 3x2 6x4"])
+    assert done.exit_code == 0, done.output
+    config = load_component(folder / "out", "model").config
+    assert (config.sizes, config.lengths) == (SCHEDULES[4][:4], (4, 7, 10, 12, 13))
+    for component in ("model", "tokenizer"):
+        back = ["convert", str(folder / "out"), "--export", component, "-o", str(folder / f"{component}.safetensors")]
+        assert CliRunner().invoke(app, back).exit_code == 0
+    assert "cfg_uncond" in load_file(folder / "model.safetensors")
+    assert "quantizer.lfq.mask" in load_file(folder / "tokenizer.safetensors")
+
+
+def test_a_published_pair_that_was_not_trained_together_is_refused_by_the_names_of_its_files(tmp_path: Path) -> None:
+    torch.save(official_transformer(), tmp_path / "infinity_2b_reg.pth")
+    torch.save({"vae": official_tokenizer()}, tmp_path / "infinity_vae_d32.pth")
+    with pytest.raises(CheckpointError, match=r"expected infinity_vae_d32reg.pth beside it \(rename infinity_vae_d32"):
+        convert_files([tmp_path / "infinity_2b_reg.pth", tmp_path / "infinity_vae_d32.pth"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
