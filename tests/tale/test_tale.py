@@ -246,7 +246,7 @@ def test_a_published_one_is_fetched_with_its_conditioner(
     pipe: Pipeline, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, nextscale: Command
 ) -> None:
     tokenizer = ("me/tale", "pictures.pth")
-    row = Published("tale-s", "tale", 2, 32, "tale.pth", 4160, 1.0, 1.0, tokenizer=tokenizer, tokenizer_parameters=79)
+    row = Published("tale-s", "tale", 2, 32, "tale.pth", 4160, "none", tokenizer=tokenizer, tokenizer_parameters=79)
     monkeypatch.setitem(PUBLISHED, "tale-s", row)
     monkeypatch.setitem(REPOS, "tale", "me/tale")
     monkeypatch.setitem(LICENCES, "me/tale", "mit")

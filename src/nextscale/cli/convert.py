@@ -83,7 +83,7 @@ def convert(
         return
     number = None if dtype is None else _number(dtype)
     model = _published(files)
-    sizes = _sizes(scales) if scales is not None else model and model.sizes
+    sizes = _sizes(scales) if scales is not None else model.sizes if model is not None else None
     check_folder(out.absolute(), overwrite)  # before anything is fetched
     by_default = imagenet() if model is not None and model.reads_classes else None
     names = by_default if class_names is None else read_class_names(class_names)

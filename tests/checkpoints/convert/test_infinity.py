@@ -119,13 +119,16 @@ def test_published_tokenizers(name: str) -> None:
     assert signature(convert.to_official(ours, config)) == signature(state)
 
 
-def test_transformers_and_tokenizers_of_a_size_fit() -> None:
-    for name, layout in (("2b", "vae_d32"), ("8b", "vae_d56_f8_14_patchify"), ("8b-512", "vae_d56_f8_14_patchify")):
-        found = convert.published(f"infinity-{name}")
-        assert found is not None
-        tokenizer = without_values(lambda found=found: module_of(found["tokenizer"]))
-        assert found["tokenizer"] == convert.config("tokenizer", meta(layout), found["model"].sizes)
-        assert (tokenizer.draws, tokenizer.stride) == (found["model"].bits, 16)
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("2b", "vae_d32"), ("8b", "vae_d56_f8_14_patchify"), ("8b-512", "vae_d56_f8_14_patchify")],
+)
+def test_transformers_and_tokenizers_of_a_size_fit(name: str, layout: str) -> None:
+    found = convert.published(f"infinity-{name}")
+    assert found is not None
+    tokenizer: Any = without_values(lambda: module_of(found["tokenizer"]))
+    assert found["tokenizer"] == convert.config("tokenizer", meta(layout), found["model"].sizes)
+    assert (tokenizer.draws, tokenizer.stride) == (found["model"].bits, 16)
 
 
 @pytest.mark.parametrize("name", SHEET)
@@ -155,10 +158,9 @@ def test_the_weights_of_every_vector_file_come_back_with_the_same_bits() -> None
     for file in whole_models():
         for part in [part for part in ("infinity", "vae") if part in file.config]:
             state = file.model_state(part)
-            config = convert.config({"infinity": "model", "vae": "tokenizer"}[part], state, [1, 2])
-            back = (convert.model_to_official if part == "infinity" else convert.to_official)(
-                convert.from_official(state, config), config
-            )
+            config: Any = convert.config({"infinity": "model", "vae": "tokenizer"}[part], state, [1, 2])
+            back_to = convert.model_to_official if part == "infinity" else convert.to_official
+            back = back_to(convert.from_official(state, config), config)
             computed = {name for name in back if convert.is_model_buffer(name) or name in bitwise.MASKS}
             assert set(back) - computed == set(state) - computed
             assert all(torch.equal(back[name], t) for name, t in state.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -212,7 +213,7 @@ def test_the_command_takes_a_folder_and_scales_that_are_no_squares(folder: Path)
     words = [str(folder / "weights"), str(folder / "vae.pth"), "-o", str(folder / "out")]
     done = CliRunner().invoke(app, ["convert", *words, "--scales", "1 2x2 3x2 6x4"])
     assert done.exit_code == 0, done.output
-    config = load_component(folder / "out", "model").config
+    config: Any = load_component(folder / "out", "model").config
     assert (config.sizes, config.lengths) == (SCHEDULES[4][:4], (4, 7, 10, 12, 13))
     for component in ("model", "tokenizer"):
         back = ["convert", str(folder / "out"), "--export", component, "-o", str(folder / f"{component}.safetensors")]
