@@ -60,6 +60,7 @@ def test_shards_are_converted_from_their_folder_or_index(tmp_path: Path, pattern
     report = convert_files([path, tmp_path / "vae.pth"], tmp_path / "out")
     assert report.files[str(path)] == "Infinity transformer"
     assert report.passed_over[str(path)] == []
+    assert "schedules [1:3 2:5 1:2 4:7 2:3 3:4 4:5 1:1 5:4 4:3 3:2 7:4 2:1 5:2 3:1]" in str(report)
     assert len(read_origin(tmp_path / "out")["files"]) == 1 + 3 + 1  # index, shards, tokenizer
     for component, state in (("model", official_transformer()), ("tokenizer", official_tokenizer())):
         back = export_official(tmp_path / "out", component)

@@ -46,6 +46,7 @@ from nextscale.conditions.classes import ClassVocabulary
 from nextscale.errors import CheckpointError, InputError, one_line
 from nextscale.files import check_new, check_writable, kind_of, written_aside
 from nextscale.models.base import NextScaleModel
+from nextscale.ratios import ratio_of
 from nextscale.scales import ScaleSchedule
 
 WEIGHTS = ("tokenizer.safetensors", "model.safetensors")
@@ -328,6 +329,8 @@ def _left(entries: Sequence[str]) -> str:
 def _short(name: str, value: Any) -> str:
     if name == "sizes":
         return f"[{ScaleSchedule(value)}]"
+    if name == "schedules":
+        return f"[{' '.join(ratio_of(ScaleSchedule(sizes)) for sizes in value)}]"
     if isinstance(value, dict):
         return "(" + ", ".join(f"{key} {_short(key, inner)}" for key, inner in value.items()) + ")"
     return f"{value:g}" if isinstance(value, float) else str(value)
