@@ -26,6 +26,8 @@ PANELS = (
     ("psnr", "PSNR, dB"),
     ("perplexity", "perplexity of the codebook"),
     ("perplexity_0", "perplexity of the coarsest scale"),
+    ("bit_entropy", "entropy of a bit, in bits"),
+    ("bit_entropy_0", "the same at the coarsest scale"),
     ("lr", "learning rate"),
 )
 """What is drawn of a log: the number's name, and what its panel is called."""
