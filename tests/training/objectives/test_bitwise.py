@@ -96,7 +96,7 @@ def test_stuck_bits_are_warned_of_once(images: Path) -> None:
     """An encoder four of whose six channels are far above 0 everywhere: their bits are 1 at every scale. The two others
     are 0 at the coarsest scale and 1 at the next, which makes good for it.
     """
-    chosen = objective(images, "bits.collapsed_after=15", "run.log_every=5")
+    chosen = objective(images, "bits={collapsed_after: 15}", "run.log_every=5")
     last = chosen.module.encoder.conv_out
     torch.nn.init.zeros_(last.weight)
     last.bias = torch.nn.Parameter(torch.tensor([9.0, 9, 9, 9, 0, 0]))
