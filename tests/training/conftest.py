@@ -12,7 +12,8 @@ from hypothesis import settings
 from nextscale.checkpoints.store import save_checkpoint
 from nextscale.features.perceptual import Perceptual, PerceptualConfig
 from nextscale.training.start import start
-from tests.training.tiny import TINY_TOKENIZER, write_images
+from tests.conditions.tiny_t5 import WIDTH, save_t5
+from tests.training.tiny import TINY_TOKENIZER, save_bits, write_captions, write_images
 
 settings.register_profile("patient", deadline=None)  # on a busy machine the first example pays for everything
 settings.load_profile("patient")
@@ -48,3 +49,23 @@ def tokenizer(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "tokenizer"
     start("tokenizer", "tokenizer-emoji", images, output, None, TINY_TOKENIZER, "cpu").run()
     return output
+
+
+@pytest.fixture(scope="session")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures with captions."""
+    return write_captions(write_images(tmp_path_factory.mktemp("captioned")))
+
+
+@pytest.fixture(scope="session")
+def bits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny tokenizer of bits, as a checkpoint."""
+    return save_bits(tmp_path_factory.mktemp("bits") / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Entries of a recipe that name a tiny text encoder."""
+    folder = tmp_path_factory.mktemp("t5")
+    save_t5(folder)
+    return [f"text={{encoder: {folder}, width: {WIDTH}, length: 16}}"]

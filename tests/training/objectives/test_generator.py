@@ -64,7 +64,7 @@ def test_validation_drops_no_label(images: Path, tokenizer: Path, tmp_path: Path
     caught: list[torch.Tensor] = []
     model_of(goal).class_embedding.register_forward_hook(lambda _, arguments, __: caught.append(arguments[0]))
     goal.validate(goal.module)
-    assert torch.equal(torch.cat(caught), goal.heldout_features.sources["class"].tensors["ids"])
+    assert torch.equal(torch.cat(caught), goal.data.heldout_features.sources["class"].tensors["ids"])
 
 
 def test_some_classes_are_never_mirrored(images: Path, tokenizer: Path, tmp_path: Path) -> None:
