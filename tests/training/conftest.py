@@ -12,8 +12,7 @@ from hypothesis import settings
 from nextscale.checkpoints.store import save_checkpoint
 from nextscale.features.perceptual import Perceptual, PerceptualConfig
 from nextscale.training.start import start
-from tests.conditions.tiny_t5 import WIDTH, save_t5
-from tests.training.tiny import TINY_TOKENIZER, save_bits, write_captions, write_images
+from tests.training.tiny import TINY_TOKENIZER, write_images, write_world
 
 settings.register_profile("patient", deadline=None)  # on a busy machine the first example pays for everything
 settings.load_profile("patient")
@@ -52,20 +51,6 @@ def tokenizer(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pictures with captions."""
-    return write_captions(write_images(tmp_path_factory.mktemp("captioned")))
-
-
-@pytest.fixture(scope="session")
-def bits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny tokenizer of bits, as a checkpoint."""
-    return save_bits(tmp_path_factory.mktemp("bits") / "tokenizer")
-
-
-@pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Entries of a recipe that name a tiny text encoder."""
-    folder = tmp_path_factory.mktemp("t5")
-    save_t5(folder)
-    return [f"text={{encoder: {folder}, width: {WIDTH}, length: 16}}"]
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See ``write_world``."""
+    return write_world(tmp_path_factory.mktemp("world"))

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from nextscale.checkpoints.store import save_checkpoint
 from nextscale.conditions.classes import ClassVocabulary
-from nextscale.scales import Size
 from nextscale.tokenizers.autoencoder import AutoencoderConfig
 from nextscale.tokenizers.bitwise import BitwiseConfig, BitwiseTokenizer
 from nextscale.training.objectives.data import TokenData
 from nextscale.training.objectives.generator import GeneratorObjective
+from tests.conditions.tiny_t5 import WIDTH, save_t5
 
 SIDE = 16
 
@@ -97,25 +97,40 @@ def write_images(folder: Path) -> Path:
     return folder
 
 
-def write_captions(folder: Path) -> Path:
-    """A text beside each of the pictures; every third picture has a long one, too, in a table."""
-    lines = []
-    for i, path in enumerate(sorted(folder.glob("*/*/*.png"))):
-        text = f"a {('red', 'blue')[i % 2]} {('fox', 'sky', 'snow')[i % 3]}"
-        row = {"file_name": str(path.relative_to(folder)), "text": text}
-        lines.append(row if i % 3 else {**row, "long_caption": f"A {text}. It sits in the snow. The sky sits."})
-    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return folder
+SCHEDULES = [[1, 2, 4], [1, [3, 2], [6, 4]]]
+"""Of squares and of upright pictures."""
 
 
-def save_bits(folder: Path, sizes: tuple[Size, ...] = ((1, 1), (2, 2), (4, 4))) -> Path:
-    """A tokenizer of 6 bits with random weights, as a checkpoint."""
+def write_world(folder: Path) -> Path:
+    """What a text model is trained on: ``pictures`` of two aspect ratios with captions, some of them long; a
+    ``tokenizer`` of 6 bits with random weights; a text ``encoder``.
+    """
+    rng, lines = np.random.default_rng(1), []
+    for split, count in (("train", 20), ("val", 6)):
+        for i in range(count):
+            colour, thing = ("red", "blue")[i % 2], ("fox", "sky", "snow")[i % 3]
+            pixels = rng.integers(0, 90, (26 if i % 4 == 3 else 17, 17, 3), dtype=np.uint8)
+            pixels[..., 0 if i % 2 else 2] += 150
+            path = folder / "pictures" / split / f"{i:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+            line = {"file_name": f"{split}/{i:02d}.png", "text": f"a {colour} {thing}"}
+            lines.append(line if i % 3 else {**line, "long_caption": f"A {colour} {thing}. It sits in the snow. Fox."})
+    table = folder / "pictures" / "metadata.jsonl"
+    table.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     torch.manual_seed(7)
-    autoencoder = AutoencoderConfig(
-        ch=8, mult=(1, 1, 2), z=6, res_blocks=1, groups=4, attention=False, mid_attention=False
-    )
-    save_checkpoint(folder, {"tokenizer": BitwiseTokenizer(BitwiseConfig(bits=6, sizes=sizes, autoencoder=autoencoder))})
+    sizes = {"ch": 8, "mult": (1, 1, 2), "z": 6, "res_blocks": 1, "groups": 4}
+    config = AutoencoderConfig(**sizes, attention=False, mid_attention=False)  # type: ignore[arg-type]
+    bits = BitwiseConfig(bits=6, sizes=((1, 1), (2, 2), (4, 4)), autoencoder=config)
+    save_checkpoint(folder / "tokenizer", {"tokenizer": BitwiseTokenizer(bits)})
+    (folder / "encoder").mkdir()
+    save_t5(folder / "encoder")
     return folder
+
+
+def of_world(world: Path) -> list[str]:
+    """Entries of a recipe that name its text encoder."""
+    return [f"text={{encoder: {world / 'encoder'}, width: {WIDTH}, length: 16}}"]
 
 
 def classes_of(goal: GeneratorObjective) -> ClassVocabulary:

@@ -91,11 +91,19 @@ class CorrectedData:
 
     @torch.no_grad()
     def encoded(self, rows: Tensor, variant: Tensor, noise: SampleNoise) -> Encoded:
-        length = self.lengths[int(noise.shared() * len(self.lengths))]
+        length = self._length(noise)
         schedule = self.schedules[int(self.images.shape_labels[rows[0]])].prefix(length)
         latents = self._latents(rows, variant, schedule, noise).to(self.device)
         flips = [one.to(self.device) for one in self.correction.flips(schedule, self.tokenizer.draws, noise)]
         return self.tokenizer.encode(latents, schedule, flipped(flips))
+
+    def trials(self, seed: int) -> list[tuple[int, float]]:
+        """The first step of every size."""
+        first, step = dict[int, int](), 0
+        while len(first) < len({*self.lengths}):
+            first.setdefault(self._length(SampleNoise(seed, step, 1, slice(None))), step)
+            step += 1
+        return [(step, self.lengths.count(length) / len(self.lengths)) for length, step in first.items()]
 
     @torch.no_grad()
     def heldout(self) -> Iterator[tuple[Encoded, Features]]:
@@ -110,6 +118,10 @@ class CorrectedData:
                 latents = self._heldout.read(rows * 0, rows, schedule, size).to(self.device)
                 features = self._features([spoken(self._heldout_captions[row], (0, 0)) for row in rows.tolist()])
                 yield self.tokenizer.encode(latents, schedule), features
+
+    def _length(self, noise: SampleNoise) -> int:
+        """How many scales the step has that this noise is of: the first of its shared numbers says it."""
+        return self.lengths[int(noise.shared() * len(self.lengths))]
 
     def _latents(self, rows: Tensor, variant: Tensor, schedule: ScaleSchedule, noise: SampleNoise) -> Tensor:
         if self.latents is not None:

@@ -59,6 +59,9 @@ class Data(Protocol):
     def encoded(self, rows: Tensor, variant: Tensor, noise: SampleNoise) -> Encoded:
         """These variants of the images, on the scales of this step."""
 
+    def trials(self, seed: int) -> list[tuple[int, float]]:
+        """Steps of a run with this seed by which it is priced, see ``Objective``."""
+
     def heldout(self) -> Iterator[tuple[Encoded, Features]]:
         """The held-out images as they are, some at a time, with all that they show; those of a turn have one
         schedule.
@@ -113,6 +116,9 @@ class TokenData:
             return self.tokens.read((variant * self.tokens.count).long(), rows)
         turned = variant < self.augmentation.flip
         return encode(self.tokenizer, self.augmentation.images(self.images, rows, turned, noise, self.device))
+
+    def trials(self, seed: int) -> list[tuple[int, float]]:
+        return [(0, 1.0)]
 
     def heldout(self) -> Iterator[tuple[Encoded, Features]]:
         for rows in torch.arange(self.heldout_features.images).split(BATCH):

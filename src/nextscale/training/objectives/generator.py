@@ -68,12 +68,12 @@ class GeneratorObjective:
         freeze_others(self.module, recipe.trainable)
         self.lesson = recipe.new_lesson(tokenizer)
         self.ignorance = {"loss": math.log(tokenizer.choices)}
-        self.stages = [0]
         known = isinstance(self.conditioner, ClassVocabulary) and len(train.labels.unique()) == 1
         self.warnings = [_one_class(train)] if known else []
         made_of = Material(train, heldout, vocabulary, self.conditioner, self.tokenizer, revision, cache, progress)
         made_of = recipe.prepared(made_of)
         self.conditioner, self.data = made_of.conditioner, recipe.new_data(made_of)
+        self.trials = self.data.trials(recipe.run.seed)
         self.warnings += self.data.warnings
         self._entries = self.conditioner.samples(SAMPLES) or _some(recipe.entries(heldout, vocabulary))
 
