@@ -311,7 +311,8 @@ def test_one_more_system_has_a_recipe(tmp_path: Path) -> None:
     assert isinstance(recipe, AnotherRecipe)
     assert type(recipe.new_model(tiny_tokenizer(), CLASSES)) is Another
     with pytest.raises(
-        InputError, match="tokenizer or var or m-var or tokenizer-bitwise or another or classifier', not 'nothing'"
+        InputError,
+        match="tokenizer or var or m-var or tokenizer-bitwise or infinity or another or classifier', not 'nothing'",
     ):
         load_recipe(tmp_path / "mine.yaml", ["kind=nothing"])
 

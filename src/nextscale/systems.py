@@ -69,7 +69,10 @@ SYSTEMS = (
         },
         converter="nextscale.checkpoints.convert.infinity",
         verification="nextscale.verification.infinity",
-        recipes={"tokenizer-bitwise": "nextscale.training.recipes.bitwise.BitwiseTokenizerRecipe"},
+        recipes={
+            "tokenizer-bitwise": "nextscale.training.recipes.bitwise.BitwiseTokenizerRecipe",
+            "infinity": "nextscale.training.recipes.infinity.InfinityRecipe",
+        },
         conditioners={"text": "nextscale.conditions.text.TextConditioner"},
     ),
 )

@@ -6,15 +6,14 @@ from typing import Literal
 
 import torch
 
-from nextscale.conditions.base import Conditioner, Entry, Features
+from nextscale.conditions.base import Conditioner, Entry
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.data.images import ImageData
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training.generator_recipe import GeneratorLoss, GeneratorRecipe
-from nextscale.training.objectives.data import TokenData
+from nextscale.training.objectives.data import Material, TokenData
 from nextscale.training.objectives.lesson import Lesson
 from nextscale.training.sections import Section
-from nextscale.training.tokens import Augmentation, Tokens
 from tests.tale.conditioner import Letters
 from tests.tale.data import FreeData
 from tests.tale.lessons import masked
@@ -53,16 +52,10 @@ class TaleRecipe(GeneratorRecipe):
             torch.nn.init.normal_(parameter)
         return model
 
-    def new_data(
-        self,
-        images: ImageData,
-        features: Features,
-        tokenizer: Tokenizer,
-        augmentation: Augmentation,
-        tokens: Tokens | None,
-    ) -> TokenData:
-        kind = TokenData if tokens is not None else FreeData
-        return kind(images, features, tokenizer, augmentation, tokens, {"text": self.loss.label_drop})
+    def new_data(self, made_of: Material) -> TokenData:
+        kind = TokenData if self.data.copies else FreeData
+        dropped = {"text": self.loss.label_drop}
+        return kind(made_of, *self.features(made_of), self.augmentation, self.data.copies, dropped)
 
     def new_lesson(self, tokenizer: Tokenizer) -> Lesson:
         return masked if self.loss.masked else super().new_lesson(tokenizer)

@@ -12,7 +12,7 @@ from hypothesis import settings
 from nextscale.checkpoints.store import save_checkpoint
 from nextscale.features.perceptual import Perceptual, PerceptualConfig
 from nextscale.training.start import start
-from tests.training.tiny import TINY_TOKENIZER, write_images
+from tests.training.tiny import TINY_TOKENIZER, write_images, write_world
 
 settings.register_profile("patient", deadline=None)  # on a busy machine the first example pays for everything
 settings.load_profile("patient")
@@ -48,3 +48,9 @@ def tokenizer(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "tokenizer"
     start("tokenizer", "tokenizer-emoji", images, output, None, TINY_TOKENIZER, "cpu").run()
     return output
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See ``write_world``."""
+    return write_world(tmp_path_factory.mktemp("world"))

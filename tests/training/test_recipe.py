@@ -49,7 +49,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "model": {"mlp_ratio": 4, "head": 0.02},
     "loss": {"label_smoothing": 0, "label_drop": 0.1, "scale_weights": None},
     "sampling": {"guidance_scale": 2.5, "temperature": 1, "top_k": 900, "top_p": 0.96},
-    "optim": {"betas": (0.9, 0.95), "weight_decay": 0.05, "clip": 2, "ema": 0, "fused": False},
+    "optim": {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.05, "clip": 2, "ema": 0, "fused": False},
     "schedule": {"form": "lin0", "steps": None, "warmup": 0.02, "start": 0.005},
 }
 MAMBA = {"mixer": "mamba2", "state": 64, "head_dim": 64, "official_init": True}
@@ -120,7 +120,7 @@ def test_a_wrong_entry_is_refused_in_one_sentence(override: str, message: str) -
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("tokenizer-emojy", "did you mean 'tokenizer-emoji'?"), ("qqq", "shipped are classifier-emoji, m-var-d12")],
+    [("tokenizer-emojy", "did you mean 'tokenizer-emoji'?"), ("qqq", "shipped are classifier-emoji, infinity-125m")],
 )
 def test_an_unknown_recipe_names_those_there_are(name: str, message: str) -> None:
     with pytest.raises(InputError, match="no recipe or file") as refused:

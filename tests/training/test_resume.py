@@ -26,7 +26,7 @@ from nextscale.errors import TrainingError
 from nextscale.training.progress import Progress
 from nextscale.training.start import start
 from nextscale.training.trainer import Interrupted, Trainer
-from tests.training.tiny import TINY_BITWISE, TINY_TOKENIZER, TINY_VAR
+from tests.training.tiny import SCHEDULES, TINY_BITWISE, TINY_INFINITY, TINY_TOKENIZER, TINY_VAR, of_world
 
 STEPS = 14
 RUN = [f"schedule.steps={STEPS}", "run.save_every=3", "run.validate_every=4", "run.sample_every=6", "optim.ema=0.9"]
@@ -35,10 +35,13 @@ TOKENIZER += ["data.recolour=0.5", "loss.adversarial={weight: 0.5, start: 0.2, w
 BITWISE = [*TINY_BITWISE, *RUN, "data.shift=3", "data.recolour=0.5", "bits.scale_dropout=0.5", "run.accumulate=2"]
 BITWISE += ["loss.adversarial={weight: 0.3, start: 0.2, width: 8, layers: 1, lr_ratio: 2}"]
 VAR = [*TINY_VAR, "schedule.epochs=null", *RUN, "model.drop_path=0.3", "run.export=best", "run.accumulate=2"]
+INFINITY = [*TINY_INFINITY, *RUN, "model.drop_path=0.3", "run.accumulate=2", "data.copies=2", "data.flip=0.5"]
+INFINITY += ["data.resolution=null", f"data.schedules={SCHEDULES}", "data.lengths=[2, 3]", "loss.label_drop=0.3"]
 RECIPES = {
     "tokenizer": ("tokenizer-emoji", TOKENIZER),
     "tokenizer-bitwise": ("tokenizer-emoji-bits", BITWISE),
     "var": ("var-emoji", VAR),
+    "infinity": ("infinity-125m", INFINITY),
 }
 CLOCKED = {"images_per_second", "waiting", "peak_share"}
 
@@ -46,12 +49,14 @@ Make = Callable[..., Trainer]
 Show = Callable[[Progress], None]
 
 
-@pytest.fixture(scope="module", params=["tokenizer", "tokenizer-bitwise", "var"])
-def trainer(request: pytest.FixtureRequest, images: Path, tokenizer: Path) -> Make:
+@pytest.fixture(scope="module", params=["tokenizer", "tokenizer-bitwise", "var", "infinity"])
+def trainer(request: pytest.FixtureRequest, images: Path, tokenizer: Path, world: Path) -> Make:
     """Makes a trainer for a run folder; a tokenizer with everything on, or a generator."""
     kind = request.param
     recipe, overrides = RECIPES[kind]
     frozen = str(tokenizer) if kind == "var" else None
+    if kind == "infinity":
+        images, frozen, overrides = world / "pictures", str(world / "tokenizer"), [*overrides, *of_world(world)]
 
     def make(output: Path, show: Show = lambda _: None) -> Trainer:
         return start(kind, recipe, images, output, frozen, overrides, "cpu", show)

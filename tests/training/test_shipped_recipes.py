@@ -10,17 +10,20 @@ import nextscale
 from nextscale.checkpoints.store import load_component
 from nextscale.training.recipe import load_recipe, shipped_recipes
 from nextscale.training.start import start
-from tests.training.tiny import TINY
+from tests.training.tiny import TINY, of_world
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_two_steps(name: str, images: Path, tokenizer: Path, eyes: Path, tmp_path: Path) -> None:
+def test_two_steps(name: str, images: Path, tokenizer: Path, eyes: Path, world: Path, tmp_path: Path) -> None:
     kind, output = load_recipe(name).kind, tmp_path / "run"
-    trains_tokenizer = kind.startswith("tokenizer")
+    trains_tokenizer, of_text = kind.startswith("tokenizer"), kind == "infinity"
     frozen = None if trains_tokenizer or kind == "classifier" else str(tokenizer)
-    perceptual = f"loss.perceptual={{weight: 0.01, network: {eyes}}}"  # published networks are not at hand
-    own_eyes = [perceptual] if trains_tokenizer else []
-    trainer = start(kind, name, images, output, frozen, [*TINY[kind], "run.sample_every=2", *own_eyes], "cpu")
+    more = [*TINY[kind], "run.sample_every=2"]
+    if trains_tokenizer:
+        more += [f"loss.perceptual={{weight: 0.01, network: {eyes}}}"]  # published networks are not at hand
+    if of_text:
+        images, frozen, more = world / "pictures", str(world / "tokenizer"), [*more, *of_world(world)]
+    trainer = start(kind, name, images, output, frozen, more, "cpu")
     metrics = trainer.run(max_steps=2)
     assert trainer.step == 2 < trainer.total
     assert ("psnr" if trains_tokenizer else "accuracy") in metrics
@@ -31,5 +34,6 @@ def test_two_steps(name: str, images: Path, tokenizer: Path, eyes: Path, tmp_pat
         load_component(output / "export", name.removesuffix("-emoji"))
     else:
         pipe = nextscale.load(output / "export", device="cpu", dtype="float32")
-        assert pipe.vocabulary.names == ("cold", "warm")
-        assert pipe(class_labels="warm", seed=1).images[0].size == (16, 16)
+        assert of_text or pipe.vocabulary.names == ("cold", "warm")
+        drawn = pipe(prompt="a fox", seed=1) if of_text else pipe(class_labels="warm", seed=1)
+        assert drawn.images[0].size == (16, 16)

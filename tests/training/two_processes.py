@@ -11,7 +11,7 @@ import torch
 from nextscale.errors import TrainingError
 from nextscale.training import parallel
 from nextscale.training.start import start
-from tests.training.tiny import TINY_BITWISE, TINY_TOKENIZER, TINY_VAR
+from tests.training.tiny import SCHEDULES, TINY_BITWISE, TINY_INFINITY, TINY_TOKENIZER, TINY_VAR, of_world
 
 LOSSES = 20
 RUN = [f"schedule.steps={LOSSES}", "run.save_every=12", "run.validate_every=10", "optim.ema=0.9", "optim.lr=0.005"]
@@ -20,17 +20,22 @@ TOKENIZER += ["data.flip=0.5", "data.recolour=0.5", "loss.adversarial={weight: 0
 BITWISE = [*TINY_BITWISE, *RUN, "data.shift=3", "data.flip=0.5", "bits.scale_dropout=0.5", "optim.lr=0.001"]
 BITWISE += ["loss.adversarial={weight: 0.3, start: 0.3, width: 8, layers: 1}"]
 VAR = [*TINY_VAR, "schedule.epochs=null", *RUN, "model.drop_path=0.3", "data.flip=0.5", "loss.label_drop=0.3"]
+INFINITY = [*TINY_INFINITY, *RUN, "model.drop_path=0.3", "optim.eps=1e-4", "data.copies=2", "data.flip=0.5"]
+INFINITY += ["data.resolution=null", f"data.schedules={SCHEDULES}", "data.lengths=[2, 3]", "loss.label_drop=0.3"]
 RECIPES = {
     "tokenizer": ("tokenizer-emoji", TOKENIZER),
     "tokenizer-bitwise": ("tokenizer-emoji-bits", BITWISE),
     "var": ("var-emoji", VAR),
+    "infinity": ("infinity-125m", INFINITY),
 }
 
 
-def train(kind: str, images: Path, output: Path, tokenizer: Path) -> None:
+def train(kind: str, images: Path, output: Path, tokenizer: Path, world: Path) -> None:
     """The training whose losses are compared."""
     recipe, overrides = RECIPES[kind]
     frozen = str(tokenizer) if kind == "var" else None
+    if kind == "infinity":
+        images, frozen, overrides = world / "pictures", str(world / "tokenizer"), [*overrides, *of_world(world)]
     start(kind, recipe, images, output, frozen, overrides, "cpu").run()
 
 
@@ -61,6 +66,6 @@ def check_exchange() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for kind in RECIPES:
-        train(kind, Path(sys.argv[1]), Path(sys.argv[2]) / kind, Path(sys.argv[3]))
+        train(kind, Path(sys.argv[1]), Path(sys.argv[2]) / kind, Path(sys.argv[3]), Path(sys.argv[4]))
     check_exchange()
     parallel.finish()

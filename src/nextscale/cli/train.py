@@ -96,7 +96,7 @@ class Bar:
         elif at.kind == "validation":
             self._console.print(f"step {at.step} held-out  {_numbers(at.metrics)}")
         elif at.kind in ("reading", "encoding"):
-            self._bar.update(self._task, completed=at.step, total=at.total, description=f"{at.kind} images")
+            self._bar.update(self._task, completed=at.step, total=at.total, description=at.kind)
         elif at.kind == "step":
             text = _state(at)
             self._bar.update(self._task, completed=at.step, total=at.total, description=text)

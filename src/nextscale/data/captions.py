@@ -35,12 +35,19 @@ def spoken(captions: Captions, u: Tensor | Sequence[float]) -> str:
     u: two numbers in [0, 1): which caption, and how much of it.
     """
     which, share = (float(number) for number in u)
-    if captions.long is None or which < SHORT:
-        return _without_aside(captions.text)
+    short, *prefixes = wordings(captions)
+    return short if which < SHORT or not prefixes else prefixes[int(share * len(prefixes))]
+
+
+def wordings(captions: Captions) -> list[str]:
+    """All that :func:`spoken` may say of an image: the short caption, then the first sentences of the long one."""
+    short = _without_aside(captions.text)
+    if captions.long is None:
+        return [short]
     text = _without_aside(captions.long)
     ends = [end.end() for end in _END.finditer(text)]
     ends += [len(text)] if not ends or ends[-1] < len(text) else []
-    return text[: ends[int(share * len(ends))]]
+    return [short, *(text[:end] for end in ends)]
 
 
 def _without_aside(text: str) -> str:

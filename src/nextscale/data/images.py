@@ -35,6 +35,10 @@ class Reader(Protocol):
         """See ``ImageData``."""
 
     @property
+    def shape_labels(self) -> Tensor:
+        """See ``ImageData``; a batch is of one shape."""
+
+    @property
     def waited(self) -> float:
         """Seconds that reading has taken in all, for whoever wants to know the share of time spent waiting."""
 

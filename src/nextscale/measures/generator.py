@@ -5,7 +5,7 @@ Shape letters: ``N`` images, ``B`` of one batch, ``L`` tokens of all scales, ``V
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from nextscale.conditions.base import Features
 from nextscale.measures.tokenizer import BATCH, Step, silent
 from nextscale.models.base import NextScaleModel
 from nextscale.scales import ScaleSchedule
-from nextscale.tokenizers.base import Tokenizer
+from nextscale.tokenizers.base import Encoded, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,23 @@ class Scores:
 
         return cls(score(slice(None)), tuple(score(schedule.slice(k)) for k in range(len(schedule))))
 
+    @classmethod
+    def mean(cls, parts: Sequence[Scores], images: Sequence[int]) -> Scores:
+        """Of so many images each, whose schedules differ; every token weighs the same here, too."""
+        if len(parts) == 1:
+            return parts[0]
+
+        def mean(scores: Sequence[Score]) -> Score:
+            tokens = [score.tokens * count for score, count in zip(scores, images, strict=True)]
+            loss, accuracy = (
+                sum(getattr(score, name) * n for score, n in zip(scores, tokens, strict=True)) / sum(tokens)
+                for name in ("loss", "accuracy")
+            )
+            return Score(round(sum(tokens) / sum(images)), loss, accuracy)
+
+        scales = zip(*(part.scales for part in parts), strict=True)
+        return cls(mean([part.total for part in parts]), tuple(map(mean, scales)))
+
 
 def token_scores(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy (B, L) in nats, and the share of its draws (B, L) of which the likeliest choice was right.
@@ -58,24 +75,46 @@ def token_scores(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 # no_grad and not inference_mode: the attention mask made here is kept and may serve a training step later.
 @torch.no_grad()
+def score_batches(
+    model: NextScaleModel, batches: Iterable[tuple[Encoded, Features]], step: Callable[[int], None] = lambda done: None
+) -> Scores:
+    """Scores of ``model`` (in evaluation mode) on images as walks over the scales, with what they show; those of a
+    batch have one schedule. Nothing is dropped or smoothed.
+
+    step: called with the images done so far.
+    """
+    assert not model.training, "a model in training mode drops paths; call eval() first"
+    device, done = next(model.parameters()).device, 0
+    sums: dict[ScaleSchedule, tuple[Tensor, Tensor]] = {}
+    images: dict[ScaleSchedule, int] = {}
+    for encoded, features in batches:
+        schedule = encoded.canvas.schedule
+        logits = model(encoded.inputs, model.condition(features.to(device), schedule=schedule), schedule)
+        found = token_scores(logits, torch.cat([t.flatten(1, 2) for t in encoded.tokens], 1))
+        zeros = torch.zeros(2, schedule.tokens, dtype=torch.float64)
+        before = sums.get(schedule, (zeros[0], zeros[1]))
+        sums[schedule] = before[0] + found[0].cpu().double().sum(0), before[1] + found[1].cpu().double().sum(0)
+        images[schedule] = images.get(schedule, 0) + features.images
+        done += features.images
+        step(done)
+    return Scores.mean(
+        [Scores.of(loss / images[one], hits / images[one], one) for one, (loss, hits) in sums.items()],
+        list(images.values()),
+    )
+
+
 def score_generator(
     model: NextScaleModel, tokenizer: Tokenizer, tokens: Sequence[Tensor], features: Features, step: Step = silent
 ) -> Scores:
-    """Scores of ``model`` (in evaluation mode) on images given as token maps; nothing is dropped or smoothed.
+    """The same for images given as token maps.
 
     tokens: (N, h, w) or (N, h, w, d) int64, one per scale, as ``encode_all`` gives them; features: of the N images.
     """
-    assert not model.training, "a model in training mode drops paths; call eval() first"
-    device, schedule = next(model.parameters()).device, model.schedule
-    loss = torch.zeros(schedule.tokens, dtype=torch.float64)
-    hits = torch.zeros_like(loss)
-    for start in range(0, features.images, BATCH):
-        maps = [t[start : start + BATCH].to(device) for t in tokens]
-        given = tokenizer.follow(maps, schedule).inputs
-        batch = features.select(torch.arange(start, start + len(maps[0]))).to(device)
-        logits = model(given, model.condition(batch, schedule=schedule), schedule)
-        batch_loss, batch_hits = token_scores(logits, torch.cat([t.flatten(1, 2) for t in maps], 1))
-        loss += batch_loss.cpu().double().sum(0)
-        hits += batch_hits.cpu().double().sum(0)
-        step(start + len(maps[0]), features.images)
-    return Scores.of(loss / features.images, hits / features.images, schedule)
+    device = next(model.parameters()).device
+
+    def batches() -> Iterator[tuple[Encoded, Features]]:
+        for start in range(0, features.images, BATCH):
+            maps = [t[start : start + BATCH].to(device) for t in tokens]
+            yield tokenizer.follow(maps, model.schedule), features.select(torch.arange(start, start + len(maps[0])))
+
+    return score_batches(model, batches(), lambda done: step(done, features.images))

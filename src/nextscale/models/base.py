@@ -143,6 +143,8 @@ class NextScaleModel(nn.Module, ABC):
     """Names of those that its other branch sees, which guidance leads away from, such as a negative text."""
     prefix_with_first: bool = False
     """Whether a prefix stands in the first scale's group, see ``Prefix``."""
+    free: tuple[str, ...] = ()
+    """Settings that shape no weights, so that a run which starts from a checkpoint may have others."""
     has_passes: bool = False
     """Whether it can go over a scale again, see ``Again``."""
 

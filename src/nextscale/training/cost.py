@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -120,16 +119,15 @@ def measure(
     )
 
 
-def together(prices: list[Price], bounds: list[int]) -> Price:
-    """The price of a run in parts: of the most memory that one takes, and the mean time and FLOPs of a step.
+def together(prices: list[Price], shares: list[float]) -> Price:
+    """The price of a run whose steps differ: of the most memory that one takes, and the mean time and FLOPs of a step.
 
-    bounds: where the parts begin, and where the last one ends; a part that is over before it began counts for nothing.
+    shares: of all steps, that cost as much as each price says.
     """
-    lengths = [max(0, end - start) for start, end in pairwise(bounds)]
     first, kept = prices[0], max(price.activations for price in prices)  # what later trials find in use is their own
 
     def mean(numbers: list[float]) -> float:
-        return sum(n * length for n, length in zip(numbers, lengths, strict=True)) / max(1, sum(lengths))
+        return sum(n * share for n, share in zip(numbers, shares, strict=True))
 
     return replace(
         first,

@@ -1,10 +1,10 @@
-"""What a recipe for a class-conditional generator may say; what each system adds stands in ``recipes/``."""
+"""What a recipe for a generator may say; what each system adds stands in ``recipes/``."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,12 +12,13 @@ from nextscale.conditions.base import Conditioner, Entry, Features
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.data.images import ImageData
 from nextscale.models.base import NextScaleModel
+from nextscale.scales import Size
 from nextscale.tokenizers.base import Tokenizer
-from nextscale.training.objectives.data import TokenData
+from nextscale.training.objectives.data import Data, Material, TokenData
 from nextscale.training.objectives.lesson import Lesson
-from nextscale.training.objectives.teacher_forcing import teacher_forcing, token_weights
+from nextscale.training.objectives.teacher_forcing import Weights, check_weights, teacher_forcing
 from nextscale.training.sections import DataSection, OptimSection, RunSection, ScheduleSection, Section, Share
-from nextscale.training.tokens import Augmentation, Tokens
+from nextscale.training.tokens import Augmentation
 
 
 class GeneratorDataSection(DataSection):
@@ -60,17 +61,18 @@ class TransformerSection(Section):
 
 
 class GeneratorLoss(Section):
-    """label_smoothing: of the cross-entropy; label_drop: share of labels replaced by the null class while training;
-    scale_weights: how much a token of each scale counts, all the same where it is left out.
+    """label_smoothing: of the cross-entropy; label_drop: share of labels, or of texts, replaced by the model's own null
+    while training; scale_weights: how much a token of each scale counts, all the same where it is left out; balanced:
+    in inverse proportion to the root of its scale's tokens (arXiv 2412.04431).
     """
 
     label_smoothing: Share = 0.0
     label_drop: Share = 0.1
-    scale_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None
+    scale_weights: Literal["balanced"] | tuple[Annotated[float, Field(ge=0)], ...] | None = None
 
     @field_validator("scale_weights")
     @classmethod
-    def _not_all_zero(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    def _not_all_zero(cls, value: Weights) -> Weights:
         if value is not None and not any(value):
             raise ValueError("one of the weights must be above 0")
         return value
@@ -104,8 +106,23 @@ class GeneratorRecipe(Section):
     run: GeneratorRunSection
     kind: str
     model: Section
+    captions: ClassVar[bool] = False
+    """Whether it is taught by the captions of its images."""
     trainable: ClassVar[tuple[str, ...]] = ("*",)
     """Patterns of the names of the parameters that are trained, such as ``head_*``; the others stay as they are."""
+
+    def fitted(self, tokenizer: Tokenizer) -> Tokenizer:
+        """A frozen tokenizer with the scales that the model is to draw; by default those that it was trained on."""
+        return tokenizer
+
+    def shapes(self, tokenizer: Tokenizer) -> list[Size] | None:
+        """Height and width in pixels of the images, which belong to the nearest of these; None: all are squares of the
+        recipe's resolution. tokenizer: fitted.
+        """
+        return None
+
+    def check_known(self, conditioner: Conditioner) -> None:
+        """Raises ``InputError`` where the conditioner of a checkpoint to start from is not what the recipe means."""
 
     def new_conditioner(self, vocabulary: ClassVocabulary) -> Conditioner:
         """What reads the words of a call. vocabulary: of the data; by default it is the conditioner."""
@@ -122,24 +139,34 @@ class GeneratorRecipe(Section):
         of what the conditioner gives, such as the number of labels.
         """
 
-    def new_data(
-        self,
-        images: ImageData,
-        features: Features,
-        tokenizer: Tokenizer,
-        augmentation: Augmentation,
-        tokens: Tokens | None,
-    ) -> TokenData:
-        """What a step is taught on; by default every source is dropped from the same share of the images. Arguments as
-        of ``TokenData``.
-        """
-        dropped = dict.fromkeys(features.sources, self.loss.label_drop)
-        return TokenData(images, features, tokenizer, augmentation, tokens, dropped)
+    def prepared(self, made_of: Material) -> Material:
+        """What data are made of, with a conditioner that is ready to be asked for what the images show."""
+        return made_of
+
+    def new_data(self, made_of: Material) -> Data:
+        """What a step is taught on; by default every source is dropped from the same share of the images."""
+        shown = self.features(made_of)
+        dropped = dict.fromkeys(shown[0].sources, self.loss.label_drop)
+        return TokenData(made_of, *shown, self.augmentation, self.data.copies, dropped)
+
+    def features(self, made_of: Material) -> tuple[Features, Features]:
+        """What all images show: those to train on, and those held out."""
+        train, heldout = (
+            made_of.conditioner.features(self.entries(data, made_of.vocabulary)).to(made_of.device)
+            for data in (made_of.train, made_of.heldout)
+        )
+        return train, heldout
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How variants of an image differ from it."""
+        data = self.data
+        return Augmentation(data.flip, data.unmirrored, data.shift, data.recolour)
 
     def new_lesson(self, tokenizer: Tokenizer) -> Lesson:
         """What the model is taught on the tokens of ``tokenizer``."""
         weights = self.loss.scale_weights
-        token_weights(weights, tokenizer.schedule)  # refuses as many as do not fit
+        check_weights(weights, tokenizer.schedule)
         return partial(teacher_forcing, label_smoothing=self.loss.label_smoothing, scale_weights=weights)
 
     def states(self, tokenizer: Tokenizer) -> int:

@@ -170,8 +170,9 @@ def _short(value: Any) -> str:
 def _settings(module: nn.Module) -> dict[str, Any]:
     """The configuration of a module, without what it may differ in, nested settings as ``outer.inner``."""
     config, flat = module.config, dict[str, Any]()
+    free = (*FREE, *(module.free if isinstance(module, NextScaleModel) else ()))
     assert is_dataclass(config)
     for name, value in asdict(config).items():
         nested = {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
-        flat |= {key: inner for key, inner in nested.items() if key not in FREE}
+        flat |= {key: inner for key, inner in nested.items() if key not in free}
     return flat

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from nextscale.errors import InputError
 
 UNDECAYED = ("pos_", "level_embedding", "ada_gss", "scale_mul")
-"""Parameters whose own name starts like this are never decayed, whatever their shape."""
+"""Parameters in whose name a part starts like this are never decayed, whatever their shape."""
+LEARNED = ("null", "query")
+"""Nor are those that are called so themselves: vectors that stand for nothing, or that ask."""
 
 
 def freeze_others(module: nn.Module, trainable: Sequence[str]) -> None:
@@ -43,7 +45,8 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: fl
     spared: list[nn.Parameter] = []
     for name, parameter in named:
         if parameter.requires_grad:
-            own = [part for part in name.split(".") if part.startswith(UNDECAYED)]
+            parts = name.split(".")
+            own = parts[-1] in LEARNED or any(part.startswith(UNDECAYED) for part in parts)
             (spared if parameter.ndim < 2 or own else decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay, "decayed": True},

@@ -50,6 +50,11 @@ class SampleNoise:
         """Numbers in [0, 1), (len(self), *shape) float32 on the CPU; every call draws new ones."""
         return torch.rand((self.batch, *shape), generator=self._generator)[self.part]
 
+    def many(self, *shape: int) -> Tensor:
+        """As :meth:`uniform`, for shapes so large that the numbers of other parts are better not drawn."""
+        keys = torch.randint(2**62, (self.batch,), generator=self._generator)[self.part]
+        return torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(key)) for key in keys.tolist()])
+
     def shared(self, *shape: int) -> Tensor:
         """Numbers in [0, 1) of the step, (*shape) float32 on the CPU; every call draws new ones."""
         return torch.rand(shape, generator=self._shared)

@@ -79,14 +79,14 @@ class Account:
         else:
             module = self.objective.module
             prices = []
-            for stage in self.objective.stages:
+            for first, _ in self.objective.trials:
 
-                def trial(model: nn.Module, part: slice, step: int = stage) -> Tensor:
+                def trial(model: nn.Module, part: slice, step: int = first) -> Tensor:
                     return loss(model, step, part)
 
                 prices.append(measure(trial, module, model, parts[0], len(parts), total, run.batch))
                 self.objective.load_state(self.objective.state())
-            self.price = together(prices, [*self.objective.stages, total])
+            self.price = together(prices, [share for _, share in self.objective.trials])
         dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
         peaks = torch.tensor(matmul_peak(device, dtype), dtype=torch.float64)
         self.peak = float(parallel.sum_over(peaks))

@@ -25,12 +25,14 @@ class DataSection(Section):
 
 
 class OptimSection(Section):
-    """AdamW. lr: its peak; weight_decay_end: reached by a cosine over the run, None keeps the first; clip: largest
-    gradient norm; ema: decay of the moving average of the weights, 0 is off; fused: torch's fused AdamW.
+    """AdamW. lr: its peak; eps: added to what it divides by; weight_decay_end: reached by a cosine over the run, None
+    keeps the first; clip: largest gradient norm; ema: decay of the moving average of the weights, 0 is off; fused:
+    torch's fused AdamW.
     """
 
     lr: float = Field(gt=0)
     betas: tuple[Decay, Decay] = (0.9, 0.95)
+    eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     weight_decay_end: float | None = Field(default=None, ge=0)
     clip: float = Field(default=2.0, gt=0)

@@ -15,6 +15,7 @@ from nextscale.checkpoints.load import revision
 from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.store import load_component
 from nextscale.conditions.classes import ClassVocabulary
+from nextscale.data.captions import require_captions
 from nextscale.data.emoji_reader import families_of, holds_emoji, read_metadata
 from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData, told
@@ -23,6 +24,7 @@ from nextscale.tokenizers.base import Tokenizer
 from nextscale.training import order
 from nextscale.training.classifier_recipe import ClassifierRecipe
 from nextscale.training.engine import engine
+from nextscale.training.generator_recipe import GeneratorRecipe
 from nextscale.training.initial import Origin, folder_of
 from nextscale.training.objectives.base import Objective
 from nextscale.training.objectives.classifier import ClassifierObjective, new_network
@@ -78,16 +80,14 @@ def start(
         check_room(partial(resolved.new_model, frozen[0], 1), where, images * resolved.states(frozen[0]))
     shown = progress if rank() == 0 else silent
     reading, encoding = (_counted(shown, kind) for kind in ("reading", "encoding"))
-    train, heldout = (
-        load_data(data, resolved.data.resolution, split, progress=reading, skip_small=skip_small)
-        for split in ("train", "heldout")
-    )
+    train, heldout = (_load(resolved, frozen, data, split, reading, skip_small) for split in ("train", "heldout"))
     for line in told(data, train, heldout):
         shown(Progress("data", 0, 0, text=line))
     if isinstance(resolved, ClassifierRecipe) and len(train.classes) < 2:
         raise InputError(f"all images of {data} are of one class, {train.classes[0]!r}; a classifier needs two or more")
     folder = RunFolder(output, resolved.run.keep)
     facts: dict[str, Any] = {"hash": train.hash, "images": len(train), "heldout": heldout.hash}
+    facts |= {} if train.captions is None else {"captions": [train.caption_hash, heldout.caption_hash]}
     facts |= {} if frozen is None else {"tokenizer": frozen[1]}
     facts |= {} if origin is None else {"init": revision(origin.folder)}
     if rank() == 0:
@@ -127,6 +127,28 @@ def _check_apart(data: Path, output: Path) -> None:
             f"the run folder {output} lies in the data folder {data}, so its samples would be trained on; expected a "
             "folder outside"
         )
+
+
+def _load(
+    recipe: Recipe,
+    frozen: tuple[Tokenizer, str] | None,
+    path: Path,
+    split: str,
+    progress: Callable[[int, int], None],
+    skip_small: bool,
+) -> ImageData:
+    """One side of the data, as the recipe wants it. Raises ``InputError`` as ``load_data``, and without captions where
+    it is taught by them.
+    """
+    if not isinstance(recipe, GeneratorRecipe):
+        return load_data(path, recipe.data.resolution, split, None, progress, skip_small)
+    assert frozen is not None
+    shapes = recipe.shapes(frozen[0])
+    resolution = recipe.data.resolution if shapes is None else None
+    data = load_data(path, resolution, split, None, progress, skip_small, recipe.captions, shapes)
+    if recipe.captions:
+        require_captions(data.captions, str(path))
+    return data
 
 
 def _picture(recipe: Recipe) -> int:
@@ -176,10 +198,13 @@ def _frozen(
     folder = folder_of(name)
     tokenizer = load_component(folder, "tokenizer")
     assert isinstance(tokenizer, Tokenizer)
+    tokenizer = recipe.fitted(tokenizer)
     side, wanted = tokenizer.pixels()[0], recipe.data.resolution
-    if side != wanted:
+    if side != wanted and recipe.shapes(tokenizer) is None:
         raise InputError(f"the tokenizer in {folder} is made for {side} pixels, but the recipe says {wanted}")
     if origin is not None:
-        gives = origin.conditioner().gives.values()
+        known = origin.conditioner()
+        recipe.check_known(known)
+        gives = known.gives.values()
         origin.check(without_values(lambda: recipe.new_model(tokenizer, *gives)))
     return tokenizer, revision(folder)

@@ -71,6 +71,7 @@ class Trainer:
     ) -> None:
         self.objective, self.recipe, self.folder = objective, recipe, folder
         self.accelerator, self.data, self.initialised = accelerator, data, initialised
+        self.buckets = order.Buckets(data.shape_labels, data.groups)
         self.main = parallel.rank() == 0
         self.progress = progress
         self.total = recipe.schedule.total(objective.images, recipe.run.batch)
@@ -78,7 +79,7 @@ class Trainer:
         optim = recipe.optim
         self.average = MovingAverage(copy.deepcopy(objective.module), optim.ema)
         groups = parameter_groups(objective.module.named_parameters(), optim.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=optim.fused)
+        self.optimizer = torch.optim.AdamW(groups, optim.lr, optim.betas, optim.eps, fused=optim.fused)
         self.model: nn.Module = torch.compile(objective.module) if recipe.run.compile else objective.module  # type: ignore[assignment]
         self.account = Account(objective, recipe, folder, data)
         self.step = 0
@@ -192,7 +193,7 @@ class Trainer:
 
     def _rows(self, step: int) -> Tensor:
         run = self.recipe.run
-        return order.rows(self.objective.images, run.batch, run.seed, step, self.data.groups)
+        return self.buckets.rows(run.batch, run.seed, step)
 
     def _loss(self, model: nn.Module, step: int, rows: Tensor, part: slice) -> tuple[Tensor, dict[str, Tensor]]:
         """What the objective says of one part of a step's batch."""

@@ -15,6 +15,7 @@ from nextscale.data.folder import load_data
 from nextscale.data.images import InMemory
 from nextscale.errors import InputError
 from nextscale.models.class_transformer import ClassTransformer
+from nextscale.training.objectives.data import TokenData
 from nextscale.training.objectives.generator import GeneratorObjective
 from nextscale.training.objectives.images import to_signed
 from nextscale.training.order import SampleNoise
@@ -34,6 +35,11 @@ def objective(images: Path, tokenizer: Path, tmp_path: Path, *more: str) -> Gene
 def model_of(goal: GeneratorObjective) -> ClassTransformer:
     assert isinstance(goal.module, ClassTransformer)
     return goal.module
+
+
+def data_of(goal: GeneratorObjective) -> TokenData:
+    assert isinstance(goal.data, TokenData)
+    return goal.data
 
 
 def seen(goal: GeneratorObjective, model: ClassTransformer) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,18 +70,18 @@ def test_validation_drops_no_label(images: Path, tokenizer: Path, tmp_path: Path
     caught: list[torch.Tensor] = []
     model_of(goal).class_embedding.register_forward_hook(lambda _, arguments, __: caught.append(arguments[0]))
     goal.validate(goal.module)
-    assert torch.equal(torch.cat(caught), goal.heldout_features.sources["class"].tensors["ids"])
+    assert torch.equal(torch.cat(caught), data_of(goal).heldout_features.sources["class"].tensors["ids"])
 
 
 def test_some_classes_are_never_mirrored(images: Path, tokenizer: Path, tmp_path: Path) -> None:
     more = ("data.flip=1.0", "data.unmirrored=[warm]", "data.copies=0", "data.shift=0")
     goal = objective(images, tokenizer, tmp_path, *more)
-    data = goal.data.images
+    data = data_of(goal).images
     whole = data.images
-    goal.data.images = replace(data, pictures=InMemory(whole, data.resolution))  # nothing to crop
+    data_of(goal).images = replace(data, pictures=InMemory(whole, data.resolution))  # nothing to crop
     plain, turned = (encode(goal.tokenizer, to_signed(i, CPU)) for i in (whole, whole.flip(-1)))
     noise = SampleNoise(0, 0, goal.images, slice(None))
-    found = goal.data.found(torch.arange(goal.images), noise.uniform(), noise)
+    found = data_of(goal).found(torch.arange(goal.images), noise.uniform(), noise)
     warm = labels_of(goal) == classes_of(goal).names.index("warm")
     assert torch.equal(found, torch.where(warm[:, None], plain, turned))
     assert not torch.equal(plain[~warm], turned[~warm])
@@ -84,13 +90,13 @@ def test_some_classes_are_never_mirrored(images: Path, tokenizer: Path, tmp_path
 def test_new_variants_at_every_step_are_keyed_by_sample(images: Path, tokenizer: Path, tmp_path: Path) -> None:
     more = ("data.flip=0.5", "data.copies=0", "data.shift=4", "data.recolour=0.5", "run.batch=6")
     goal = objective(images, tokenizer, tmp_path, *more)
-    assert goal.data.reads is goal.data.images
+    assert data_of(goal).reads is data_of(goal).images
     assert list((tmp_path / "run" / "tokens").iterdir()) != []  # the held-out images alone
     rows = torch.tensor([3, 3, 8, 1, 0, 12])
 
     def targets(step: int, part: slice) -> torch.Tensor:
         noise = SampleNoise(3, step, 6, part)
-        return goal.data.found(rows[part], noise.uniform(), noise)
+        return data_of(goal).found(rows[part], noise.uniform(), noise)
 
     whole = targets(0, slice(None))
     assert torch.equal(whole, torch.cat([targets(0, slice(0, 4)), targets(0, slice(4, 6))]))
@@ -133,9 +139,9 @@ def test_one_class_alone_is_said(images: Path, tokenizer: Path, tmp_path: Path) 
 
 def test_class_and_style_are_the_label(images: Path, tokenizer: Path, tmp_path: Path) -> None:
     plain = objective(images, tokenizer, tmp_path)
-    drawn_in = torch.arange(len(plain.data.images)) % 3
-    train = replace(plain.data.images, style_labels=drawn_in, styles=["noto", "twemoji", "openmoji"])
-    heldout = load_data(images, plain.data.images.resolution, "heldout")
+    drawn_in = torch.arange(len(data_of(plain).images)) % 3
+    train = replace(data_of(plain).images, style_labels=drawn_in, styles=["noto", "twemoji", "openmoji"])
+    heldout = load_data(images, data_of(plain).images.resolution, "heldout")
     vocabulary = ClassVocabulary(tuple(train.classes), (), tuple(train.styles))
     frozen = plain.tokenizer, "revision"
     goal = GeneratorObjective(plain.recipe, train, heldout, *frozen, vocabulary, CPU, tmp_path / "tokens")
@@ -145,7 +151,7 @@ def test_class_and_style_are_the_label(images: Path, tokenizer: Path, tmp_path: 
     assert loss.isfinite()
     sample = goal.sample(goal.module.eval())
     assert sample is not None
-    assert sample.size == (6 * plain.data.images.resolution, plain.data.images.resolution)
+    assert sample.size == (6 * data_of(plain).images.resolution, data_of(plain).images.resolution)
 
 
 def test_a_label_without_training_images_is_missing_in_the_vocabulary(images: Path) -> None:
@@ -167,7 +173,7 @@ def test_shards_train_like_the_folder_they_were_made_of(images: Path, tokenizer:
 
     def content(goal: GeneratorObjective) -> set[tuple[int, ...]]:
         rows = torch.arange(goal.images)
-        tokens = goal.data.found(rows, rows * 0.0, SampleNoise(0, 0, goal.images, slice(None)))
+        tokens = data_of(goal).found(rows, rows * 0.0, SampleNoise(0, 0, goal.images, slice(None)))
         return {(int(label), *row.tolist()) for label, row in zip(labels_of(goal), tokens, strict=True)}
 
     assert content(files) == content(shards)

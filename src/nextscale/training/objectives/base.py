@@ -22,8 +22,9 @@ class Objective(Protocol):
     ignorance: Metrics
     """What a network that has learnt nothing has of some numbers of the loss, such as ln V of a cross-entropy over V
     codes. A run that stays at twice that has diverged (see ``DivergenceWatch``)."""
-    stages: list[int]
-    """First steps of the parts of a run that cost differently, ascending, 0 first: a loss may begin later."""
+    trials: list[tuple[int, float]]
+    """Steps by which a run is priced, each with the share of all steps that cost as much: a loss may begin later, and
+    images may be of several sizes."""
     warnings: list[str]
     """Sentences for whoever trains, since they were last cleared; the trainer shows and clears them."""
 

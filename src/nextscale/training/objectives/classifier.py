@@ -41,7 +41,7 @@ class ClassifierObjective:
     ) -> None:
         self.recipe, self.train, self.heldout, self.device = recipe, train, heldout, device
         self.images = len(train)
-        self.stages = [0]
+        self.trials = [(0, 1.0)]
         self.warnings: list[str] = []
         guessing = math.log(len(train.classes)) + recipe.loss.style * math.log(max(1, len(train.styles)))
         self.ignorance = {"loss": guessing}

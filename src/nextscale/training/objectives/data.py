@@ -6,41 +6,97 @@ Shape letters: ``N`` images of the set, ``B`` of one step's part, ``L`` tokens o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from nextscale.conditions.base import Features
+from nextscale.conditions.base import Conditioner, Features
+from nextscale.conditions.classes import ClassVocabulary
 from nextscale.data.images import ImageData, Reader
+from nextscale.measures.tokenizer import BATCH
 from nextscale.tokenizers.base import Encoded, Tokenizer
+from nextscale.training.copies import Progress
 from nextscale.training.order import SampleNoise
-from nextscale.training.tokens import Augmentation, Tokens, encode, token_maps
+from nextscale.training.tokens import Augmentation, cached_tokens, encode, token_maps
+
+
+@dataclass(frozen=True)
+class Material:
+    """What data are made of. vocabulary: of the images; tokenizer: frozen, where it is to compute; revision: what names
+    its weights; cache: the folder for what is made before training; progress: called with (images encoded, images to
+    encode).
+    """
+
+    train: ImageData
+    heldout: ImageData
+    vocabulary: ClassVocabulary
+    conditioner: Conditioner
+    tokenizer: Tokenizer
+    revision: str
+    cache: Path
+    progress: Progress | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.tokenizer.parameters()).device
+
+
+class Data(Protocol):
+    """What a generator is taught on, and is held against."""
+
+    reads: Reader
+    """What is read at every step, and hears what comes next."""
+    warnings: list[str]
+    """Sentences for whoever trains."""
+
+    def choose(self, rows: Tensor, noise: SampleNoise) -> tuple[Tensor, Features]:
+        """Which variant of each of the images ``rows`` (B,) is shown, (B,) uniform in [0, 1), and what they show."""
+
+    def encoded(self, rows: Tensor, variant: Tensor, noise: SampleNoise) -> Encoded:
+        """These variants of the images, on the scales of this step."""
+
+    def trials(self, seed: int) -> list[tuple[int, float]]:
+        """Steps of a run with this seed by which it is priced, see ``Objective``."""
+
+    def heldout(self) -> Iterator[tuple[Encoded, Features]]:
+        """The held-out images as they are, some at a time, with all that they show; those of a turn have one
+        schedule.
+        """
 
 
 class TokenData:
     """Variants of the images as tokens: copies that were encoded before, or new ones at every step.
 
-    features: of all N images, on the tokenizer's device; dropped: for the names of some of their sources the share of
-    images that are to do without; tokens: the copies, None where there are none.
+    features, heldout_features: of all images of either side, on the tokenizer's device; copies: how many are encoded
+    before, 0: none; dropped: for the names of some of the sources the share of images that are to do without.
     """
 
     def __init__(
         self,
-        images: ImageData,
+        made_of: Material,
         features: Features,
-        tokenizer: Tokenizer,
+        heldout_features: Features,
         augmentation: Augmentation,
-        tokens: Tokens | None = None,
+        copies: int = 1,
         dropped: Mapping[str, float] | None = None,
     ) -> None:
-        self.images, self.features, self.tokenizer = images, features, tokenizer
-        self.augmentation, self.tokens, self.dropped = augmentation, tokens, dropped or {}
-        self.reads: Reader = images if tokens is None else tokens
-        self.device = next(tokenizer.parameters()).device
+        self.images, self.features, self.heldout_features = made_of.train, features, heldout_features
+        self.tokenizer, self.device = made_of.tokenizer, made_of.device
+        self.augmentation, self.dropped = augmentation, dropped or {}
+        kept, progress = (made_of.cache, self.tokenizer, made_of.revision), made_of.progress
+        self.tokens, self.warnings = None, list[str]()
+        if copies:
+            self.tokens, self.warnings = cached_tokens(*kept, self.images, copies, augmentation, progress)
+        self.reads: Reader = self.images if self.tokens is None else self.tokens
+        heldout, damaged = cached_tokens(*kept, made_of.heldout, progress=progress)
+        self.warnings = self.warnings + damaged
+        self._heldout = token_maps(heldout.all(), self.tokenizer.schedule, self.tokenizer.draws)
 
     def choose(self, rows: Tensor, noise: SampleNoise) -> tuple[Tensor, Features]:
-        """Which variant of each of the images ``rows`` (B,) is shown, (B,) uniform in [0, 1), and what they show."""
         variant = noise.uniform()
         features = self.features.select(rows.to(self.device))
         for name, share in self.dropped.items():
@@ -49,7 +105,7 @@ class TokenData:
 
     @torch.no_grad()
     def encoded(self, rows: Tensor, variant: Tensor, noise: SampleNoise) -> Encoded:
-        """These variants of the images, on the tokenizer's own scales."""
+        """On the tokenizer's own scales."""
         schedule = self.tokenizer.schedule
         found = self.found(rows, variant, noise).to(self.device)
         return self.tokenizer.follow(token_maps(found, schedule, self.tokenizer.draws), schedule)
@@ -60,3 +116,12 @@ class TokenData:
             return self.tokens.read((variant * self.tokens.count).long(), rows)
         turned = variant < self.augmentation.flip
         return encode(self.tokenizer, self.augmentation.images(self.images, rows, turned, noise, self.device))
+
+    def trials(self, seed: int) -> list[tuple[int, float]]:
+        return [(0, 1.0)]
+
+    def heldout(self) -> Iterator[tuple[Encoded, Features]]:
+        for rows in torch.arange(self.heldout_features.images).split(BATCH):
+            maps = [one[rows].to(self.device) for one in self._heldout]
+            features = self.heldout_features.select(rows.to(self.device))
+            yield self.tokenizer.follow(maps, self.tokenizer.schedule), features

@@ -14,21 +14,22 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from nextscale.conditions.base import Conditioner
+from nextscale.conditions.base import Conditioner, Entry
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
-from nextscale.measures.generator import score_generator
+from nextscale.measures.generator import score_batches
 from nextscale.models.base import NextScaleModel
 from nextscale.pipeline import Pipeline
 from nextscale.tokenizers.base import Tokenizer
+from nextscale.training.copies import Progress
 from nextscale.training.generator_recipe import GeneratorRecipe
 from nextscale.training.objectives.base import Metrics
+from nextscale.training.objectives.data import Material
 from nextscale.training.objectives.images import picture
 from nextscale.training.objectives.lesson import Pupil
 from nextscale.training.optim import freeze_others
 from nextscale.training.order import SampleNoise
-from nextscale.training.tokens import Augmentation, Progress, cached_tokens, token_maps
 
 SAMPLES, SAMPLES_PER_ROW = 24, 12
 
@@ -67,20 +68,14 @@ class GeneratorObjective:
         freeze_others(self.module, recipe.trainable)
         self.lesson = recipe.new_lesson(tokenizer)
         self.ignorance = {"loss": math.log(tokenizer.choices)}
-        self.stages = [0]
-        shown, self.heldout_features = (
-            self.conditioner.features(recipe.entries(data, vocabulary)).to(device) for data in (train, heldout)
-        )
-        self.warnings = [_one_class(train)] if len(train.labels.unique()) == 1 else []
-        data, tokens = recipe.data, None
-        augmentation = Augmentation(data.flip, data.unmirrored, data.shift, data.recolour)
-        if data.copies:
-            tokens, damaged = cached_tokens(cache, self.tokenizer, revision, train, data.copies, augmentation, progress)
-            self.warnings += damaged
-        self.data = recipe.new_data(train, shown, self.tokenizer, augmentation, tokens)
-        held_out, damaged = cached_tokens(cache, self.tokenizer, revision, heldout, progress=progress)
-        self.warnings += damaged
-        self.heldout = token_maps(held_out.all(), tokenizer.schedule, tokenizer.draws)
+        known = isinstance(self.conditioner, ClassVocabulary) and len(train.labels.unique()) == 1
+        self.warnings = [_one_class(train)] if known else []
+        made_of = Material(train, heldout, vocabulary, self.conditioner, self.tokenizer, revision, cache, progress)
+        made_of = recipe.prepared(made_of)
+        self.conditioner, self.data = made_of.conditioner, recipe.new_data(made_of)
+        self.trials = self.data.trials(recipe.run.seed)
+        self.warnings += self.data.warnings
+        self._entries = self.conditioner.samples(SAMPLES) or _some(recipe.entries(heldout, vocabulary))
 
     def begin(self, generator: torch.Generator) -> None:
         """Nothing to prepare."""
@@ -95,9 +90,9 @@ class GeneratorObjective:
         return {}
 
     def validate(self, module: nn.Module) -> Metrics:
-        """Cross-entropy and accuracy on the held-out images with their labels, per scale and over all tokens."""
+        """Cross-entropy and accuracy on the held-out images with all they show, per scale and over all tokens."""
         assert isinstance(module, NextScaleModel)
-        scores = score_generator(module, self.tokenizer, self.heldout, self.heldout_features)
+        scores = score_batches(module, self.data.heldout())
         metrics = {"loss": scores.total.loss, "accuracy": scores.total.accuracy}
         for k, score in enumerate(scores.scales):
             metrics |= {f"loss_{k}": score.loss, f"accuracy_{k}": score.accuracy}
@@ -107,11 +102,12 @@ class GeneratorObjective:
         return -held_out["loss"]
 
     def sample(self, module: nn.Module) -> Image.Image | None:
-        """Up to 24 images of what the conditioner calls samples; image i has seed i."""
-        entries = self.conditioner.samples(SAMPLES)
-        if not entries:
+        """Up to 24 images of what the conditioner calls samples, or else of what held-out images show; image i has
+        seed i.
+        """
+        if not self._entries:
             return None
-        asked: dict[str, Any] = {**self.conditioner.arguments(entries), "seed": 0, "output_type": "pt"}
+        asked: dict[str, Any] = {**self.conditioner.arguments(self._entries), "seed": 0, "output_type": "pt"}
         result = self._pipeline(module)(**asked)
         return picture(list((result.images * 2 - 1).split(SAMPLES_PER_ROW)))
 
@@ -132,6 +128,11 @@ class GeneratorObjective:
         pipe = Pipeline(self.tokenizer, module, self.conditioner, name=self.name, defaults=defaults)
         pipe.set_progress_bar_config(disable=True)
         return pipe
+
+
+def _some(entries: list[Entry]) -> list[Entry]:
+    """At most as many as a sample picture has, evenly spread."""
+    return entries[:: max(1, len(entries) // SAMPLES)][:SAMPLES]
 
 
 def _one_class(train: ImageData) -> str:

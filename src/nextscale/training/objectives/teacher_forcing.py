@@ -6,6 +6,7 @@ Shape letters: ``B`` batch, ``L`` tokens of all scales, ``d`` draws of a token, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from nextscale.tokenizers.base import Encoded
 from nextscale.training.objectives.lesson import Pupil
 from nextscale.training.order import SampleNoise
 
+Weights = Literal["balanced"] | Sequence[float] | None
+"""How much a token of each scale counts: see ``GeneratorLoss``."""
+
 
 def teacher_forcing(
     model: Pupil,
@@ -26,7 +30,7 @@ def teacher_forcing(
     noise: SampleNoise,
     *,
     label_smoothing: float = 0.0,
-    scale_weights: Sequence[float] | None = None,
+    scale_weights: Weights = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy, the mean over all draws of all tokens. The keywords are as in ``GeneratorLoss``."""
     schedule = encoded.canvas.schedule
@@ -40,18 +44,21 @@ def teacher_forcing(
     return (losses * weights.view(-1, *[1] * (losses.ndim - 2))).mean(), {"accuracy": accuracy}
 
 
-def token_weights(scale_weights: Sequence[float] | None, schedule: ScaleSchedule) -> Tensor:
-    """How much each token (L,) counts in a loss; the mean is 1.
-
-    Raises:
-        InputError: there are not as many weights as scales.
-    """
+def token_weights(scale_weights: Weights, schedule: ScaleSchedule) -> Tensor:
+    """How much each token (L,) counts in a loss; the mean is 1. Of more weights than scales the first are taken."""
     if scale_weights is None:
         return torch.ones(schedule.tokens)
-    if len(scale_weights) != len(schedule):
+    if isinstance(scale_weights, str):
+        scale_weights = [length**-0.5 for length in schedule.lengths]
+    weights = torch.tensor(scale_weights[: len(schedule)])
+    repeated = weights.repeat_interleave(torch.tensor(schedule.lengths))
+    return repeated / repeated.mean()
+
+
+def check_weights(scale_weights: Weights, schedule: ScaleSchedule) -> None:
+    """Raises ``InputError`` where there are not as many weights as scales."""
+    if scale_weights is not None and not isinstance(scale_weights, str) and len(scale_weights) != len(schedule):
         raise InputError(
             f"loss.scale_weights has {len(scale_weights)} numbers; expected one for each of the tokenizer's "
             f"{len(schedule)} scales"
         )
-    repeated = torch.tensor(scale_weights).repeat_interleave(torch.tensor(schedule.lengths))
-    return repeated / repeated.mean()

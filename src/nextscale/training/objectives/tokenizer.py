@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -66,7 +67,8 @@ class TokenizerObjective(ABC):
         self.ignorance = {"l2": 1.0}  # of pictures in [-1, 1], if all is drawn in the middle grey
         starts = [self.perceptual_from] if self.perceptual and losses.perceptual.weight else []
         starts += [self.adversary.first] if self.adversary else []
-        self.stages = sorted({0, *(math.ceil(start) for start in starts if start < total)})
+        stages = [*sorted({0, *(math.ceil(start) for start in starts if start < total)}), total]
+        self.trials = [(first, (end - first) / total) for first, end in pairwise(stages)]
         self.warnings: list[str] = []
 
     @abstractmethod
