@@ -9,6 +9,7 @@ from nextscale.errors import InputError
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.residual import ResidualTokenizer
 from nextscale.training.recipe import load_recipe
+from nextscale.training.recipes.bitwise import BitwiseTokenizerRecipe
 from nextscale.training.recipes.residual import ResidualTokenizerRecipe
 
 
@@ -26,6 +27,31 @@ def test_vars_tokenizer_has_its_published_size_and_training() -> None:
     assert loss.adversarial.adaptive
     assert (optim.lr, optim.betas, optim.clip, optim.ema) == (3e-4, (0.5, 0.9), 10.0, 0.9999)
     assert (recipe.schedule.form, recipe.schedule.end, recipe.schedule.epochs, run.batch) == ("cosine", 0.3, 250, 768)
+
+
+def test_infinitys_tokenizer_has_its_published_size_and_losses() -> None:
+    recipe = load_recipe("tokenizer-infinity-256")
+    assert isinstance(recipe, BitwiseTokenizerRecipe)
+    with torch.device("meta"):
+        tokenizer = recipe.new_tokenizer()
+    assert sum(p.numel() for p in tokenizer.parameters()) == pytest.approx(110.12e6, rel=1e-4)
+    assert tokenizer.schedule.lengths == (1, 4, 16, 36, 64, 144, 256)
+    loss, judge = recipe.loss, recipe.loss.adversarial
+    assert (loss.l2, loss.l1, loss.perceptual.weight) == (0, 1, 1)
+    assert (loss.quantizer, loss.commitment, loss.entropy) == (4, 0.25, 0.1)
+    assert (judge.weight, judge.width, judge.lr_ratio, judge.start * recipe.schedule.total(1, 1)) == (0.3, 128, 2, 5e4)
+    assert (recipe.optim.lr, recipe.run.batch, recipe.schedule.steps) == (1e-4, 256, 500_000)
+
+
+def test_the_bits_for_emoji_fit_into_the_library() -> None:
+    """At most 5 MiB in bfloat16, without attention, at widths that 32 divides."""
+    recipe = load_recipe("tokenizer-emoji-bits")
+    assert isinstance(recipe, BitwiseTokenizerRecipe)
+    assert 2 * sum(p.numel() for p in recipe.new_tokenizer().parameters()) < 5 * 2**20
+    sizes = recipe.model.autoencoder
+    assert not sizes.attention
+    assert not sizes.mid_attention
+    assert all(width % 32 == 0 for width in sizes.widths)
 
 
 @pytest.mark.parametrize(
