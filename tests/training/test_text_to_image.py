@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import nextscale
+from nextscale.checkpoints.convert import infinity as convert
 from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.store import load_component, save_checkpoint
 from nextscale.conditions.base import Features
@@ -63,6 +65,11 @@ def test_the_published_sizes_and_numbers(name: str, bits: int, millions: float) 
     assert (model.schedules, model.lengths) == (PUBLISHED, (7,))
     assert fitted.schedule.grid == (16, 16)
     assert recipe.shapes(fitted) == [(16 * h, 16 * w) for h, w in (one.prefix(7).grid for one in PUBLISHED)]
+    known = convert.published(f"infinity-{name}")
+    if known is not None:  # so a run can start from the authors' weights
+        free = {"sizes", "lengths", "drop_path"}
+        given, meant = asdict(known["model"]), asdict(model.config)
+        assert {key for key, value in meant.items() if value != given[key]} <= free
     optim = recipe.optim
     assert optim.lr == pytest.approx(6e-5 * recipe.run.batch / 4096)
     assert (optim.betas, optim.eps, optim.weight_decay, optim.clip, optim.ema) == ((0.9, 0.97), 1e-8, 0.005, 5, 0)

@@ -23,7 +23,8 @@ from nextscale.training.objectives.lesson import Pupil
 from nextscale.training.objectives.teacher_forcing import teacher_forcing, token_weights
 from nextscale.training.order import SampleNoise
 from nextscale.training.start import start
-from nextscale.verification.infinity import model_of, tokenizer_of
+from nextscale.verification.bitwise import tokenizer_of
+from nextscale.verification.infinity import model_of
 from nextscale.verification.vectors import VectorFile, read_vectors
 from tests.training.tiny import SCHEDULES, TINY_INFINITY, of_world
 from tests.verification.golden import golden

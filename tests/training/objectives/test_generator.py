@@ -169,7 +169,7 @@ def test_shards_train_like_the_folder_they_were_made_of(images: Path, tokenizer:
             shard.add(images / side, ".")
     packed = Path(tmp_path / "shards" / "{train,val}" / "0.tar")
     files, shards = (objective(data, tokenizer, tmp_path / name) for name, data in (("a", images), ("b", packed)))
-    assert shards.data.images.groups == (13,)
+    assert data_of(shards).images.groups == (13,)
 
     def content(goal: GeneratorObjective) -> set[tuple[int, ...]]:
         rows = torch.arange(goal.images)
