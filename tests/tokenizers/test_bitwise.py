@@ -78,7 +78,7 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="the latent has 32 channels but a code 4 bits"):
         BitwiseConfig(bits=4)
     with pytest.raises(InputError, match="a width of 40 channels cannot be split into 24 norm groups"):
-        AutoencoderConfig(ch=40, groups=0)
+        AutoencoderConfig(ch=40, groups=None)
 
 
 def test_the_published_tokenizer_has_its_published_size() -> None:

@@ -191,7 +191,7 @@ RUNS: dict[str, dict[str, Any]] = {
 def write(path: Path, runs: Mapping[str, Any], patchify: bool) -> set[str]:
     """A vector file of the outputs that we compute; returns their names."""
     patch, d = (2, 2) if patchify else (1, 3)
-    layout = AutoencoderConfig(ch=32, mult=(1,), z=d, res_blocks=1, attention=False, mid_attention=False, groups=0)
+    layout = AutoencoderConfig(ch=32, mult=(1,), z=d, res_blocks=1, attention=False, mid_attention=False, groups=None)
     tokenizer = BitwiseTokenizer(BitwiseConfig(bits=d, sizes=SIZES, patchify=patchify, autoencoder=layout))
     settings: dict[str, Any] = {"depth": 4, "width": 32, "heads": 2, "hidden": 64, "bits": tokenizer.draws}
     settings |= {"text_width": 128, "text_length": 6, "text_heads": 1, "chunks": 2, "sizes": SIZES}

@@ -22,7 +22,7 @@ class AutoencoderConfig:
 
     ch: width of the first level; mult: width factor of every level; z: latent channels; res_blocks: residual blocks per
     encoder level (the decoder has one more); attention: self-attention at the last level; mid_attention: and between
-    the two blocks of lowest resolution; groups: groups of every norm, 0 for Infinity's rule, see ``norm_groups``.
+    the two blocks of lowest resolution; groups: groups of every norm, None for Infinity's rule, see ``norm_groups``.
     """
 
     ch: int = 160
@@ -31,11 +31,13 @@ class AutoencoderConfig:
     res_blocks: int = 2
     attention: bool = True
     mid_attention: bool = True
-    groups: int = 32
+    groups: int | None = 32
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check_bounds(self, ch=(1, 65_536), z=(1, 65_536), res_blocks=(1, 256), groups=(0, 65_536))
+        check_bounds(self, ch=(1, 65_536), z=(1, 65_536), res_blocks=(1, 256))
+        if self.groups is not None:
+            check_bounds(self, groups=(1, 65_536))
         if not self.mult or min(self.mult) < 1:
             raise InputError(f"mult is {list(self.mult)}; expected at least one factor, and each 1 or more")
         if len(self.mult) > 16 or max(self.mult) > 1024:

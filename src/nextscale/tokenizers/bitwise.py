@@ -27,7 +27,7 @@ from nextscale.settings import check_bounds
 from nextscale.tokenizers.autoencoder import AutoencoderConfig, Decoder, Encoder, decoder_flops, interpolate
 from nextscale.tokenizers.base import Canvas, EncodeHook, Tokenizer
 
-OFFICIAL = AutoencoderConfig(ch=128, mult=(1, 2, 4, 4, 4), z=32, attention=False, mid_attention=False, groups=0)
+OFFICIAL = AutoencoderConfig(ch=128, mult=(1, 2, 4, 4, 4), z=32, attention=False, mid_attention=False, groups=None)
 """Encoder and decoder of the published tokenizers with a stride of 16 and 32 bits."""
 
 

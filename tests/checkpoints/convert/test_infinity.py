@@ -62,7 +62,7 @@ SMALL_TOKENIZER = BitwiseConfig(
     bits=4,
     sizes=SMALL.sizes,
     autoencoder=AutoencoderConfig(
-        ch=32, mult=(1, 1, 1, 1, 1), z=4, res_blocks=1, attention=False, mid_attention=False, groups=0
+        ch=32, mult=(1, 1, 1, 1, 1), z=4, res_blocks=1, attention=False, mid_attention=False, groups=None
     ),
 )
 

@@ -67,7 +67,7 @@ def tokenizer_config(
                 res_blocks=count(state, "encoder.down.0.block."),
                 attention=False,
                 mid_attention=False,
-                groups=0,
+                groups=None,
             ),
         )
     except InputError as error:
