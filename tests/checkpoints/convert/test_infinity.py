@@ -262,9 +262,20 @@ def test_what_an_official_file_cannot_say_is_refused(changed: dict[str, Any], se
         ({"novelty": torch.ones(1)}, "1 tensors that do not belong there, first novelty"),
         ({"head.bias": torch.ones(9)}, r"head.bias .* has the shape \(9,\); expected \(8,\)"),
         ({"cfg_uncond": None}, "lacks the tensor cfg_uncond"),
+        (
+            {"blocks.3.sa.q_bias": torch.ones(32)},
+            "has the tensor blocks.3.sa.q_bias twice, once as blocks.3.sa.q_bias",
+        ),
     ],
 )
 def test_a_transformer_that_does_not_fit_is_refused(changed: dict[str, Tensor | None], sentence: str) -> None:
     state = {name: t for name, t in (official_transformer() | changed).items() if t is not None}
     with pytest.raises(CheckpointError, match=sentence):
         convert.from_official(state, convert.config("model", state))
+
+
+def test_a_tokenizer_in_two_spellings_at_once_is_refused() -> None:
+    """One of them would be lost."""
+    state = official_tokenizer() | {"encoder.conv_in.weight": torch.ones(32, 3, 3, 3)}
+    with pytest.raises(CheckpointError, match=r"encoder.conv_in.conv.weight twice, once as encoder.conv_in.weight"):
+        convert.config("tokenizer", state)

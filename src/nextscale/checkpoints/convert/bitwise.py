@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nextscale.checkpoints.convert.renaming import Target, Targets, count, tensor_of, to_ours, to_theirs
+from nextscale.checkpoints.convert.renaming import Target, Targets, count, respelt, tensor_of, to_ours, to_theirs
 from nextscale.checkpoints.convert.residual import official_autoencoder_name
 from nextscale.checkpoints.shapes import without_values
 from nextscale.errors import CheckpointError, InputError
@@ -91,9 +91,14 @@ def tokenizer_targets(config: BitwiseConfig) -> Targets:
 
 
 def wrapped(state: StateDict) -> dict[str, Tensor]:
-    """The same tensors under names with wrappers, whichever spelling they have."""
-    plain = [name for name in state if name.startswith(("encoder.", "decoder.")) and not _is_wrapped(name)]
-    return {_wrapped_name(name) if name in plain else name: tensor for name, tensor in state.items()}
+    """The same tensors under names with wrappers, whichever spelling they have. Raises ``CheckpointError`` where one is
+    there in both."""
+
+    def spelling(name: str) -> str:
+        plain = name.startswith(("encoder.", "decoder.")) and not _is_wrapped(name)
+        return _wrapped_name(name) if plain else name
+
+    return respelt(state, spelling, TOKENIZER)
 
 
 def tokenizer_from_official(state: StateDict, config: BitwiseConfig) -> dict[str, Tensor]:

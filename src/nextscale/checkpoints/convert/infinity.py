@@ -19,6 +19,7 @@ from nextscale.checkpoints.convert.renaming import (
     Targets,
     count,
     marked,
+    respelt,
     tensor_of,
     to_ours,
     to_theirs,
@@ -209,7 +210,8 @@ def model_config(
 
 def flat(state: StateDict) -> tuple[dict[str, Tensor], int]:
     """The same tensors with blocks counted through (``blocks.3.``), and how many chunks they were in; one where they
-    are counted through already. Raises ``CheckpointError`` for chunks of different sizes.
+    are counted through already. Raises ``CheckpointError`` for chunks of different sizes, and a block that is there
+    twice.
     """
     places = [(int(found[1]), int(found[2])) for name in state if (found := CHUNK.match(name))]
     chunks, each = (1 + max(column, default=0) for column in zip(*places)) if places else (1, 1)
@@ -223,7 +225,7 @@ def flat(state: StateDict) -> tuple[dict[str, Tensor], int]:
         found = CHUNK.match(name)
         return f"blocks.{int(found[1]) * each + int(found[2])}.{name[found.end() :]}" if found else name
 
-    return {counted(name): tensor for name, tensor in state.items()}, chunks
+    return respelt(state, counted, TRANSFORMER), chunks
 
 
 def model_targets(config: InfinityConfig) -> Targets:

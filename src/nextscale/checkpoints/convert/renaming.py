@@ -74,6 +74,17 @@ def to_theirs(state: Mapping[str, Tensor], targets: Targets) -> dict[str, Tensor
     return {target.name: state[ours].reshape(target.shape) for ours, target in targets.items()}
 
 
+def respelt(state: Mapping[str, Tensor], spelling: Callable[[str], str], what: str) -> dict[str, Tensor]:
+    """The same tensors under the names that ``spelling`` makes of theirs. Raises ``CheckpointError`` where two names
+    are spellings of one."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if (spelt := spelling(name)) in found:
+            raise CheckpointError(f"the {what} has the tensor {readable(spelt)} twice, once as {readable(name)}")
+        found[spelt] = tensor
+    return found
+
+
 def tensor_of(state: Mapping[str, Tensor], name: str, ndim: int, what: str) -> Tensor:
     """One tensor that a configuration is read off. Raises ``CheckpointError`` if it is missing, empty or has another
     rank."""
