@@ -210,6 +210,16 @@ def test_positions_are_counted_on_the_map_of_the_nearest_ratio() -> None:
     assert (found - other).abs().max() > 1e-3
 
 
+def test_positions_of_a_start_are_counted_on_the_end() -> None:
+    """The first scales of a trained schedule may have another aspect ratio than its last one, and stand on that."""
+    square, wide = ((1, 1), (2, 2), (5, 5)), ((1, 1), (3, 3), (4, 7))
+    both, one = tiny_infinity(schedules=(square, wide)), tiny_infinity(schedules=(wide,))
+    for count in (2, 3):
+        start, cpu = ScaleSchedule(wide).prefix(count), torch.device("cpu")
+        assert torch.equal(both.rotary(start, cpu), one.rotary(start, cpu))
+    assert not torch.equal(both.rotary(ScaleSchedule(square[:2]), cpu), one.rotary(ScaleSchedule(square[:2]), cpu))
+
+
 def test_levels_may_be_added_again_in_front_of_every_chunk() -> None:
     once, again = tiny_infinity(), tiny_infinity(per_chunk=True)
     features, inputs = features_of(once), some_inputs(once)

@@ -219,11 +219,13 @@ class Infinity(NextScaleModel):
         return self.blocks[i](x, condition.modulation[i], condition.context[i], condition.mask, table, *slots)
 
     def rotary(self, schedule: ScaleSchedule, device: torch.device) -> Tensor:
-        """Rotary positions (L, head width / 2, 2) of a schedule: counted on the grid of the trained schedule whose
-        aspect ratio is nearest.
+        """Rotary positions (L, head width / 2, 2) of a schedule: counted on the last grid of the trained schedule that
+        begins so, else of the one whose aspect ratio is nearest.
         """
         h, w = schedule.grid
-        grids = [trained.grid for trained in self.schedules]
+        trained = self.config.schedules or (self.config.sizes,)
+        begun = [sizes for sizes in trained if sizes[: len(schedule)] == schedule.sizes]
+        grids = [sizes[-1] for sizes in begun or trained]
         reference = min(grids, key=lambda grid: abs(math.log(grid[0] / grid[1] * w / h)))
         return rotary_table(schedule, reference, self.slots[0].width, device, self.config.positions)
 
