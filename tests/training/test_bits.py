@@ -48,6 +48,16 @@ def test_entropies_are_sums_over_bits_of_means_over_images_and_places() -> None:
     assert found == pytest.approx([sum(own) / 2, sum(batch) / 2], rel=1e-4)
 
 
+def test_a_patchified_token_loses_what_its_latent_positions_lose() -> None:
+    """The official quantiser knows positions alone: how they are packed into tokens changes nothing."""
+    positions = [torch.randn(2, 3, 2 * h, 2 * w, generator=torch.Generator().manual_seed(h)) / 50 for h, w in SCHEDULE]
+    tokens = [F.pixel_unshuffle(z, 2) for z in positions]
+    assert torch.stack(entropies(tokens, 3)).tolist() == pytest.approx(torch.stack(entropies(positions, 3)).tolist())
+    bits = [(z > 0).long().movedim(1, -1) for z in positions], [(z > 0).long().movedim(1, -1) for z in tokens]
+    one, other = (commitment(z, t, 3) for z, t in zip((positions, tokens), bits, strict=True))
+    assert float(one) == pytest.approx(float(other))
+
+
 def test_the_entropy_loss_parts_images_and_decides_bits() -> None:
     """Its gradient moves numbers near 0 away from it, and evens out a bit that all images share; it stays finite."""
     z = torch.tensor([0.02, 0.02, 0.02, -0.01]).view(4, 1, 1, 1).requires_grad_()

@@ -49,16 +49,16 @@ def commitment(units: Sequence[Tensor], tokens: Sequence[Tensor], bits: int) -> 
 
 
 def entropies(units: Sequence[Tensor], bits: int) -> tuple[Tensor, Tensor]:
-    """Two means over scales (), in nats of a token: how undecided bits are, and how evenly they are used.
+    """Two means over scales (), in nats of a code: how undecided bits are, and how evenly they are used.
 
-    A bit is 1 with probability sigmoid(4 * 100 z / sqrt(d)) for a number z of a unit vector (B, D, h, w). The first is
-    the mean of its entropy over images and places, the second the entropy of its mean over images and places, both
-    summed over the bits. The images are those that are given here and in the other processes at the same time: where
-    gradients are accumulated, one part of the batch. bits: d.
+    A bit is 1 with probability sigmoid(4 * 100 z / sqrt(d)) for a number z of a unit vector (B, D, h, w), or of 2x2
+    where patchified. The first is the mean of its entropy over images and latent positions, the second the entropy of
+    its mean over them, both summed over the bits of a position. The images are those that are given here and in the
+    other processes at the same time: where gradients are accumulated, one part of the batch. bits: d.
     """
-    probabilities = [torch.sigmoid(4 * SHARPNESS / bits**0.5 * z) for z in units]
+    probabilities = [torch.sigmoid(4 * SHARPNESS / bits**0.5 * z.unflatten(1, (bits, -1))) for z in units]
     own = torch.stack([_entropy(p).sum(1).mean() for p in probabilities]).mean()
-    here = torch.stack([p.mean((0, 2, 3)) for p in probabilities])
+    here = torch.stack([p.mean((0, 2, 3, 4)) for p in probabilities])
     everywhere = here + (mean_over(here.detach()) - here).detach()  # the gradient of each process is its own share
     return own, _entropy(everywhere).sum(1).mean()
 
