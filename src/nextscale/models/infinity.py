@@ -95,7 +95,7 @@ class Infinity(NextScaleModel):
 
     memory, guidance = "full", "constant"
     sources, away_from = ("text",), ("negative",)
-    free = ("sizes", "lengths", "chunks")
+    free = ("sizes", "schedules", "lengths", "chunks")
     choices = 2
     gates = 2
 
