@@ -199,7 +199,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(kind: str, world: Path, tmp_p
 
 
 def test_images_without_captions_are_refused(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(NextscaleError, match="has no captions, and a text model is trained on them; expected a metada"):
+    with pytest.raises(NextscaleError, match="has no captions, and a text model reads them; expected a metada"):
         begin(without_captions(world, tmp_path / "world"), tmp_path / "run")
 
 

@@ -79,14 +79,14 @@ def of_all(captions: Sequence[Captions | None], names: Sequence[str], where: str
 
 
 def require_captions(captions: tuple[Captions, ...] | None, where: str) -> tuple[Captions, ...]:
-    """``captions`` of a set, for whoever is taught by texts.
+    """``captions`` of a set, for a model that reads texts.
 
     Raises:
         InputError: the set has none.
     """
     if captions is None:
         raise InputError(
-            f"{where} has no captions, and a text model is trained on them; expected a metadata.jsonl or metadata.csv "
+            f"{where} has no captions, and a text model reads them; expected a metadata.jsonl or metadata.csv "
             "with the columns file_name and text, or a .txt file beside each image"
         )
     return captions
