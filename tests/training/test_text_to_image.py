@@ -125,7 +125,9 @@ def test_a_run_starts_from_the_weights_of_another_in_other_aspect_ratios(
     made = begin(world, tmp_path / "run", init=str(known), tokenizer=str(world / "tokenizer"))
     old, new = load_component(known / "export", "model").state_dict(), made.objective.module.state_dict()
     assert all(torch.equal(old[key], value) for key, value in new.items())
-    assert [one.sizes for one in made.objective.module.schedules] == [((1, 1), (2, 2), (4, 4))]
+    model = made.objective.module
+    assert isinstance(model, Infinity)
+    assert [one.sizes for one in model.schedules] == [((1, 1), (2, 2), (4, 4))]
 
 
 def test_training_learns_from_texts(world: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,9 @@ def evaluate(
     existing_folder(folder)
     _check(subject, split, judge, against, generated)
     resolution = square_resolution(subject.tokenizer)
-    asked = {"skip_small": skip_small, "captions": subject.reads_captions}
-    data = load_data(folder, resolution, split, **asked)
-    train = data if split == "train" else load_data(folder, resolution, "train", **asked)
+    read = partial(load_data, folder, resolution, skip_small=skip_small, captions=subject.reads_captions)
+    data = read(split)
+    train = data if split == "train" else read("train")
     shown = None if subject.model is None else (subject.shown(data), subject.shown(train))
     tokenizer, *tokens = tokenizer_report(subject, data, train, judge, progress)
     report = Report(_settings(subject, folder, data, train, judge), tokenizer.scales, tokenizer)

@@ -180,7 +180,9 @@ def test_a_run_starts_from_a_tokenizer_of_another_schedule_and_of_no_other_bits(
     known = load_component(small / "export", "tokenizer").state_dict()
     assert all(torch.equal(known[name], weight) for name, weight in larger.objective.module.state_dict().items())
     larger.run()
-    assert load_component(tmp_path / "large" / "export", "tokenizer").schedule.sizes == ((1, 1), (2, 2), (4, 4))
+    exported = load_component(tmp_path / "large" / "export", "tokenizer")
+    assert isinstance(exported, BitwiseTokenizer)
+    assert exported.schedule.sizes == ((1, 1), (2, 2), (4, 4))
     for setting, more in {
         "bits is 6": ["model.bits=4", "model.autoencoder.z=4"],
         "autoencoder.ch is 8": ["model.autoencoder.ch=16"],
