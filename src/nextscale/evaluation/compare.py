@@ -200,7 +200,7 @@ def _settings(
         "split": data.split,
         "images": len(data),
         "data_hash": data.hash,
-        **({} if data.captions is None else {"captions_hash": data.caption_hash}),
+        **({"captions_hash": data.caption_hash} if any(one.reads_captions for one in subjects) else {}),
         **({"of_bits": of_bits} if of_bits else {}),
         "drawn": {"images": IMAGES, "rounds": ROUNDS, "guidance_scale": GUIDANCE},
         "nextscale": __version__,

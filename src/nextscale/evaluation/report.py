@@ -231,7 +231,7 @@ def _settings(
         "split": data.split,
         "images": len(data),
         "data_hash": data.hash,
-        **({} if data.captions is None else {"captions_hash": data.caption_hash}),
+        **({"captions_hash": data.caption_hash} if subject.reads_captions else {}),
         "train_images": len(train),
         "train_hash": train.hash,
         "classes": len(data.classes),

@@ -70,8 +70,8 @@ class InfinitySection(Section):
     """Sizes of the transformer; bits, scales and the width of texts come from tokenizer, data and text encoder.
 
     hidden: width of the feed-forward, by default 4 times the width, rounded to a multiple of 256 (not rounded where
-    that is 0); text_heads: heads of the query that sums a text up, by default one for 128 channels of a text; chunks: see
-    ``InfinityConfig``; gamma, shift, head: factors on the initial weights of the AdaLN gates, of the rest of the
+    that is 0); text_heads: heads of the query that sums a text up, by default one for 128 channels of a text; chunks:
+    see ``InfinityConfig``; gamma, shift, head: factors on the initial weights of the AdaLN gates, of the rest of the
     modulation, and of the head.
     """
 
@@ -206,5 +206,5 @@ class InfinityRecipe(GeneratorRecipe):
         return model
 
     def states(self, tokenizer: Tokenizer) -> int:
-        """Numbers that the inputs of all blocks hold for an image, on the finest scales."""
+        """Those of the inputs of its blocks, on the finest scales."""
         return 2 * self.model.depth * tokenizer.schedule.tokens * self.model.width
