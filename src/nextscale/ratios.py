@@ -19,9 +19,9 @@ from nextscale.values import is_real, plain
 NEAR = 1.1
 """A ratio that is off by no more than this factor is taken, with a warning."""
 SAME = 1.005
-"""And by no more than this without one, as 0.333 is for 1:3."""
+"""A ratio that is off by no more than this factor is taken without a warning, as 0.333 is for 1:3."""
 ABOUT = 1.4
-"""How far a number of pixels may be off: the published 0.06M are 65,536 of them at 1:1, and 81,920 at 5:4."""
+"""The factor by which a number of pixels may be off: the published 0.06M is 65,536 pixels at 1:1, and 81,920 at 5:4."""
 NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
 
 TALL = (
@@ -40,7 +40,7 @@ PUBLISHED_LENGTHS = (7, 10, 12, 13)
 
 
 def transposed(schedule: ScaleSchedule) -> ScaleSchedule:
-    """The schedule of pictures on their side."""
+    """The schedule with height and width exchanged."""
     return ScaleSchedule(tuple((w, h) for h, w in schedule))
 
 
@@ -69,9 +69,9 @@ def ratio_of(schedule: ScaleSchedule) -> str:
 
 @dataclass(frozen=True)
 class Shapes:
-    """The pictures that a model draws. default: its schedule where nothing is asked for, which is the beginning of one
-    of ``schedules``, the largest of every ratio; lengths: how many scales of these make a picture; stride: pixels per
-    token.
+    """The pictures that a model draws. default: its schedule where nothing is asked for, the first scales of one of
+    ``schedules``; schedules: the largest of every ratio; lengths: how many of their scales make a picture; stride:
+    pixels per token.
     """
 
     default: ScaleSchedule
@@ -86,7 +86,7 @@ class Shapes:
 
     def choose(self, ratio: Any = None, pixels: Any = None) -> ScaleSchedule:
         """The schedule of pictures of this ratio ("3:2", or width / height) with about so many pixels ("0.25M", or a
-        number); what is None is that of the default.
+        number); where either is None, it is that of the default.
 
         Warns where the nearest ratio is taken for another one. Raises ``InputError`` for what is not drawn.
         """

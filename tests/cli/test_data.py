@@ -137,7 +137,7 @@ def test_a_check_reads_captions_where_that_is_asked_for(nextscale: Command, tmp_
     words = ("data", "check", "photos", "--resolution", "16", "--captions")
     refused = nextscale(*words)
     assert (refused.code, refused.out) == (2, "")
-    assert "photos has no captions, and a text model is trained on them; expected a metadata.jsonl" in refused.err
+    assert "photos has no captions, and a text model reads them; expected a metadata.jsonl" in refused.err
     for path in (tmp_path / "photos").rglob("*.png"):
         path.with_suffix(".txt").write_text(f"a {path.parent.name}")
     done = nextscale(*words)

@@ -42,26 +42,15 @@ def same(a: object, b: object) -> bool:
     return all(torch.equal(a.tensors[n], b.tensors[n]) for n in ("states", "mask"))  # type: ignore[attr-defined]
 
 
-def test_a_reader_selects_as_features_do(conditioner: TextConditioner, file: Path, folder: Path) -> None:
-    """Padded to the longest of the rows, in any order and repeated; what is dropped, is."""
-    reader = TextFeatures(file).to(torch.device("cpu"))
-    assert (reader.images, reader.prompts, reader.sources, reader.tokens) == (4, PROMPTS, ("text",), 15)
+def test_a_reader_gives_the_states_of_each_text(conditioner: TextConditioner, file: Path, folder: Path) -> None:
+    reader = TextFeatures(file)
+    assert (reader.prompts, reader.tokens) == (PROMPTS, 15)
     assert reader.reference == EncoderReference(str(folder), None, digest(folder), WIDTH, 16)
-    for rows in ([2, 0], [1], [3, 3, 1]):
-        selected = reader.select(torch.tensor(rows))
-        expected = conditioner.features([{"prompt": PROMPTS[row]} for row in rows]).sources["text"]
-        assert selected.images == len(rows)
-        assert same(selected.sources["text"], expected)
-    dropped = reader.select(torch.tensor([0, 1])).drop("text", torch.tensor([True, False])).sources["text"].dropped
-    assert dropped is not None
-    assert dropped.tolist() == [True, False]
-    captions = reader.of(["blue sky", "", "blue sky"])
-    assert (captions.images, reader.images) == (3, 4)
-    assert same(
-        captions.select(torch.tensor([1, 2])).sources["text"], reader.select(torch.tensor([1, 3])).sources["text"]
-    )
-    with pytest.raises(InputError, match=r"'a cat' is not in .*, as 2 of 3 texts are not; expected a file"):
-        reader.of(["a cat", "", "a dog"])
+    for prompt in PROMPTS:
+        expected = conditioner.features([{"prompt": prompt}]).sources["text"]
+        assert prompt in reader
+        assert torch.equal(reader.states(prompt), expected.tensors["states"][0])
+    assert "a cat" not in reader
 
 
 def test_any_reader_of_safetensors_opens_it(file: Path) -> None:
@@ -93,8 +82,8 @@ def test_a_file_replaces_the_encoder_bit_by_bit(folder: Path, tmp_path: Path, dt
     assert [entry["prompt"] for entry in other.samples(2)] == PROMPTS[:2]
 
 
-def test_only_what_is_selected_is_read(tmp_path: Path) -> None:
-    """A file with 8 GiB of states, nearly all of which are a hole, opens and gives a row in a few megabytes."""
+def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
+    """A file with 8 GiB of states, nearly all of which are a hole, opens and gives a text in a few megabytes."""
     width, lengths, path = 2048, torch.tensor([3, 2**20], dtype=torch.int32), tmp_path / "large"
     size = int(lengths.sum()) * width * 4
     header = {
@@ -110,8 +99,7 @@ def test_only_what_is_selected_is_read(tmp_path: Path) -> None:
         file.write(b'["a", "b"]')
     assert path.stat().st_size > 2**33
     before = memory_in_use(torch.device("cpu"))
-    selected = TextFeatures(path).select(torch.tensor([0, 0]))
-    assert selected.sources["text"].tensors["states"].shape == (2, 3, width)
+    assert TextFeatures(path).states("a").shape == (3, width)
     assert memory_in_use(torch.device("cpu")) - before < 2**26
 
 
@@ -163,7 +151,7 @@ def test_a_damaged_file_is_one_sentence(file: Path, tmp_path: Path) -> None:
     tensors["states"][2, 3] = float("nan")
     save_file(tensors, other, about)
     with pytest.raises(InputError, match=r"the states of 'a red fox' in .* are no numbers"):
-        TextFeatures(other).select(torch.tensor([0]))
+        TextFeatures(other).states("a red fox")
 
 
 def test_nothing_is_replaced_and_nothing_is_half_written(

@@ -198,7 +198,7 @@ def test_images_without_a_caption_are_counted(tmp_path: Path) -> None:
     put(tmp_path / "e", *NAMES)
     data = read(tmp_path / "e")
     assert data.captions is None
-    with pytest.raises(InputError, match="e has no captions, and a text model is trained on them; expected a meta"):
+    with pytest.raises(InputError, match="e has no captions, and a text model reads them; expected a meta"):
         require_captions(data.captions, "e")
 
 

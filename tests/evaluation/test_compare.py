@@ -114,4 +114,4 @@ def test_what_cannot_be_compared_is_refused(subject: Subject, pictures: Path) ->
     ):
         compare([subject, replace(subject, name="small", tokenizer=tiny_tokenizer(SIZES[:3]))], pictures)
     with pytest.raises(InputError, match="the model does not know the data's class"):
-        compare([subject, replace(subject, vocabulary=unknown)], pictures)
+        compare([subject, replace(subject, conditioner=unknown)], pictures)

@@ -34,10 +34,12 @@ def test_every_number_is_measured_on_the_images_it_names(subject: Subject, pictu
     assert t.psnr == t.psnr_by_scale[-1]
     assert (t.use, t.use_by_scale) == code_use(train_tokens, CODES)
     assert subject.model is not None
-    assert g.scores == score_generator(subject.model, subject.tokenizer, tokens, class_features(heldout.labels))
+    assert g.scores == score_generator(subject.model, subject.tokenizer, tokens, class_features(heldout.labels).select)
     rows = sample_rows(TRAIN, HELDOUT)
     sampled = [maps[rows] for maps in train_tokens]
-    assert g.train == score_generator(subject.model, subject.tokenizer, sampled, class_features(train.labels[rows]))
+    assert g.train == score_generator(
+        subject.model, subject.tokenizer, sampled, class_features(train.labels[rows]).select
+    )
     assert g.train != g.scores
     assert g.uniform_loss == math.log(CODES)
     assert (t.source.split, t.source.images, t.source.data_hash) == ("heldout", HELDOUT, heldout.hash)
@@ -69,7 +71,7 @@ def test_training_images_are_compared_with_held_out_ones_only(
 
 
 def test_a_tokenizer_is_measured_alone(subject: Subject, pictures: Path) -> None:
-    alone = evaluate(replace(subject, model=None, vocabulary=None), pictures)
+    alone = evaluate(replace(subject, model=None, conditioner=None), pictures)
     assert alone.generator is None
     assert alone.tokenizer.psnr == evaluate(subject, pictures).tokenizer.psnr
 
@@ -78,7 +80,7 @@ def test_the_order_of_the_models_classes_is_respected(subject: Subject, pictures
     """The same model with its classes renamed: other images get other labels, so the loss changes."""
     assert subject.vocabulary is not None
     orders = (subject.vocabulary, ClassVocabulary(subject.vocabulary.names[::-1]))
-    a, b = (evaluate(replace(subject, vocabulary=order), pictures).generator for order in orders)
+    a, b = (evaluate(replace(subject, conditioner=order), pictures).generator for order in orders)
     assert a is not None
     assert b is not None
     assert a.scores.total.loss != b.scores.total.loss
@@ -129,7 +131,7 @@ def test_what_cannot_be_judged_is_refused_before_any_work(styled: Subject, judge
     with pytest.raises(InputError, match="expected the split heldout, not train"):
         evaluate(styled, emoji, "train", progress, judge=judge, generated=9)
     with pytest.raises(InputError, match="styled is a tokenizer alone"):
-        evaluate(replace(styled, model=None, vocabulary=None), emoji, progress=progress, judge=judge, generated=9)
+        evaluate(replace(styled, model=None, conditioner=None), emoji, progress=progress, judge=judge, generated=9)
     small = Subject("small", "", tiny_tokenizer(SIZES[:3]))
     with pytest.raises(InputError, match="small keeps images of 12 pixels; expected 16, as styled does"):
         evaluate(styled, emoji, progress=progress, against=small)
@@ -174,7 +176,7 @@ def test_unknown_classes_are_refused(subject: Subject, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="class 'planet', and the data lack 'face', 'flag', 'food'"):
         evaluate(subject, folder)
     assert (
-        evaluate(replace(subject, model=None, vocabulary=None), folder).generator is None
+        evaluate(replace(subject, model=None, conditioner=None), folder).generator is None
     )  # a tokenizer needs no classes
 
 

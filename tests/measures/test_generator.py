@@ -57,7 +57,7 @@ def test_scores_are_those_of_one_forward_pass_over_all_images() -> None:
     model, tokenizer, (maps, labels) = tiny_var(), tiny_tokenizer(), some_tokens(BATCH + 5)
     logits = model(tokenizer.follow(maps).inputs, model.condition(class_features(labels)))
     targets = torch.cat([t.flatten(1) for t in maps], 1)
-    scores = score_generator(model, tokenizer, maps, class_features(labels))
+    scores = score_generator(model, tokenizer, maps, class_features(labels).select)
     assert scores.total.loss == pytest.approx(float(F.cross_entropy(logits.flatten(0, 1), targets.flatten())), rel=1e-4)
     assert scores.total.accuracy == pytest.approx(float((logits.argmax(-1) == targets).double().mean()), abs=1e-3)
     for k, score in enumerate(scores.scales):
@@ -71,33 +71,33 @@ def test_a_model_that_knows_nothing_has_the_loss_ln_v_at_every_scale() -> None:
     model, (maps, labels) = tiny_var(), some_tokens(3)
     model.head_lin.weight.zero_()
     model.head_lin.bias.zero_()
-    scores = score_generator(model, tiny_tokenizer(), maps, class_features(labels))
+    scores = score_generator(model, tiny_tokenizer(), maps, class_features(labels).select)
     assert [s.loss for s in (*scores.scales, scores.total)] == pytest.approx([math.log(CODES)] * 5, rel=1e-5)
 
 
 def test_tokens_and_labels_both_matter() -> None:
     model, tokenizer, (maps, labels) = tiny_var(), tiny_tokenizer(), some_tokens(4)
-    scores = score_generator(model, tokenizer, maps, class_features(labels))
-    assert score_generator(model, tokenizer, maps, class_features((labels + 1) % CLASSES)) != scores
+    scores = score_generator(model, tokenizer, maps, class_features(labels).select)
+    assert score_generator(model, tokenizer, maps, class_features((labels + 1) % CLASSES).select) != scores
     coarse = [(maps[0] + 1) % CODES, *maps[1:]]
-    changed = score_generator(model, tokenizer, coarse, class_features(labels))
+    changed = score_generator(model, tokenizer, coarse, class_features(labels).select)
     assert changed.scales[3].loss != scores.scales[3].loss  # fine scales see coarse ones
     fine = [*maps[:3], (maps[3] + 1) % CODES]
     assert (
-        score_generator(model, tokenizer, fine, class_features(labels)).scales[:3] == scores.scales[:3]
+        score_generator(model, tokenizer, fine, class_features(labels).select).scales[:3] == scores.scales[:3]
     )  # and never the reverse
 
 
 def test_a_model_in_training_mode_is_our_own_mistake() -> None:
     maps, labels = some_tokens(2)
     with pytest.raises(AssertionError, match="eval"):
-        score_generator(tiny_var().train(), tiny_tokenizer(), maps, class_features(labels))
+        score_generator(tiny_var().train(), tiny_tokenizer(), maps, class_features(labels).select)
 
 
 def test_scoring_leaves_training_possible() -> None:
     """What scoring keeps (the attention mask) must not be an inference tensor."""
     model, tokenizer, (maps, labels) = tiny_var(), tiny_tokenizer(), some_tokens(2)
-    score_generator(model, tokenizer, maps, class_features(labels))
+    score_generator(model, tokenizer, maps, class_features(labels).select)
     model.train().requires_grad_(True)
     model(tokenizer.follow(maps).inputs, model.condition(class_features(labels))).sum().backward()
     assert model.head_lin.weight.grad is not None

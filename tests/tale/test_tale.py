@@ -172,7 +172,12 @@ def test_the_command_line_draws_words(pipe: Pipeline, tmp_path: Path, nextscale:
     assert np.array_equal(np.asarray(Image.open(Path("out") / "ab-cd-5.png")), np.asarray(drawn))
     done = nextscale("evaluate", tmp_path / "tale", "--data", pictures(tmp_path / "set"))
     assert done.code == 2
-    assert "reads Letters, and what pictures show is known by class; expected a model of classes" in done.err
+    assert "has no captions, and a text model reads them; expected a metadata.jsonl" in done.err
+    for image in pictures(tmp_path / "set").rglob("*.png"):
+        image.with_suffix(".txt").write_text("ab")
+    done = nextscale("evaluate", tmp_path / "tale", "--data", tmp_path / "set", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "Generator: cross-entropy in nats per" in done.out
 
 
 def test_settings_of_its_conditioner_are_where_they_belong(pipe: Pipeline, tmp_path: Path) -> None:

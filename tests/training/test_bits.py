@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextscale.measures.tokenizer import bit_use
+from nextscale.measures.tokenizer import bit_balance
 from nextscale.scales import ScaleSchedule
-from nextscale.training.bits import BitUse, commitment, entropies
+from nextscale.training.bits import BitWatch, commitment, entropies
 
 SCHEDULE = ScaleSchedule.of([1, 2])
 
@@ -72,14 +72,14 @@ def test_the_entropy_loss_parts_images_and_decides_bits() -> None:
 
 
 def test_entropy_and_stuck_bits_of_known_shares() -> None:
-    found, stuck = bit_use(torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.0, 1.0, 0.005, 0.11]]))
+    found, stuck = bit_balance(torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.0, 1.0, 0.005, 0.11]]))
     assert found.tolist() == pytest.approx([1.0, (entropy(0.005) + entropy(0.11)) / math.log(2) / 4], abs=1e-4)
     assert stuck.tolist() == [0.0, 0.75]
 
 
 def test_bits_are_counted_by_parts_and_by_scale() -> None:
     """Over all scales by their tokens: five tokens of an image, of which one is the coarse one's."""
-    whole, parts = (BitUse(2, SCHEDULE, torch.device("cpu")) for _ in range(2))
+    whole, parts = (BitWatch(2, SCHEDULE, torch.device("cpu")) for _ in range(2))
     coarse = torch.tensor([[1, 1], [1, 0]]).view(2, 1, 1, 2)
     fine = torch.tensor([[1, 0], [1, 0], [0, 0], [0, 0]]).view(1, 2, 2, 2).expand(2, 2, 2, 2)
     for _ in range(7):
@@ -97,7 +97,7 @@ def test_bits_are_counted_by_parts_and_by_scale() -> None:
 
 
 def test_what_was_counted_of_an_unfinished_step_is_forgotten() -> None:
-    use = BitUse(1, ScaleSchedule.of([1]), torch.device("cpu"))
+    use = BitWatch(1, ScaleSchedule.of([1]), torch.device("cpu"))
     use.count([torch.ones(3, 1, 1, 1, dtype=torch.int64)])
     use.resume(torch.full((1, 1, 2), 0.5))
     use.count([torch.zeros(1, 1, 1, 1, dtype=torch.int64)])

@@ -158,7 +158,7 @@ def test_epochs_count_images(images: int, batch: int, steps: int) -> None:
     assert recipe.schedule.total(images, batch) == steps
 
 
-@pytest.mark.parametrize("kind", ["tokenizer", "var", "m-var", "classifier"])
+@pytest.mark.parametrize("kind", ["tokenizer", "tokenizer-bitwise", "var", "m-var", "classifier"])
 def test_a_shipped_name_may_leave_out_what_is_trained(kind: str) -> None:
     assert load_recipe("emoji", kind=kind) == load_recipe(f"{kind}-emoji")
     assert load_recipe("m-var-d16", kind=kind) == load_recipe("m-var-d16")  # a whole name goes first

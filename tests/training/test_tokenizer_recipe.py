@@ -30,7 +30,7 @@ def test_vars_tokenizer_has_its_published_size_and_training() -> None:
 
 
 def test_infinitys_tokenizer_has_its_published_size_and_losses() -> None:
-    recipe = load_recipe("tokenizer-infinity-256")
+    recipe = load_recipe("tokenizer-bitwise-256")
     assert isinstance(recipe, BitwiseTokenizerRecipe)
     with torch.device("meta"):
         tokenizer = recipe.new_tokenizer()
@@ -45,7 +45,7 @@ def test_infinitys_tokenizer_has_its_published_size_and_losses() -> None:
 
 def test_the_bits_for_emoji_fit_into_the_library() -> None:
     """At most 5 MiB in bfloat16, without attention, at widths that 32 divides."""
-    recipe = load_recipe("tokenizer-emoji-bits")
+    recipe = load_recipe("tokenizer-bitwise-emoji")
     assert isinstance(recipe, BitwiseTokenizerRecipe)
     assert 2 * sum(p.numel() for p in recipe.new_tokenizer().parameters()) < 5 * 2**20
     sizes = recipe.model.autoencoder

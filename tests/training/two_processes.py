@@ -24,7 +24,7 @@ INFINITY = [*TINY_INFINITY, *RUN, "model.drop_path=0.3", "optim.eps=1e-4", "data
 INFINITY += ["data.resolution=null", f"data.schedules={SCHEDULES}", "data.lengths=[2, 3]", "loss.label_drop=0.3"]
 RECIPES = {
     "tokenizer": ("tokenizer-emoji", TOKENIZER),
-    "tokenizer-bitwise": ("tokenizer-emoji-bits", BITWISE),
+    "tokenizer-bitwise": ("tokenizer-bitwise-emoji", BITWISE),
     "var": ("var-emoji", VAR),
     "infinity": ("infinity-125m", INFINITY),
 }

@@ -101,10 +101,11 @@ def _encode_prompts(file: Path, out: Path, model: str, overwrite: bool, device: 
     remark(f"{conditioner.reference.encoder} on {chosen} ({why}) in {str(number).removeprefix('torch.')} ({reason})")
     with remarks(), progress("encoding", "prompts") as step:
         features = conditioner.save_features(out, prompts, overwrite, step)
-    counted = "1 prompt" if features.images == 1 else f"{features.images:,} prompts"
+    count = len(features.prompts)
+    counted = "1 prompt" if count == 1 else f"{count:,} prompts"
     if as_json:
         about = {"encoder": features.reference.encoder, "sha256": features.reference.sha256}
-        answer_json({"features": str(out), "prompts": features.images, "tokens": features.tokens, **about})
+        answer_json({"features": str(out), "prompts": count, "tokens": features.tokens, **about})
     else:
         answer(f"{out}: {counted}, {features.tokens:,} tokens of {features.reference.encoder}")
 

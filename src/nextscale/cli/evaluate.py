@@ -67,8 +67,8 @@ def evaluate(
     skip_small: SkipSmall = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model on images: PSNR and use of the codebook; loss and accuracy of the generator per scale; and with a
-    classifier how generated images compare with held-out and with training images.
+    """Measure a model on images: PSNR and use of the codebook, or of the bits; loss and accuracy of the generator per
+    scale; and with a classifier how generated images compare with held-out and with training images.
 
     Several models are compared: one table with their sizes, FLOPs, losses and speeds, and the ratios to the first.
     """
@@ -146,9 +146,7 @@ def _load(name: str, device: str, dtype: str, alone: bool = False) -> Subject:
 
     import nextscale
     from nextscale.checkpoints.store import load_component, read_config
-    from nextscale.conditions.classes import ClassVocabulary
     from nextscale.device import choose_device, choose_dtype
-    from nextscale.errors import InputError
     from nextscale.evaluation.subject import Subject
     from nextscale.pipeline import checkpoint_folder, revision
     from nextscale.tokenizers.base import Tokenizer
@@ -159,12 +157,7 @@ def _load(name: str, device: str, dtype: str, alone: bool = False) -> Subject:
     number, number_reason = choose_dtype(dtype, where)
     if "model" in config.get("components", {}) and not alone:
         pipe = nextscale.load(name, device=where, dtype=number)
-        if not isinstance(pipe.conditioner, ClassVocabulary):
-            raise InputError(
-                f"{name} reads {pipe.conditioner.about}, and what pictures show is known by class; expected a model of "
-                "classes, or a checkpoint of its tokenizer alone"
-            )
-        subject = Subject(pipe.name, pipe.revision, pipe.tokenizer, pipe.model, pipe.vocabulary, pipe.defaults)
+        subject = Subject(pipe.name, pipe.revision, pipe.tokenizer, pipe.model, pipe.conditioner, pipe.defaults)
     else:
         tokenizer = load_component(folder, "tokenizer", where, number)
         assert isinstance(tokenizer, Tokenizer)

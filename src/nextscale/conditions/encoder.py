@@ -26,8 +26,8 @@ from nextscale.settings import check_bounds
 
 WHOLE, INDEX, WORDS = "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
 TURN = 32
-"""Texts of one length that a GPU encodes at once. A CPU takes them one by one, so that the states of a text are the
-same, bit by bit, whatever else is encoded."""
+"""How many texts of one length a GPU encodes at once. A CPU encodes them one by one, so that the states of a text are
+the same bits whatever else is encoded."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class EncoderReference:
 class TextEncoder:
     """The encoder that a reference names, loaded in ``dtype`` on ``device``.
 
-    Raises ``CheckpointError`` where it is not here and cannot be fetched, is no T5, or is another than was put down.
+    Raises ``CheckpointError`` where it is neither here nor fetched, is no T5, or has another digest than the reference.
     """
 
     def __init__(self, reference: EncoderReference, device: torch.device, dtype: torch.dtype) -> None:
@@ -120,9 +120,9 @@ class TextEncoder:
 
 
 def encoder_folder(reference: EncoderReference) -> Path:
-    """The folder of an encoder: the one that is named, in the hub's own cache, or fetched into that.
+    """The folder of an encoder: the one that is named, or one in the hub's own cache, fetched where it is not there.
 
-    Raises ``CheckpointError`` with how to get it where it cannot be had.
+    Raises ``CheckpointError``, which says how to get the encoder, where it cannot be fetched.
     """
     name = reference.encoder
     if os.path.isdir(name):
@@ -143,7 +143,7 @@ def encoder_folder(reference: EncoderReference) -> Path:
 
 
 def digest(folder: Path) -> str:
-    """The sha256 of the files that hold the encoder half, in the order of their names, as of one file."""
+    """The sha256 of the files that hold the encoder half, joined in the order of their names."""
     found = hashlib.sha256()
     for path in weight_files(folder):
         with path.open("rb") as file:

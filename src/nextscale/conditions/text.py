@@ -1,7 +1,7 @@
 """Prompts, and negative prompts, as the states of a frozen text encoder.
 
 An entry is ``{"prompt": "a red fox", "negative_prompt": None}``. The states come from a file that was made before, or
-from the encoder, which is loaded when the first text needs it. Shape letters: ``B`` images, ``T`` tokens, ``C`` width.
+from the encoder, which is loaded when a text first needs it. Shape letters: ``B`` images, ``T`` tokens, ``C`` width.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from nextscale.settings import build
 from nextscale.values import listed, plain
 
 CHUNK = 64
-"""Texts between two steps of a bar."""
+"""Texts that are encoded between two steps of a progress bar."""
 
 
 class TextConditioner(Conditioner):
-    """Reads prompts. low_memory: the encoder leaves memory as soon as it has encoded the texts of a call, and is loaded
-    anew for the next that brings others; otherwise it stays.
+    """Reads prompts. low_memory: the encoder leaves memory as soon as it has encoded the texts of a call, and the next
+    call with other texts loads it again; otherwise it stays.
     """
 
     example: ClassVar[str] = 'prompt="a red fox in the snow"'
@@ -50,8 +50,8 @@ class TextConditioner(Conditioner):
         return f"prompts, through {self.reference.encoder}"
 
     def resolve(self, **asked: Any) -> list[Entry]:
-        """One entry per prompt. negative_prompt: one for all, or one per prompt; None, and as published an empty one,
-        is none. An empty prompt is a text like any other.
+        """One entry per prompt. negative_prompt: one for all, or one per prompt; None means none, and so does an empty
+        one, as in the official code. An empty prompt is a text like any other.
         """
         prompt, negative = asked.pop("prompt", None), asked.pop("negative_prompt", None)
         for name, value in asked.items():
@@ -78,8 +78,8 @@ class TextConditioner(Conditioner):
         ]
 
     def features(self, entries: Sequence[Entry]) -> Features:
-        """The sources ``text`` and ``negative``, each of B texts padded to the longest of them. Warns of a text that is
-        too long. Raises ``CheckpointError`` where an encoder is needed and cannot be had.
+        """The sources ``text`` and ``negative``, each of B texts padded to the longest of them. Warns of texts that are
+        too long. Raises ``CheckpointError`` where an encoder is needed and cannot be loaded.
         """
         texts = {"text": [entry["prompt"] for entry in entries]}
         texts["negative"] = [entry.get("negative_prompt") for entry in entries]
@@ -94,7 +94,9 @@ class TextConditioner(Conditioner):
         return [{"prompt": prompt, "negative_prompt": None} for prompt in prompts]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """An encoder that is in memory for another place is loaded anew when it is needed."""
+        """An encoder that is in memory on another device or in another number type is dropped, and loaded again when it
+        is needed.
+        """
         if (device, dtype) != (self._device, self._dtype):
             self._device, self._dtype, self._encoder, self._last = device, dtype, None, {}
 
@@ -104,8 +106,8 @@ class TextConditioner(Conditioner):
         return made
 
     def with_features(self, path: str | Path) -> TextConditioner:
-        """The same, with the states of all texts that stand in a file of ``nextscale encode`` read from there. Raises
-        ``InputError`` for a file that is damaged, or was made by another encoder.
+        """The same, reading the states of the texts in a file of ``nextscale encode`` from there. Raises ``InputError``
+        for a file that is damaged, or that another encoder made.
         """
         file = TextFeatures(path)
         if not file.reference.agrees(self.reference):
@@ -184,7 +186,7 @@ class TextConditioner(Conditioner):
 
 
 def _check_text(name: str, given: Any) -> None:
-    """Raises ``InputError`` for what is no text, or one that no file could hold."""
+    """Raises ``InputError`` for what is no text, or cannot be written as UTF-8."""
     if not isinstance(given, str):
         raise InputError(f"{name} is {quoted(given)}; expected a text")
     try:

@@ -1,8 +1,8 @@
-"""The states of texts in a file, packed one after the other, and read where they are asked for.
+"""The states of texts in a file, packed one after the other, and read when they are asked for.
 
 A safetensors file of three tensors: ``lengths`` (N,) int32, the tokens of every text; ``states`` (all tokens, C) in the
-number type that the encoder computed in; ``prompts``, a JSON list of the texts in UTF-8. Its metadata say which encoder
-made it. Shape letters: ``N`` texts of a file, ``B`` selected ones, ``T`` tokens of a text, ``C`` width.
+number type that the encoder computed in; ``prompts``, a JSON list of the texts in UTF-8. Its metadata name the encoder.
+Shape letters: ``N`` texts of a file, ``B`` images, ``T`` tokens of a text, ``C`` width.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from copy import copy
 from dataclasses import asdict
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nextscale.conditions.base import Features, Source
+from nextscale.conditions.base import Source
 from nextscale.conditions.encoder import EncoderReference
 from nextscale.documents import parse_json
 from nextscale.errors import InputError, one_line, quoted
@@ -34,7 +33,7 @@ WANTED = "expected a file of prompts that nextscale encode wrote"
 
 
 def text_source(states: Sequence[Tensor | None], width: int) -> Source:
-    """The source of B texts from the states (T, C) of each, padded to the longest; None: an image has no text."""
+    """The source of B texts from the states (T, C) of each, padded to the longest; None where an image has no text."""
     lengths = torch.tensor([0 if one is None else len(one) for one in states])
     padded = torch.zeros(len(states), max(1, int(lengths.max())), width)
     for row, one in zip(padded, states, strict=True):
@@ -44,17 +43,14 @@ def text_source(states: Sequence[Tensor | None], width: int) -> Source:
 
 
 class TextFeatures:
-    """The texts of a file, as features of which only what is selected is read: ``images`` texts, the one source
-    ``text``, and ``select(rows)``, as :class:`~nextscale.conditions.base.Features` has them.
+    """The texts of a file; the states of one are read when they are asked for.
 
-    prompts: the texts of the file; reference: the encoder that made their states. Raises ``InputError`` for a file that
-    is damaged, or another than ``nextscale encode`` writes of prompts.
+    prompts: the texts; reference: the encoder that made their states; tokens: of all texts together. Raises
+    ``InputError`` for a file that is damaged, or another than ``nextscale encode`` writes of prompts.
     """
 
-    sources = ("text",)
-
     def __init__(self, path: str | Path) -> None:
-        self.path, self.device = Path(path), torch.device("cpu")
+        self.path = Path(path)
         if not self.path.is_file():
             seen = f"is {kind_of(self.path)}" if os.path.lexists(self.path) else "is missing"
             raise InputError(f"{self.path} {seen}; {WANTED}")
@@ -69,61 +65,27 @@ class TextFeatures:
         named = isinstance(self.prompts, list) and all(isinstance(prompt, str) for prompt in self.prompts)
         if not fits or not named or not lengths or min(lengths) < 1 or len(self.prompts) != len(lengths):
             raise InputError(f"{self.path} is damaged: its states, lengths and prompts do not fit together; {WANTED}")
-        self._spans, self._number = list(pairwise(ends)), TYPES[number]
-        self._rows = {prompt: row for row, prompt in enumerate(self.prompts)}
-        self._order: Sequence[int] = range(len(self.prompts))
+        self.tokens, self._number = ends[-1], TYPES[number]
+        self._spans = dict(zip(self.prompts, pairwise(ends), strict=True))
         size = (ends[-1], self.reference.width * self._number.itemsize)
         self._states = np.memmap(self.path, np.uint8, "r", self._start(), size)
 
-    @property
-    def images(self) -> int:
-        return len(self._order)
-
-    @property
-    def tokens(self) -> int:
-        """Of all texts of the file."""
-        return len(self._states)
-
     def __contains__(self, prompt: str) -> bool:
-        return prompt in self._rows
-
-    def of(self, prompts: Iterable[str]) -> TextFeatures:
-        """The same with the texts in another order: row i is that of ``prompts[i]``. Raises ``InputError`` for the
-        first that is not in the file.
-        """
-        made, wanted = copy(self), list(prompts)
-        absent = [prompt for prompt in wanted if prompt not in self._rows]
-        if absent:
-            raise InputError(
-                f"{quoted(absent[0])} is not in {self.path}, as {len(absent):,} of {len(wanted):,} texts are not; "
-                "expected a file that nextscale encode made of all of them"
-            )
-        made._order = [self._rows[prompt] for prompt in wanted]
-        return made
-
-    def to(self, device: torch.device) -> TextFeatures:
-        """The same, with what is selected going there."""
-        made = copy(self)
-        made.device = device
-        return made
-
-    def select(self, rows: Tensor) -> Features:
-        """The features of B texts, padded to the longest of these: rows (B,) int64."""
-        states = [self._read(self._order[row]) for row in rows.tolist()]
-        return Features(len(states), {"text": text_source(states, self.reference.width)}).to(self.device)
+        return prompt in self._spans
 
     def states(self, prompt: str) -> Tensor:
-        """The states (T, C) of a text of the file, in its number type."""
-        return self._read(self._rows[prompt])
-
-    def _read(self, row: int) -> Tensor:
-        states = torch.from_numpy(self._states[slice(*self._spans[row])].copy()).view(self._number)
+        """The states (T, C) of a text of the file, in its number type. Raises ``InputError`` where they are not
+        finite.
+        """
+        states = torch.from_numpy(self._states[slice(*self._spans[prompt])].copy()).view(self._number)
         if not states.isfinite().all():
-            raise InputError(f"the states of {quoted(self.prompts[row])} in {self.path} are no numbers; {WANTED}")
+            raise InputError(f"the states of {quoted(prompt)} in {self.path} are no numbers; {WANTED}")
         return states
 
     def _parts(self) -> tuple[str, list[int], bytes, tuple[list[int], str]]:
-        """What the file says of its encoder, and its lengths, its prompts, and shape and number type of its states."""
+        """The JSON that describes the encoder, the lengths, the bytes of the prompts, and shape and number type of the
+        states.
+        """
         try:
             with safe_open(self.path, "np") as file:
                 about = file.metadata() or {}

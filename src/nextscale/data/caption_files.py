@@ -1,7 +1,7 @@
 """Reading captions: from tables and lists of images, and from the texts that lie beside images.
 
-A list is what Infinity (arXiv 2412.04431) is trained from, ``{height / width}_{images}.jsonl``. It is a table of
-captions like any other and, in a folder without images of its own, says which images the set has.
+Infinity (arXiv 2412.04431) is trained from lists, ``{height / width}_{images}.jsonl``. A list is a table of captions
+like any other and, in a folder without images of its own, says which images the set has.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def read_captions(found: Found, images: Sequence[tuple[Path, str]]) -> Told:
     known |= {composed(name): name for _, name in images}
     for path, within in [*found.tables, *found.lists]:
         _read_table(path, within, known, told)
-    if not found.images:  # the lists say what the set holds, and what they name in vain was told before
+    if not found.images:  # the lists say what the set holds, and ``listed_images`` has told what they lack
         told.notes.clear()
     for columns, (first, *more) in told.tables.items():
         told.notes.append(f"captions are {columns} of {first}{f' and {len(more)} more tables' if more else ''}")
@@ -91,7 +91,7 @@ def _read_table(path: Path, within: str, known: Mapping[str, str], told: Told) -
     columns = list(dict.fromkeys(column for _, row in rows for column in row))
     file, text, long = (column_of(columns, names) for names in (FILE_COLUMNS, TEXT_COLUMNS, LONG_COLUMNS))
     if file is None or (text is None and long is None):
-        if path.name not in TABLES:  # of those, whoever looks for labels says so
+        if path.name not in TABLES:  # the reader of labels says so of those
             told.notes.append(f"{path} is not used: it has no column {'image_path' if file is None else 'text'}")
         return
     for line, row, name in named_rows(path, within, rows, file, known, told.notes):
@@ -115,7 +115,7 @@ def row_captions(row: Mapping[str, Any], columns: tuple[str | None, str | None],
 
 def _text(value: Any, column: str, where: str) -> str | None:
     """A caption on one line; None for none and for an empty one."""
-    if value is None or value != value:  # what some libraries write for nothing is not a number
+    if value is None or value != value:  # some libraries write NaN for nothing
         return None
     if isinstance(value, str) and in_utf8(value) == value:
         return " ".join(composed(value).split()) or None

@@ -1,4 +1,4 @@
-"""Captions: what images show, in words, and which words of a caption a model is taught at a step."""
+"""Captions: what images show, in words, and which of these words a model is trained on at a step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor
 from nextscale.errors import InputError
 
 SHORT = 0.5
-"""Share of the steps at which the short caption is spoken, where there is a long one."""
+"""How often the short caption is taken where there is a long one, as a share."""
 ASIDE = "--"
-"""Begins what is no caption: in prompts that people collected, settings of a program."""
+"""What follows it is no caption: in collected prompts, settings of a program stand there."""
 _END = re.compile(r"[.!?]+[\"')\]\u201d\u2019]*(?=\s|$)|[\u3002\uff01\uff1f]+")
 
 
@@ -29,8 +29,8 @@ class Captions:
 
 def spoken(captions: Captions, u: Tensor | Sequence[float]) -> str:
     """The words for an image at one step: the short caption or, half of the time, the first sentences of the long one,
-    as many as chance will have it. What follows ``--`` is dropped. So Infinity (arXiv 2412.04431) is trained, which
-    calls it dynamic length.
+    a random number of them. What follows ``--`` is dropped. Infinity (arXiv 2412.04431) is trained this way and calls
+    it dynamic length.
 
     u: two numbers in [0, 1): which caption, and how much of it.
     """
@@ -40,7 +40,7 @@ def spoken(captions: Captions, u: Tensor | Sequence[float]) -> str:
 
 
 def wordings(captions: Captions) -> list[str]:
-    """All that :func:`spoken` may say of an image: the short caption, then the first sentences of the long one."""
+    """All that :func:`spoken` may return: the short caption, then the first one, two, ... sentences of the long one."""
     short = _without_aside(captions.text)
     if captions.long is None:
         return [short]
@@ -56,7 +56,7 @@ def _without_aside(text: str) -> str:
 
 
 def caption_hash(captions: Sequence[Captions]) -> str:
-    """Names the captions of a set, in their order: equal hashes are equal captions."""
+    """A hash of the captions of a set, in their order: equal hashes mean equal captions."""
     return hashlib.sha256(json.dumps([[one.text, one.long] for one in captions]).encode()).hexdigest()
 
 
@@ -79,14 +79,14 @@ def of_all(captions: Sequence[Captions | None], names: Sequence[str], where: str
 
 
 def require_captions(captions: tuple[Captions, ...] | None, where: str) -> tuple[Captions, ...]:
-    """``captions`` of a set, for whoever is taught by texts.
+    """``captions`` of a set, for a model that reads texts.
 
     Raises:
         InputError: the set has none.
     """
     if captions is None:
         raise InputError(
-            f"{where} has no captions, and a text model is trained on them; expected a metadata.jsonl or metadata.csv "
+            f"{where} has no captions, and a text model reads them; expected a metadata.jsonl or metadata.csv "
             "with the columns file_name and text, or a .txt file beside each image"
         )
     return captions

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from nextscale import __version__
+from nextscale.conditions.base import Features
 from nextscale.conditions.classes import class_features
 from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.errors import InputError
 from nextscale.evaluation.columns import aligned
 from nextscale.evaluation.speed import BlockFlops, Contestant, Speed, block_flops, generation_speeds
-from nextscale.evaluation.subject import Progress, Subject, labels_of, no_progress, square_resolution
+from nextscale.evaluation.subject import Progress, Subject, no_progress, square_resolution
 from nextscale.measures.generator import Scores, score_generator
 from nextscale.measures.tokenizer import encode_all
 from nextscale.models.base import NextScaleModel
@@ -123,20 +124,20 @@ def compare(
                 f"{first.name} draws the scales {first.tokenizer.schedule} and {subject.name} the scales "
                 f"{subject.tokenizer.schedule}; expected models of the same scales and pixels"
             )
-    data = load_data(folder, square_resolution(first.tokenizer), split, skip_small=skip_small)
+    captions = any(subject.reads_captions for subject in subjects)
+    data = load_data(folder, square_resolution(first.tokenizer), split, skip_small=skip_small, captions=captions)
+    shown = [subject.shown(data) for subject in subjects]
     tokens, scores = list[Tensor](), list[Scores]()
     for i, (subject, model) in enumerate(zip(subjects, models, strict=True)):
-        assert subject.vocabulary is not None
-        labels = labels_of(subject.vocabulary, data)
         if i == 0 or not same_weights(subject.tokenizer, subjects[i - 1].tokenizer):
             with progress(f"encoding for {subject.name}", "images") as step:
                 tokens = encode_all(subject.tokenizer, data, step)
         with progress(f"predicting with {subject.name}", "images") as step:
-            scores.append(score_generator(model, subject.tokenizer, tokens, class_features(labels), step))
-    contestants = [_contestant(subject, model) for subject, model in zip(subjects, models, strict=True)]
+            scores.append(score_generator(model, subject.tokenizer, tokens, shown[i], step))
+    contestants = [_contestant(*one, len(data)) for one in zip(subjects, models, shown, strict=True)]
     measured = zip(subjects, models, scores, generation_speeds(contestants, ROUNDS), strict=True)
     return Comparison(
-        _settings(models[0], folder, data),
+        _settings(subjects, models[0], folder, data),
         tuple(f"{h}x{w}" for h, w in first.tokenizer.schedule),
         all(same_weights(subject.tokenizer, first.tokenizer) for subject in subjects[1:]),
         tuple(_measured(*one) for one in measured),
@@ -156,7 +157,8 @@ def comparison_text(c: Comparison) -> str:
     notes = [
         f"{s['dtype']} on {s['device']}, threads: {s['threads']}, nextscale {s['nextscale']}, torch {s['torch']}",
         f"losses and accuracies: {s['data']}, {s['split']}: {s['images']} images, data {s['data_hash'][:12]}; "
-        "nats per token, all coarser scales given",
+        + (f"captions {s['captions_hash'][:12]}; " if "captions_hash" in s else "")
+        + f"{_unit(c)}, all coarser scales given",
         "FLOPs: all tokens of one image, one branch",
         f"images/s: {drawn['images']} images at once with seeds 0 to {drawn['images'] - 1} and guidance scale "
         f"{drawn['guidance_scale']} (two branches), pixels included; median of {drawn['rounds']} rounds in turns",
@@ -177,13 +179,19 @@ def _generator(subject: Subject) -> NextScaleModel:
     return subject.model
 
 
-def _contestant(subject: Subject, model: NextScaleModel) -> Contestant:
-    labels = torch.arange(IMAGES, device=next(model.parameters()).device) % model.reads["class"]
-    return Contestant(subject.tokenizer, model, default_plan(model, guidance_scale=GUIDANCE), class_features(labels))
+def _contestant(
+    subject: Subject, model: NextScaleModel, shown: Callable[[Tensor], Features], images: int
+) -> Contestant:
+    """It draws its first classes, or what the captions of the first of so many images say."""
+    device, numbers = next(model.parameters()).device, torch.arange(IMAGES)
+    features = class_features(numbers % model.reads["class"]) if subject.vocabulary else shown(numbers % images)
+    return Contestant(subject.tokenizer, model, default_plan(model, guidance_scale=GUIDANCE), features.to(device))
 
 
-def _settings(model: NextScaleModel, folder: Path | str, data: ImageData) -> dict[str, Any]:
-    weight = next(model.parameters())
+def _settings(
+    subjects: Sequence[Subject], model: NextScaleModel, folder: Path | str, data: ImageData
+) -> dict[str, Any]:
+    weight, of_bits = next(model.parameters()), [one.name for one in subjects if one.tokenizer.choices == 2]
     return {
         "device": str(weight.device),
         "dtype": str(weight.dtype).removeprefix("torch."),
@@ -192,6 +200,8 @@ def _settings(model: NextScaleModel, folder: Path | str, data: ImageData) -> dic
         "split": data.split,
         "images": len(data),
         "data_hash": data.hash,
+        **({"captions_hash": data.caption_hash} if any(one.reads_captions for one in subjects) else {}),
+        **({"of_bits": of_bits} if of_bits else {}),
         "drawn": {"images": IMAGES, "rounds": ROUNDS, "guidance_scale": GUIDANCE},
         "nextscale": __version__,
         "torch": torch.__version__,
@@ -208,6 +218,14 @@ def _measured(subject: Subject, model: NextScaleModel, scores: Scores, speed: Sp
         scores=scores,
         speed=speed,
     )
+
+
+def _unit(c: Comparison) -> str:
+    """What losses are counted in; ``of_bits`` names the models whose tokens are bits."""
+    of_bits = c.settings.get("of_bits", [])
+    if len(of_bits) == len(c.models):
+        return "nats per bit"
+    return "nats per token" + (f" ({', '.join(of_bits)}: per bit)" if of_bits else "")
 
 
 def _count(value: float) -> str:

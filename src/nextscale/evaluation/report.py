@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nextscale import __version__
-from nextscale.conditions.classes import class_features
+from nextscale.conditions.base import Features
 from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.errors import InputError
@@ -24,13 +26,13 @@ from nextscale.evaluation.subject import (
     Progress,
     Sample,
     Subject,
-    labels_of,
     no_progress,
     sample_rows,
     square_resolution,
 )
 from nextscale.evaluation.tokenizer_report import TokenizerReport, tokenizer_report
 from nextscale.measures.generator import Scores, score_generator
+from nextscale.measures.tokenizer import CodeUse
 
 PSNR_BAR, STYLE_PSNR_BAR, USE_BAR, PERPLEXITY_BAR = 23.0, 21.0, 0.95, 0.3
 """What the bundled tokenizer must reach: dB on held-out images, over all and in every style; share of the codes in use
@@ -95,8 +97,9 @@ class Report:
             if t.distance and other and other.distance:
                 ratio = other.distance.mean / max(t.distance.mean, 1e-12)
                 bars.append(Bar(f"distance of {other.name} / distance", ratio, 1.0))
-        bars.append(Bar("codes in use", t.use.share, USE_BAR))
-        bars.append(Bar("perplexity / codes", t.use.perplexity / t.codes, PERPLEXITY_BAR))
+        if isinstance(t.use, CodeUse):
+            bars.append(Bar("codes in use", t.use.share, USE_BAR))
+            bars.append(Bar("perplexity / codes", t.use.perplexity / t.codes, PERPLEXITY_BAR))
         if self.generated and self.generated.class_ratio:
             bars.append(Bar("class recognised, ratio", self.generated.class_ratio.value, CLASS_BAR))
         if self.generated and self.generated.style_ratio:
@@ -132,17 +135,16 @@ def evaluate(
     existing_folder(folder)
     _check(subject, split, judge, against, generated)
     resolution = square_resolution(subject.tokenizer)
-    data = load_data(folder, resolution, split, skip_small=skip_small)
-    train = data if split == "train" else load_data(folder, resolution, "train", skip_small=skip_small)
-    labels = None
-    if subject.vocabulary is not None:
-        labels = labels_of(subject.vocabulary, data), labels_of(subject.vocabulary, train)
+    read = partial(load_data, folder, resolution, skip_small=skip_small, captions=subject.reads_captions)
+    data = read(split)
+    train = data if split == "train" else read("train")
+    shown = None if subject.model is None else (subject.shown(data), subject.shown(train))
     tokenizer, *tokens = tokenizer_report(subject, data, train, judge, progress)
     report = Report(_settings(subject, folder, data, train, judge), tokenizer.scales, tokenizer)
     if against is not None:
         report = replace(report, against=tokenizer_report(against, data, train, judge, progress)[0])
-    if labels is not None:
-        seen = EncodedSplit(data, tokens[0], labels[0]), EncodedSplit(train, tokens[1], labels[1])
+    if shown is not None:
+        seen = EncodedSplit(data, tokens[0], shown[0]), EncodedSplit(train, tokens[1], shown[1])
         report = replace(report, generator=_generator_report(subject, *seen, progress))
     if generated:
         assert judge is not None
@@ -153,11 +155,11 @@ def evaluate(
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """A split as token maps (N, h, w), one per scale, with the model's labels (N,)."""
+    """A split as token maps (N, h, w) or (N, h, w, d), one per scale; shown: see ``Subject``."""
 
     data: ImageData
     tokens: list[Tensor]
-    labels: Tensor
+    shown: Callable[[Tensor], Features]
 
 
 def _check(subject: Subject, split: str, judge: Judge | None, against: Subject | None, generated: int) -> None:
@@ -172,6 +174,11 @@ def _check(subject: Subject, split: str, judge: Judge | None, against: Subject |
         return
     if subject.model is None:
         raise InputError(f"{subject.name} is a tokenizer alone; expected a model with a generator to judge its images")
+    if subject.vocabulary is None:
+        raise InputError(
+            f"generated images are judged by the classes they were asked for, and {subject.name} reads captions; "
+            "expected a model of classes, or no --generated"
+        )
     if judge is None:
         raise InputError("generated images are judged by a classifier, and none is at hand; name one with --classifier")
     if split != "heldout":
@@ -185,17 +192,15 @@ def _generator_report(
     assert model is not None
     start = time.perf_counter()
     with progress("predicting", "images") as step:
-        scores = score_generator(model, subject.tokenizer, split.tokens, class_features(split.labels), step)
-    speed = len(split.labels) / (time.perf_counter() - start)
+        scores = score_generator(model, subject.tokenizer, split.tokens, split.shown, step)
+    speed = len(split.data) / (time.perf_counter() - start)
     train_scores = train_source = None
     if split.data.split == "heldout":
-        rows = sample_rows(len(training.labels), len(split.labels))
+        rows = sample_rows(len(training.data), len(split.data))
         train_source = Sample.of(training.data, len(rows))
         sampled = [maps[rows] for maps in training.tokens]
         with progress("predicting training images", "images") as step:
-            train_scores = score_generator(
-                model, subject.tokenizer, sampled, class_features(training.labels[rows]), step
-            )
+            train_scores = score_generator(model, subject.tokenizer, sampled, lambda at: training.shown(rows[at]), step)
     weight = next(model.parameters())
     return GeneratorReport(
         source=Sample.of(split.data),
@@ -226,6 +231,7 @@ def _settings(
         "split": data.split,
         "images": len(data),
         "data_hash": data.hash,
+        **({"captions_hash": data.caption_hash} if subject.reads_captions else {}),
         "train_images": len(train),
         "train_hash": train.hash,
         "classes": len(data.classes),

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from nextscale.checkpoints.class_names import called_as
-from nextscale.conditions.classes import ClassVocabulary, numbered
+from nextscale.conditions.base import Conditioner, Features
+from nextscale.conditions.classes import ClassVocabulary, class_features, numbered
+from nextscale.data.captions import require_captions, spoken
 from nextscale.data.found import composed
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
@@ -32,16 +34,45 @@ def no_progress(title: str, unit: str) -> Iterator[Step]:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: a tokenizer, and perhaps the generator that draws with it, the classes and styles it knows,
-    and the sampling settings that were saved with it.
+    """What is evaluated: a tokenizer, and perhaps the generator that draws with it, the conditioner that tells it what
+    pictures show, and the sampling settings that were saved with it.
     """
 
     name: str
     revision: str
     tokenizer: Tokenizer
     model: NextScaleModel | None = None
-    vocabulary: ClassVocabulary | None = None
+    conditioner: Conditioner | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def vocabulary(self) -> ClassVocabulary | None:
+        """The classes and styles that a generator of classes knows."""
+        return self.conditioner if isinstance(self.conditioner, ClassVocabulary) else None
+
+    @property
+    def reads_captions(self) -> bool:
+        """Whether a caption tells the generator what a picture shows."""
+        return self.conditioner is not None and "text" in self.conditioner.gives
+
+    def shown(self, data: ImageData) -> Callable[[Tensor], Features]:
+        """What the images of ``data`` show, as features of the images ``rows`` (B,): their classes, or their short
+        captions. Texts are encoded when they are asked for.
+
+        Raises ``InputError`` for classes that the generator does not know, images without captions, or a generator that
+        reads neither.
+        """
+        assert self.conditioner is not None
+        if self.vocabulary is not None:
+            return class_features(labels_of(self.vocabulary, data)).select
+        if not self.reads_captions:
+            raise InputError(
+                f"{self.name} reads {self.conditioner.about}; expected a model that reads classes or texts, which is "
+                "how pictures are known"
+            )
+        reader, captions = self.conditioner, require_captions(data.captions, "the set")
+        texts = [spoken(one, (0, 0)) for one in captions]
+        return lambda rows: reader.features(reader.resolve(prompt=[texts[row] for row in rows.tolist()]))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from nextscale.evaluation.subject import Sample
 from nextscale.evaluation.tokenizer_report import Named, StyleQuality, TokenizerReport
 from nextscale.measures.generator import Score
 from nextscale.measures.recognition import Rate, Ratio
-from nextscale.measures.tokenizer import Spread
+from nextscale.measures.tokenizer import BitUse, Spread
 
 
 def text(report: Report) -> str:
@@ -22,17 +22,18 @@ def text(report: Report) -> str:
         f"nextscale {s['nextscale']}, torch {s['torch']}\n"
         f"{s['data']}: {s['pixels']} pixels on {s['background']}, classes: {s['classes']}"
     )
+    head += f", captions {s['captions_hash'][:12]}" if "captions_hash" in s else ""
     tokenizers = [report.tokenizer] if report.against is None else [report.tokenizer, report.against]
     parts = [head]
     for t in tokenizers:
-        parts += [_reconstruction(report, t), _codes(report, t)]
+        parts += [_reconstruction(report, t), _use(report, t)]
     if any(t.distance or t.styles for t in tokenizers) or len(tokenizers) > 1:
         parts.append(_kept(report, tokenizers))
     if report.generator is not None:
         parts.append(_generator(report, report.generator))
     if report.generated is not None:
         parts.append(_generated(report, report.generated))
-    return "\n\n".join([*parts, _bars(report)])
+    return "\n\n".join([*parts, _bars(report)] if report.bars else parts)
 
 
 def _reconstruction(report: Report, t: TokenizerReport) -> str:
@@ -44,11 +45,18 @@ def _reconstruction(report: Report, t: TokenizerReport) -> str:
     return f"{title}, {t.images_per_second:.1f} images/s with every scale decoded\n{aligned(rows)}"
 
 
-def _codes(report: Report, t: TokenizerReport) -> str:
-    rows = [("scale", "codes in use", "perplexity")]
+def _use(report: Report, t: TokenizerReport) -> str:
+    """Use of the codebook, or of the bits."""
+    if isinstance(t.use, BitUse):
+        title, rows = f"Bits: {t.use.bits} in a token", [("scale", "entropy of a bit, bits", "stuck")]
+    else:
+        title, rows = f"Codebook: {t.codes} codes", [("scale", "codes in use", "perplexity")]
     for size, use in zip((*t.scales, "all"), (*t.use_by_scale, t.use), strict=True):
-        rows.append((size, f"{100 * use.share:.1f} %", f"{use.perplexity:.1f}"))
-    return f"Codebook: {t.codes} codes\n{_on(report, t.codes_source, t)}\n{aligned(rows)}"
+        if isinstance(use, BitUse):
+            rows.append((size, f"{use.entropy:.3f}", f"{100 * use.stuck:.1f} %"))
+        else:
+            rows.append((size, f"{100 * use.share:.1f} %", f"{use.perplexity:.1f}"))
+    return f"{title}\n{_on(report, t.codes_source, t)}\n{aligned(rows)}"
 
 
 def _kept(report: Report, tokenizers: Sequence[TokenizerReport]) -> str:
@@ -83,9 +91,9 @@ def _generator(report: Report, g: GeneratorReport) -> str:
         if train is not None:
             row += (f"{train.loss:.3f}", f"{100 * train.accuracy:.1f} %", f"{score.loss - train.loss:+.3f}")
         rows.append(row)
-    title = (
-        f"Generator: cross-entropy in nats per token (a uniform guess: {g.uniform_loss:.3f}), accuracy of the likeliest"
-    )
+    draw = "bit" if isinstance(report.tokenizer.use, BitUse) else "token"
+    guess = f"a uniform guess: {g.uniform_loss:.3f}"
+    title = f"Generator: cross-entropy in nats per {draw} ({guess}), accuracy of the likeliest"
     sampled = f"; train: {g.train_source.images} images, data {g.train_source.data_hash[:12]}" if g.train_source else ""
     speed = (
         f"{g.images_per_second:.1f} images/s, {g.tokens_per_second:.0f} tokens/s, "

@@ -12,8 +12,10 @@ from nextscale.data.images import ImageData
 from nextscale.evaluation.subject import Judge, Progress, Sample, Subject
 from nextscale.measures.distances import features_of, usual_distance
 from nextscale.measures.tokenizer import (
+    BitUse,
     CodeUse,
     Spread,
+    bit_use,
     code_use,
     encode_all,
     reconstructed,
@@ -47,7 +49,8 @@ class StyleQuality:
 
 @dataclass(frozen=True)
 class TokenizerReport:
-    """psnr: drawn from all scales; psnr_by_scale: from the first k; codes: of the training split.
+    """psnr: drawn from all scales; psnr_by_scale: from the first k; codes: those of the codebook, or the two values of
+    a bit; use: of the codes, or of the bits, in the training split.
 
     distance: of each image to its reconstruction in the classifier's features, Euclidean, in units of the root mean
     square distance of two images of the split; None without a classifier. named: None where it or the data know no
@@ -66,8 +69,8 @@ class TokenizerReport:
     images_per_second: float
     codes_source: Sample
     codes: int
-    use: CodeUse
-    use_by_scale: tuple[CodeUse, ...]
+    use: CodeUse | BitUse
+    use_by_scale: tuple[CodeUse, ...] | tuple[BitUse, ...]
 
 
 def tokenizer_report(
@@ -85,7 +88,8 @@ def tokenizer_report(
         with progress("encoding the training split", "images") as step:
             train_tokens = encode_all(tokenizer, train, step)
     distances, right = (None, None) if judge is None else _judged(subject, data, tokens, judge, progress)
-    use, use_by_scale = code_use(train_tokens, tokenizer.choices)
+    of_bits, codes = tokenizer.draws > 1 and tokenizer.choices == 2, tokenizer.choices
+    use, use_by_scale = bit_use(train_tokens) if of_bits else code_use(train_tokens, codes)
     by_scale = tuple(Spread.of(measured[k]) for k in range(len(tokens)))
     report = TokenizerReport(
         name=subject.name,
@@ -99,7 +103,7 @@ def tokenizer_report(
         styles=_by_style(data, measured[len(tokens) - 1], distances, right),
         images_per_second=len(data) / seconds,
         codes_source=Sample.of(train),
-        codes=tokenizer.choices,
+        codes=codes,
         use=use,
         use_by_scale=use_by_scale,
     )

@@ -1,8 +1,8 @@
 """Rotary positions in two dimensions, as Infinity has them (arXiv 2412.04431, section 3.3 and its code).
 
 Pairs of channels (2 j, 2 j + 1) turn by an angle: the first half of the pairs with the row of a token, the second half
-with its column. Where a map is coarser than the finest one of its aspect ratio, its tokens stand apart as far as the
-places of the finest map that they cover do.
+with its column. The tokens of a coarse map are spread over the finest map of its aspect ratio: each stands at the place
+of the finest map where the part that it covers begins.
 
 Shape letters: ``R`` rows, ``H`` heads, ``l`` tokens of this call, ``L`` of all scales, ``D`` head width.
 """
@@ -40,7 +40,7 @@ def rotary_table(
 
     reference: the grid of the finest map of this aspect ratio that the model knows.
     """
-    # What is made while drawing may serve a training step later.
+    # A table that is made while drawing may serve a training step later, which cannot use inference tensors.
     with torch.inference_mode(False), torch.no_grad():
         frequencies = BASE ** -(torch.arange(0, width // 2, 2, device=device) / (width // 2))
         if positions == "resampled":

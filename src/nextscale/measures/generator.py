@@ -104,17 +104,21 @@ def score_batches(
 
 
 def score_generator(
-    model: NextScaleModel, tokenizer: Tokenizer, tokens: Sequence[Tensor], features: Features, step: Step = silent
+    model: NextScaleModel,
+    tokenizer: Tokenizer,
+    tokens: Sequence[Tensor],
+    shown: Callable[[Tensor], Features],
+    step: Step = silent,
 ) -> Scores:
     """The same for images given as token maps.
 
-    tokens: (N, h, w) or (N, h, w, d) int64, one per scale, as ``encode_all`` gives them; features: of the N images.
+    tokens: (N, h, w) or (N, h, w, d) int64, one per scale, as ``encode_all`` gives them; shown: the features of the
+    images ``rows`` (B,) of these.
     """
-    device = next(model.parameters()).device
+    device, images = next(model.parameters()).device, len(tokens[0])
 
     def batches() -> Iterator[tuple[Encoded, Features]]:
-        for start in range(0, features.images, BATCH):
-            maps = [t[start : start + BATCH].to(device) for t in tokens]
-            yield tokenizer.follow(maps, model.schedule), features.select(torch.arange(start, start + len(maps[0])))
+        for rows in torch.arange(images).split(BATCH):
+            yield tokenizer.follow([t[rows].to(device) for t in tokens], model.schedule), shown(rows)
 
-    return score_batches(model, batches(), lambda done: step(done, features.images))
+    return score_batches(model, batches(), lambda done: step(done, images))

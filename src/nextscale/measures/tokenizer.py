@@ -65,6 +65,15 @@ class CodeUse:
     perplexity: float
 
 
+@dataclass(frozen=True)
+class BitUse:
+    """bits: of a token; entropy: of a bit, in bits, a mean over them; stuck: share of them that are stuck."""
+
+    bits: int
+    entropy: float
+    stuck: float
+
+
 def psnr(images: Tensor, originals: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of each image, (N,); both are (N, 3, H, W) in [0, 1].
 
@@ -137,17 +146,33 @@ def codebook_use(tokens: Sequence[Tensor], codes: int) -> tuple[float, float]:
     return float((counts > 0).double().mean()), float(entropy.exp())
 
 
-def bit_use(ones: Tensor) -> tuple[Tensor, Tensor]:
+def bit_shares(tokens: Sequence[Tensor]) -> Tensor:
+    """How often each of D bits is 1 in token maps (N, h, w, D), as a share (1 + K, D): over all scales, then at each of
+    K.
+    """
+    ones = torch.stack([maps.flatten(0, -2).sum(0) for maps in tokens]).double()
+    cases = torch.tensor([[maps[..., 0].numel()] for maps in tokens]).to(ones)
+    return torch.cat([ones.sum(0, keepdim=True) / cases.sum(), ones / cases])
+
+
+def bit_balance(shares: Tensor) -> tuple[Tensor, Tensor]:
     """Of the shares (..., D) with which D bits are 1: the mean entropy of a bit, in bits, and the share of bits that
     are stuck, with one value in less than ``STUCK`` of all cases; each (...).
     """
-    values = torch.stack([ones, 1 - ones])
+    values = torch.stack([shares, 1 - shares])
     return (torch.special.entr(values).sum(0) / math.log(2)).mean(-1), (values.amin(0) < STUCK).float().mean(-1)
 
 
 def code_use(tokens: Sequence[Tensor], codes: int) -> tuple[CodeUse, tuple[CodeUse, ...]]:
     """Use of a codebook of ``codes`` codes over all scales together, and at each scale."""
     return CodeUse(*codebook_use(tokens, codes)), tuple(CodeUse(*codebook_use([maps], codes)) for maps in tokens)
+
+
+def bit_use(tokens: Sequence[Tensor]) -> tuple[BitUse, tuple[BitUse, ...]]:
+    """Use of the bits of tokens (N, h, w, D) over all scales together, and at each scale."""
+    bits, balance = tokens[0].shape[-1], bit_balance(bit_shares(tokens))
+    whole, *scales = (BitUse(bits, *row) for row in zip(*(column.tolist() for column in balance), strict=True))
+    return whole, tuple(scales)
 
 
 def _read(images: Images, start: int) -> Tensor:

@@ -42,7 +42,8 @@ class InfinityConfig:
     blocks official files split it; level_per_chunk: whether the level embedding is added again before each of these;
     sizes: what is drawn where nothing is asked for; schedules: for every aspect ratio the finest schedule that was
     trained (none: ``sizes`` alone), whose last grid is where rotary positions are counted; lengths: numbers of leading
-    scales that were trained on their own (none: all); drop_path: rate of the last block in training.
+    scales that were trained on their own (none: all); positions: see ``layers/rope.py``; norm_eps: of the norms in the
+    blocks; drop_path: rate of the last block in training.
     """
 
     depth: int
@@ -95,7 +96,7 @@ class Infinity(NextScaleModel):
 
     memory, guidance = "full", "constant"
     sources, away_from = ("text",), ("negative",)
-    free = ("sizes", "lengths", "chunks")
+    free = ("sizes", "schedules", "lengths", "chunks")
     choices = 2
     gates = 2
 
@@ -156,7 +157,7 @@ class Infinity(NextScaleModel):
         )
 
     def read(self, features: Features, branches: Branches) -> tuple[Tensor, Tensor, Tensor]:
-        """What the texts of all rows say: summed up (R, C), as a context (R, T, C), and the mask (R, T) of that."""
+        """The texts of all rows: summed up (R, C), as a context (R, T, C), and the mask (R, T) of the context."""
         states, mask = self._texts(features, branches)
         with no_autocast(states):
             text = F.rms_norm(states, states.shape[-1:], self.text_norm.weight.float(), self.text_norm.eps)
@@ -164,8 +165,8 @@ class Infinity(NextScaleModel):
         return self.pool(text, mask), self.text_in(text), mask
 
     def _texts(self, features: Features, branches: Branches) -> tuple[Tensor, Tensor]:
-        """States (R, T, c) float32 and their mask (R, T). What a branch does not see, or an image lacks, is as many
-        states of the null as the image's own text has; one where it has none.
+        """States (R, T, c) float32 and their mask (R, T). A text that a branch does not see, or an image lacks, is
+        replaced by as many states of the null as the image's own text has; by one where it has none.
         """
         place, own = self.null.device, features.sources.get("text")
         length = torch.ones(features.images, 1, dtype=torch.bool, device=place) if own is None else own.tensors["mask"]

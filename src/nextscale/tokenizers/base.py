@@ -64,6 +64,8 @@ class Tokenizer(nn.Module, ABC):
     """What one draw chooses from: the codes of a codebook, or the two values of a bit."""
     stride: int
     """Pixels per latent position."""
+    free: tuple[str, ...] = ()
+    """Settings that shape no weights, so that a run which starts from a checkpoint may have others."""
 
     @abstractmethod
     def latent(self, images: Tensor) -> Tensor:

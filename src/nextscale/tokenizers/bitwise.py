@@ -59,6 +59,7 @@ class BitwiseTokenizer(Tokenizer):
     """
 
     choices = 2
+    free = ("sizes",)
 
     def __init__(self, config: BitwiseConfig) -> None:
         super().__init__()

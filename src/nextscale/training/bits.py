@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from nextscale.measures.tokenizer import bit_use
+from nextscale.measures.tokenizer import bit_balance
 from nextscale.scales import ScaleSchedule
 from nextscale.training.collapse import MEMORY
 from nextscale.training.parallel import mean_over, sum_over
@@ -69,7 +69,7 @@ def _entropy(p: Tensor) -> Tensor:
     return -(p * p.log() + (1 - p) * (1 - p).log())
 
 
-class BitUse:
+class BitWatch:
     """How often the bits have had each value of late: running means over about ``MEMORY`` steps, the same in every
     process.
 
@@ -104,5 +104,5 @@ class BitUse:
         """
         scales = self.frequency / self.frequency.sum(2, keepdim=True)
         whole = (scales * (self._tokens / self._tokens.sum())[:, None, None]).sum(0)
-        entropy, stuck = bit_use(torch.cat([whole[None], scales])[..., 1])
+        entropy, stuck = bit_balance(torch.cat([whole[None], scales])[..., 1])
         return entropy.cpu(), stuck.cpu()

@@ -1,8 +1,8 @@
 """Copies of a data set in files that are mapped into memory, made once and shared by runs.
 
 A copy is one safetensors file of one tensor, a row per image. Its name is the fingerprint of all that its content
-depends on, so what was made by another tokenizer, of other data or another augmentation is never found; its header
-holds the sha256 of its content, so that damage does not pass.
+depends on, so a copy by another tokenizer, of other data or with another augmentation is never found; its header holds
+the sha256 of its content, so that damage is noticed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class CopyFile:
     def begin(self, number: int) -> None:
         """Make the file under another name, empty, and remove what killed runs have left of it.
 
-        number: what tells this run from others that make the same file, the same in all its processes.
+        number: tells this run from others that make the same file; it is the same in all processes of a run.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for left in self.path.parent.glob(f"{self.path.stem}*.part"):
@@ -68,7 +68,7 @@ class CopyFile:
         os.truncate(self._lock, self.start + self.bytes)
 
     def choose(self, number: int) -> None:
-        """Take the name that ``begin`` gives the file."""
+        """Take the name under which ``begin`` makes the file."""
         self.aside = self.path.with_name(f"{self.path.stem}-{number:08x}.part")
 
     def write(self, row: int, values: Tensor) -> None:
@@ -119,8 +119,8 @@ class CopyFile:
 
 @dataclass(frozen=True)
 class Job:
-    """A copy that is wanted. rows: the images that its rows are of; make: from the number of a batch and its images
-    ``rows`` (B,) to their values (B, n); batch: how many are made at once.
+    """A copy that is wanted. rows: its images; make: from the number of a batch and its images ``rows`` (B,) to their
+    values (B, n); batch: how many are made at once.
     """
 
     file: CopyFile
@@ -130,8 +130,9 @@ class Job:
 
 
 def fill(jobs: Sequence[Job], data: ImageData, folder: Path, progress: Progress | None = None) -> list[str]:
-    """Make what is not there; every process of a run calls this, and each makes its share. Returns a sentence for each
-    file that was damaged and has been built again. progress: called with (images of this process, all it has to do).
+    """Make the copies that are not there; every process of a run calls this, and each makes its share. Returns a
+    sentence for each file that was damaged and is built again. progress: called with (images done by this process, all
+    it has to do).
 
     Raises:
         TrainingError: the folder cannot be written.

@@ -22,6 +22,7 @@ from nextscale.conditions.base import Conditioner
 from nextscale.conditions.classes import ClassVocabulary, Thing, numbered
 from nextscale.errors import CheckpointError
 from nextscale.models.base import NextScaleModel
+from nextscale.tokenizers.base import Tokenizer
 
 FREE = ("classes", "drop_path", "beta")
 """Settings in which the recipe may differ from the checkpoint: they shape no weights, or weights that are matched."""
@@ -170,7 +171,7 @@ def _short(value: Any) -> str:
 def _settings(module: nn.Module) -> dict[str, Any]:
     """The configuration of a module, without what it may differ in, nested settings as ``outer.inner``."""
     config, flat = module.config, dict[str, Any]()
-    free = (*FREE, *(module.free if isinstance(module, NextScaleModel) else ()))
+    free = (*FREE, *(module.free if isinstance(module, NextScaleModel | Tokenizer) else ()))
     assert is_dataclass(config)
     for name, value in asdict(config).items():
         nested = {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}

@@ -1,8 +1,7 @@
 """Latents of a data set, made once by a frozen tokenizer and kept in files (see ``copies.py``), as float16.
 
-Whoever quantises anew at every step, with some bits turned over, needs them: tokens alone do not say what a scale has
-left over. Copies are as in ``tokens.py``; images of every shape, in every size that is trained on, have a file of their
-own.
+Training that quantises anew at every step, with some bits turned over, needs them: tokens alone do not say what a scale
+has left over. Copies are as in ``tokens.py``; there is a file for each shape of images in each size that is trained on.
 
 Shape letters: ``B`` images of one batch, ``c`` channels, ``H W`` latent grid.
 """
@@ -28,11 +27,11 @@ from nextscale.training.copies import CopyFile, Job, Progress, fill
 from nextscale.training.tokens import FORMAT_VERSION, PLAIN, Augmentation
 
 PIXELS = 64 * 256**2
-"""That are encoded at once, at most."""
+"""How many pixels are encoded at once, at most."""
 
 
 def resized(images: Tensor, size: Size) -> Tensor:
-    """Images (B, 3, ., .) in [-1, 1] in a smaller size."""
+    """Images (B, 3, ., .) in [-1, 1] in a size (height, width) that is no larger."""
     if tuple(images.shape[-2:]) == size:
         return images
     return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
@@ -87,7 +86,7 @@ def cached_latents(
 ) -> tuple[Latents, list[str]]:
     """The latents of ``copies`` copies of ``data``, as :func:`~nextscale.training.tokens.cached_tokens` has tokens.
 
-    schedules: for every shape of the data those that its images are trained on, which differ in how fine they are.
+    schedules: for every shape of the data those that its images are trained on, the coarsest first.
     """
     device, jobs = next(tokenizer.parameters()).device, dict[tuple[int, ScaleSchedule], Job]()
 

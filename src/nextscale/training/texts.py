@@ -1,4 +1,4 @@
-"""Texts of a data set, encoded once by a frozen text encoder and kept in a file that is mapped into memory."""
+"""Texts of a data set, encoded once by a frozen text encoder and kept in a file that is read text by text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ WAIT = 0.5
 
 
 def noted(conditioner: TextConditioner) -> TextConditioner:
-    """The same, with the digest of the encoder's weights put down. Raises ``CheckpointError`` where it is not here."""
+    """The same, with the digest of the encoder's weights in its reference. Raises ``CheckpointError`` where the encoder
+    cannot be loaded.
+    """
     reference = conditioner.reference
     sha256 = reference.sha256 or digest(encoder_folder(reference))
     return TextConditioner(replace(reference, sha256=sha256))
@@ -30,10 +32,10 @@ def noted(conditioner: TextConditioner) -> TextConditioner:
 def encoded_before(
     conditioner: TextConditioner, texts: Sequence[str], folder: Path, number: str, progress: Progress | None = None
 ) -> TextConditioner:
-    """The conditioner with the states of all these texts in a file, which is made first where it is not there, by the
-    main process of a run. The encoder does not stay in memory.
+    """The conditioner with the states of all these texts in a file. The main process of a run makes the file where it
+    is not there, and the others wait. The encoder does not stay in memory.
 
-    number: the type that the encoder computes in; progress: called with (texts encoded, texts to encode).
+    number: the number type that the encoder computes in; progress: called with (texts encoded, texts to encode).
     """
     reference = asdict(conditioner.reference)
     key = [reference["sha256"], reference["width"], reference["length"], number, *dict.fromkeys(texts)]

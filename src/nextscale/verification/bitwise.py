@@ -71,7 +71,7 @@ def tokenizer_of(
 
 
 def _quantizer(bits: int, schedule: ScaleSchedule, patchify: bool) -> BitwiseTokenizer:
-    """A tokenizer of which the quantiser alone is of interest."""
+    """A tokenizer that is used for its quantiser alone."""
     stand_in = AutoencoderConfig(ch=1, mult=(1,), z=bits, res_blocks=1, attention=False, mid_attention=False, groups=1)
     config = BitwiseConfig(bits=bits, sizes=schedule.sizes, patchify=patchify, autoencoder=stand_in)
     return BitwiseTokenizer(config).requires_grad_(False)
@@ -95,8 +95,8 @@ def encode(
     bits: bool = True,
     labels: bool = True,
 ) -> list[Canvas]:
-    """Bits and canvas of every scale, labels and inputs of all; returns the canvases. bits, labels: whether the file
-    has the bits scale by scale, and those of all scales with the inputs.
+    """Check bits and canvas of every scale, and labels and inputs of all scales; returns the canvases. bits: whether
+    the file has the bits of every scale; labels: whether it has labels and inputs.
     """
 
     def keep_to_the_file(canvas: Canvas, k: int) -> Tensor:

@@ -117,7 +117,7 @@ def _positions(settings: Settings) -> Positions:
 
 
 def _per_scale(run: Settings, name: str, where: str, scales: int) -> list[float]:
-    """A setting of every scale; the official sampler takes one number for all, too."""
+    """A setting for every scale; the official sampler also takes one number for all."""
     given = setting(run, name, where)
     values = given if isinstance(given, list) else [given] * scales
     if len(values) < scales or not all(isinstance(one, int | float) for one in values):
@@ -191,7 +191,7 @@ def _run(
     model: Infinity,
     texts: bool,
 ) -> None:
-    """One generation run, through the real loop. texts: whether what the texts say is compared, too."""
+    """One generation run, through the real loop. texts: whether the summed up texts and their contexts are compared."""
     images, plan = int(setting(run, "B", name)), plan_of(run, model, name)
     sources = {"text": _text(file, "text", images)}
     if run.get("negative"):
@@ -286,8 +286,8 @@ def plan_of(run: Settings, model: Infinity, name: str) -> Plan:
 
 
 class _Followed:
-    """A model whose branches' logits are compared, and that mixes branches after several blocks and in the logits, too:
-    the official sampler may do all of these, a row of a plan does one of them.
+    """A model that compares the logits of its branches, and mixes branches after several blocks and in the logits, too:
+    the official sampler may do all of these, and a row of a plan does one of them.
     """
 
     def __init__(

@@ -157,7 +157,7 @@ def _on_a_picture(pipe: Pipeline, like: Published | None) -> list[Check]:
     measured = reconstruction_psnr(pipe.tokenizer, pixels, tokens, range(len(tokens)))
     psnr = [float(measured[k]) for k in range(len(tokens))]
     features, _ = _something(pipe, IMAGENET_CLASS)
-    scores = score_generator(pipe.model, pipe.tokenizer, tokens, features).total
+    scores = score_generator(pipe.model, pipe.tokenizer, tokens, features.select).total
     codes, draws = pipe.tokenizer.choices, scores.tokens * pipe.tokenizer.draws
     right: bool | None = scores.accuracy >= ACCURACY_BAR
     bar = f"4 to 6 % on photographs, here at least {100 * ACCURACY_BAR:g} %"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from nextscale.checkpoints.store import load_component
 from nextscale.data.folder import load_data
-from nextscale.errors import InputError
+from nextscale.errors import CheckpointError, InputError
 from nextscale.tokenizers.bitwise import BitwiseTokenizer
 from nextscale.training.bits import commitment, entropies
 from nextscale.training.objectives.bitwise import BitwiseObjective
@@ -19,10 +19,11 @@ from nextscale.training.order import SampleNoise
 from nextscale.training.recipe import load_recipe
 from nextscale.training.recipes.bitwise import BitwiseTokenizerRecipe
 from nextscale.training.start import start
+from nextscale.training.trainer import Trainer
 from tests.training.tiny import SIDE, TINY_BITWISE
 
 BATCH = 4
-NAME = "tokenizer-emoji-bits"
+NAME = "tokenizer-bitwise-emoji"
 
 
 def recipe_of(*overrides: str) -> BitwiseTokenizerRecipe:
@@ -164,3 +165,27 @@ def test_what_a_recipe_cannot_say(override: str, message: str) -> None:
         recipe_of(override)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_run_starts_from_a_tokenizer_of_another_schedule_and_of_no_other_bits(images: Path, tmp_path: Path) -> None:
+    """A stage at more pixels goes on from one at fewer: the schedule shapes no weights, the bits do."""
+
+    def begin(run: str, *more: str, init: Path | None = None) -> Trainer:
+        kept = None if init is None else str(init)
+        overrides = [*TINY_BITWISE, "schedule.steps=1", *more]
+        return start("tokenizer-bitwise", "emoji", images, tmp_path / run, None, overrides, "cpu", init=kept)
+
+    begin("small", "data.resolution=8", "model.sizes=[1, 2]").run()
+    small, larger = tmp_path / "small", begin("large", init=tmp_path / "small")
+    known = load_component(small / "export", "tokenizer").state_dict()
+    assert all(torch.equal(known[name], weight) for name, weight in larger.objective.module.state_dict().items())
+    larger.run()
+    exported = load_component(tmp_path / "large" / "export", "tokenizer")
+    assert isinstance(exported, BitwiseTokenizer)
+    assert exported.schedule.sizes == ((1, 1), (2, 2), (4, 4))
+    for setting, more in {
+        "bits is 6": ["model.bits=4", "model.autoencoder.z=4"],
+        "autoencoder.ch is 8": ["model.autoencoder.ch=16"],
+    }.items():
+        with pytest.raises(CheckpointError, match=f"another architecture: its {setting}"):
+            begin("other", *more, init=small)

@@ -25,9 +25,9 @@ StateDict = Mapping[str, Tensor]
 
 TOKENIZER = "Infinity tokenizer"
 MASKS = ("quantizer.lfq.mask", "quantize.lfq.mask")
-"""The weights of the bits in an integer label, under two names in every file; nothing reads them."""
+"""Two names under which every file has the value of each bit in an integer label; nothing reads them."""
 PIXELS = 16
-"""Side of what one token stands for; a tokenizer of a finer grid is patchified."""
+"""Side in pixels of what a token stands for; a tokenizer with a finer latent grid is patchified."""
 
 
 def is_tokenizer(names: Collection[str]) -> bool:
@@ -42,8 +42,8 @@ def tokenizer_config(
 ) -> BitwiseConfig:
     """The configuration of an official tokenizer, read off its tensors; the arguments are what no tensor shows.
 
-    sizes: the schedule; patchify: by default whether its latent grid is finer than one position for 16 pixels. Raises
-    ``CheckpointError`` where the tensors show no such tokenizer.
+    sizes: the schedule; patchify: by default it is where its latent grid is finer than one position for 16 pixels.
+    Raises ``CheckpointError`` where the tensors show no such tokenizer.
     """
     state = wrapped(state)
     levels = count(state, "encoder.down.")

@@ -63,7 +63,7 @@ NAMES = (
     (r"\.cross_norm\.", ".ca_norm."),
 )
 LEADING = {"pos_start": 1, "mat_q": 1, "scale_mul_1H11": 1, "ada_gss": 2}
-"""Official shapes with leading ones that ours do not have."""
+"""How many leading axes of length 1 an official tensor has more than ours, by the last part of its name."""
 LAYOUTS = {
     "125m": (12, 768, 8, 3072, 4),
     "layer12": (12, 768, 8, 3072, 4),
@@ -125,7 +125,7 @@ def published(name: str, like: object = None) -> dict[str, Any] | None:
     """The configurations by component of a size that the authors call ``name``, such as infinity-2b; None for a name of
     another form.
 
-    like: a configuration, from which what only training uses is taken. Raises ``InputError`` for a size that they do
+    like: a configuration that settings of training alone are taken from. Raises ``InputError`` for a size that they do
     not have.
     """
     size = name.removeprefix("infinity-")
@@ -164,8 +164,8 @@ def sampling(config: InfinityConfig) -> Mapping[str, Any]:
 
 
 def drawn(sizes: Given | None) -> dict[str, Any]:
-    """The schedules of a configuration that draws ``sizes`` by default, which no tensor shows: those of the published
-    tables where it begins one of them, or is None; else itself alone.
+    """Sizes, schedules and lengths of a configuration that draws ``sizes`` by default; no tensor shows them. Where
+    ``sizes`` is None or begins a published table, the schedules are the published ones; else ``sizes`` alone.
     """
     default = SQUARE if sizes is None else ScaleSchedule.of(sizes).sizes
     if not any(default == table[: len(default)] for table in SCHEDULES):
@@ -285,7 +285,8 @@ def official_text_heads(width: int, text_width: int) -> int:
 
 def check_model_exports(config: InfinityConfig) -> None:
     """Raises ``CheckpointError`` where the official builder has no such model: what no official file shows must be as
-    the builder has it. Into how many chunks blocks are split it can say; with one it trains and cannot draw.
+    the builder has it. An official file shows the number of chunks; with one, the official class trains but cannot
+    draw.
     """
     meant = {
         "positions": "stretched",

@@ -108,7 +108,7 @@ def _read_file(path: Path) -> Any:
 
 
 def _check_regular(path: Path) -> None:
-    """What is read must be a file with something in it; of a pipe or a device nobody sees the end."""
+    """Raises ``CheckpointError`` for anything but a file with something in it: a pipe or a device may never end."""
     if path.is_dir():
         weights = sorted(f for f in os.listdir(path) if f.endswith((".pth", ".pt", ".bin", ".ckpt", ".safetensors")))
         holds = f", such as {path / weights[0]}" if weights else ""
@@ -127,7 +127,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _check_archive(path: Path) -> None:
-    """Archives that are no weights; a broken one is left to the reader of weights."""
+    """Refuse archives that are no weights; a broken one is left to the reader of weights."""
     try:
         with ZipFile(path) as archive:
             names = archive.namelist()

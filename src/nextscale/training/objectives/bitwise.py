@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from nextscale.data.images import ImageData
-from nextscale.measures.tokenizer import bit_use
+from nextscale.measures.tokenizer import bit_balance, bit_shares
 from nextscale.tokenizers.bitwise import BitwiseTokenizer
-from nextscale.training.bits import ENTROPY_UNIT, BitsSection, BitUse, commitment, entropies
+from nextscale.training.bits import ENTROPY_UNIT, BitsSection, BitWatch, commitment, entropies
 from nextscale.training.objectives.base import Metrics
 from nextscale.training.objectives.tokenizer import TokenizerObjective, by_scale
 from nextscale.training.order import SampleNoise
@@ -39,7 +39,7 @@ class BitwiseObjective(TokenizerObjective):
     ) -> None:
         super().__init__(recipe, train, heldout, device, settings.collapsed_after)
         self.settings, self.weights = settings, weights
-        self.bits = BitUse(self.module.draws, self.module.schedule, device)
+        self.bits = BitWatch(self.module.draws, self.module.schedule, device)
 
     def begin(self, generator: torch.Generator) -> None:
         """Nothing: bits have no codebook."""
@@ -78,8 +78,7 @@ class BitwiseObjective(TokenizerObjective):
         return f"{what}: {use['stuck_bits'][row]:.0%} of them have one value nearly always; {advice}"
 
     def use_of(self, maps: Sequence[Tensor]) -> Metrics:
-        scales = [t.flatten(0, -2).float() for t in maps]
-        entropy, stuck = bit_use(torch.stack([bits.mean(0) for bits in (torch.cat(scales), *scales)]))
+        entropy, stuck = bit_balance(bit_shares(maps))
         return by_scale({"bit_entropy": entropy, "stuck_bits": stuck})
 
     def state(self) -> dict[str, Tensor]:

@@ -32,8 +32,8 @@ PERCENT = 100
 
 
 class CorrectionSection(Section):
-    """Bitwise self-correction. strength: the largest share of bits that are turned over; a step draws one from 0 %, 1 %
-    and so on for every scale; scales: how many of the coarsest have such a share.
+    """Bitwise self-correction. strength: the largest share of bits that are turned over; for each scale, a step draws a
+    share among 0 %, 1 % and so on up to it; scales: how many of the coarsest scales have bits turned over.
     """
 
     strength: Share = 0.3
@@ -55,8 +55,8 @@ class CorrectedData:
     """Variants of the images as latents, copies that were made before or new ones at every step, with their captions.
 
     schedules: for every shape of the images the scales of its finest ones; lengths: numbers of leading scales that are
-    trained, of which a step draws one; copies: how many are made before, 0: none; dropped: share of images that are to
-    do without a text. The conditioner gives the states of texts whenever they are asked for, so they take no memory.
+    trained, of which a step draws one; copies: how many are made before, 0: none; dropped: share of images whose text
+    is dropped. The conditioner gives the states of texts when a step needs them, so they take no memory.
     """
 
     def __init__(
@@ -107,8 +107,8 @@ class CorrectedData:
 
     @torch.no_grad()
     def heldout(self) -> Iterator[tuple[Encoded, Features]]:
-        """See :class:`~nextscale.training.objectives.data.Data`. With their short captions, on the
-        finest scales, and no bit turned over.
+        """See :class:`~nextscale.training.objectives.data.Data`: with their short captions, on the finest scales, and
+        no bit turned over.
         """
         labels = self._heldout_data.shape_labels
         for shape in labels.unique().tolist():
@@ -120,7 +120,7 @@ class CorrectedData:
                 yield self.tokenizer.encode(latents, schedule), features
 
     def _length(self, noise: SampleNoise) -> int:
-        """How many scales the step has that this noise is of: the first of its shared numbers says it."""
+        """How many scales the step with this noise has: the first of its shared numbers says it."""
         return self.lengths[int(noise.shared() * len(self.lengths))]
 
     def _latents(self, rows: Tensor, variant: Tensor, schedule: ScaleSchedule, noise: SampleNoise) -> Tensor:

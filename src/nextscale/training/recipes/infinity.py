@@ -69,9 +69,10 @@ class InfinityDataSection(GeneratorDataSection):
 class InfinitySection(Section):
     """Sizes of the transformer; bits, scales and the width of texts come from tokenizer, data and text encoder.
 
-    hidden: of the feed-forward, by default 4 widths in whole 256ths, or 4 widths below that; text_heads: of the query
-    that sums a text up, by default one for 128 channels of a text; chunks: see ``InfinityConfig``; gamma, shift, head:
-    factors on the first weights of the AdaLN gates, of the rest of the modulation, and of the head.
+    hidden: width of the feed-forward, by default 4 times the width, rounded to a multiple of 256 (not rounded where
+    that is 0); text_heads: heads of the query that sums a text up, by default one for 128 channels of a text; chunks:
+    see ``InfinityConfig``; gamma, shift, head: factors on the initial weights of the AdaLN gates, of the rest of the
+    modulation, and of the head.
     """
 
     depth: int = Field(ge=1, le=1024)
@@ -88,13 +89,13 @@ class InfinitySection(Section):
 
 
 class InfinityLoss(GeneratorLoss):
-    """As of all generators, with the authors' weights of scales."""
+    """As for all generators, with the authors' weights of scales."""
 
     scale_weights: Literal["balanced"] | tuple[Annotated[float, Field(ge=0)], ...] | None = "balanced"
 
 
 class InfinitySampling(SamplingSection):
-    """As of all generators, with the authors' settings."""
+    """As for all generators, with the authors' settings."""
 
     guidance_scale: float = Field(default=4.0, ge=0, le=1e6)
     top_p: Share = 0.97
@@ -123,7 +124,7 @@ class InfinityRecipe(GeneratorRecipe):
         return made
 
     def schedules(self, tokenizer: Tokenizer) -> tuple[ScaleSchedule, ...]:
-        """For every aspect ratio the scales that its rotary positions are counted on."""
+        """For every aspect ratio the schedule on whose last grid rotary positions are counted."""
         given = self.data.schedules
         if given is None:
             return (tokenizer.schedule,)
@@ -168,7 +169,9 @@ class InfinityRecipe(GeneratorRecipe):
         number = torch.bfloat16 if self.run.precision == "bf16" else torch.float32
         conditioner.to(made_of.device, number)
         if anew:
-            conditioner.features([{"prompt": ""}])  # an encoder that cannot be used is known before images are encoded
+            conditioner.features(
+                [{"prompt": ""}]
+            )  # an encoder that cannot be used is refused before images are encoded
         else:
             shown, said = (require_captions(one.captions, "the set") for one in (made_of.heldout, made_of.train))
             texts = [*(spoken(one, (0, 0)) for one in shown), *(text for one in said for text in wordings(one))]
@@ -203,5 +206,5 @@ class InfinityRecipe(GeneratorRecipe):
         return model
 
     def states(self, tokenizer: Tokenizer) -> int:
-        """The inputs of its blocks, on the finest scales."""
+        """Those of the inputs of its blocks, on the finest scales."""
         return 2 * self.model.depth * tokenizer.schedule.tokens * self.model.width
