@@ -77,6 +77,8 @@ def test_one_tokenizer_draws_any_schedule() -> None:
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="the latent has 32 channels but a code 4 bits"):
         BitwiseConfig(bits=4)
+    with pytest.raises(InputError, match="bits is 1; expected 2 or more"):
+        BitwiseConfig(bits=1)
     with pytest.raises(InputError, match="a width of 40 channels cannot be split into 24 norm groups"):
         AutoencoderConfig(ch=40, groups=None)
 

@@ -46,7 +46,7 @@ class BitwiseConfig:
 
     def __post_init__(self) -> None:
         ScaleSchedule(self.sizes)
-        check_bounds(self, bits=(1, 65_536))
+        check_bounds(self, bits=(1 if self.patchify else 2, 65_536))  # a token has several draws
         if self.autoencoder.z != self.bits:
             raise InputError(
                 f"the latent has {self.autoencoder.z} channels but a code {self.bits} bits; they must be equal"
