@@ -28,7 +28,7 @@ from nextscale.training.recipes.infinity import InfinityRecipe
 from nextscale.training.room import check_room
 from nextscale.training.start import start
 from nextscale.training.trainer import Trainer
-from tests.training.tiny import SCHEDULES, TINY_INFINITY, of_world
+from tests.training.tiny import SCHEDULES, TINY_INFINITY, TINY_VAR, of_world
 
 RUN = ["schedule.steps=3", "run.save_every=2"]
 SEVERAL = ["data.resolution=null", f"data.schedules={SCHEDULES}"]
@@ -108,6 +108,8 @@ def test_what_a_run_exports_draws_texts_and_names_the_weights_of_its_encoder(kno
     assert (pipe.model.lengths, pipe.model.schedule.grid) == ((2,), (2, 2))
     assert pipe(prompt="a red fox", seed=1).images[0].size == (8, 8)
     assert (known / "samples" / "step-000003.png").is_file()
+    assert "training images with captions in the shapes that the recipe says, hash" in pipe.card
+    assert "None" not in pipe.card.split("## Recipe")[0]
 
 
 def test_a_run_starts_from_the_weights_of_another_in_other_sizes(known: Path, world: Path, tmp_path: Path) -> None:
@@ -208,6 +210,13 @@ def test_images_without_captions_are_refused(world: Path, tmp_path: Path) -> Non
 def test_a_tokenizer_of_codes_is_refused(world: Path, tokenizer: Path, tmp_path: Path) -> None:
     with pytest.raises(NextscaleError, match="the tokenizer is a ResidualTokenizer; expected one of bits"):
         begin(world, tmp_path / "run", tokenizer=str(tokenizer))
+
+
+def test_a_tokenizer_of_bits_is_refused_by_a_model_of_one_draw(world: Path, tmp_path: Path) -> None:
+    tokenizer = str(world / "tokenizer")
+    with pytest.raises(NextscaleError, match=r"tokenizer in .* is \d+ draws; expected 1, as a var predicts them"):
+        start("var", "var-emoji", world / "pictures", tmp_path / "run", tokenizer, TINY_VAR, "cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_captions_are_another_run(world: Path, tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ def _data(described: dict[str, Any]) -> list[str]:
     """Images and their licences, and the checkpoints that a run stands on."""
     source, facts = Path(described["source"]), described["data"]
     side = described["recipe"]["data"]["resolution"]
-    lines = [
-        f"`{source.name}`: {facts['images']:,} training images at {side}x{side} pixels, hash {facts['hash'][:12]}."
-    ]
+    size = f"at {side}x{side} pixels" if side else "in the shapes that the recipe says"
+    captioned = " with captions" if "captions" in facts else ""
+    lines = [f"`{source.name}`: {facts['images']:,} training images{captioned} {size}, hash {facts['hash'][:12]}."]
     licences = [f"- {of['name']} by {of['author']}, {of['licence']}, {of['url']}" for of in read_licences(source)]
     lines += ["", *licences]
     for what, told in (("init", "Started from the checkpoint"), ("tokenizer", "On the tokens of the tokenizer")):

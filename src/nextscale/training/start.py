@@ -199,6 +199,12 @@ def _frozen(
     tokenizer = load_component(folder, "tokenizer")
     assert isinstance(tokenizer, Tokenizer)
     tokenizer = recipe.fitted(tokenizer)
+    draws = without_values(lambda: recipe.new_model(tokenizer, 1)).draws
+    if draws != tokenizer.draws:
+        raise InputError(
+            f"a token of the tokenizer in {folder} is {tokenizer.draws} draws; expected {draws}, as a {recipe.kind} "
+            "predicts them"
+        )
     side, wanted = tokenizer.pixels()[0], recipe.data.resolution
     if side != wanted and recipe.shapes(tokenizer) is None:
         raise InputError(f"the tokenizer in {folder} is made for {side} pixels, but the recipe says {wanted}")
