@@ -33,6 +33,12 @@ def test_decoding_tokens_gives_what_reconstruct_ends_with(pipe: Pipeline) -> Non
         assert pipe.decode(tokens[: k + 1])[0].tobytes() == steps[k].tobytes()
 
 
+@pytest.mark.parametrize("schedule", [5, "3:2", [1, 2]])
+def test_what_is_no_schedule_is_refused(pipe: Pipeline, schedule: Any) -> None:
+    with pytest.raises(InputError, match=r"schedule is .*; expected that of a plan, as in pipe.plan\(\).schedule"):
+        pipe.encode(picture(), schedule)
+
+
 def test_a_picture_has_the_same_tokens_and_pixels_in_any_company(pipe: Pipeline) -> None:
     several = pipe.encode([picture("green"), picture(), picture("white")])
     alone = pipe.encode(picture())

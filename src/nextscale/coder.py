@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from nextscale.decoding import upright
-from nextscale.errors import InputError
+from nextscale.errors import InputError, quoted
 from nextscale.pictures import fit
 from nextscale.ratios import Shapes
 from nextscale.results import OutputType, as_output, checked_output_type, decode
@@ -33,6 +33,8 @@ class Coder:
         is encoded on its own, so that its tokens do not depend on the others. schedule: the scales to encode on, such
         as ``pipe.plan(ratio="3:2").schedule``, by default :meth:`schedule_for` the pictures, which must agree on it.
         """
+        if not isinstance(schedule, ScaleSchedule | None):
+            raise InputError(f"schedule is {quoted(schedule)}; expected that of a plan, as in pipe.plan().schedule")
         pictures = pictures_of(image)
         wanted = [schedule or self.schedule_for(one) for one in pictures]
         other = next((i for i, one in enumerate(wanted) if one != wanted[0]), None)

@@ -28,7 +28,10 @@ from nextscale.values import listed
 Picture = Image.Image | str | Path | np.ndarray
 WHOLE = {getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)}
 FORMAT = "nextscale-tokens-1"
-EXPECTED = "expected one map (B, h, w) of whole numbers per scale, as pipe.encode or result.tokens gives them"
+EXPECTED = (
+    "expected one map (B, h, w), or (B, h, w, d) of bits, of whole numbers per scale, as pipe.encode or result.tokens "
+    "gives them"
+)
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,16 @@ def test_a_slow_computation_agrees(sizes: tuple[Size, ...], share: float) -> Non
     torch.testing.assert_close(found.canvas.latent[0], canvas.float(), atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("patchify", "shape"), [(False, (1, 3, 2, 2)), (True, (1, 3, 4, 4)), (True, (1, 3, 3, 3)), (False, (2, 2, 3))]
+)
+def test_bits_in_another_layout_are_refused(patchify: bool, shape: tuple[int, ...]) -> None:
+    """Channels first, an odd side where a token is 2x2 positions, no batch."""
+    wanted = r"\(B, 2 h, 2 w, 3\)" if patchify else r"\(B, h, w, 3\)"
+    with pytest.raises(InputError, match=f"the bits of a scale have the shape .*; expected {wanted}"):
+        tiny_bitwise(patchify=patchify).gather(torch.ones(shape))
+
+
 @pytest.mark.parametrize("patchify", [False, True])
 def test_without_flips_teaching_sees_what_the_loop_will_see(patchify: bool) -> None:
     """Bits are the quantiser's, inputs those of the loop, and the canvas is the sum of the enlarged codes."""

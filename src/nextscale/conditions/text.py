@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -101,6 +102,10 @@ class TextConditioner(Conditioner):
             self._device, self._dtype, self._encoder, self._last = device, dtype, None, {}
 
     def prepared(self, features: str | Path | None = None, low_memory: bool = False) -> TextConditioner:
+        if not isinstance(features, str | PathLike | None):
+            raise InputError(f"features is {quoted(features)}; expected a file that nextscale encode made of prompts")
+        if not isinstance(low_memory, bool):
+            raise InputError(f"low_memory is {quoted(low_memory)}; expected True or False")
         made = copy(self) if features is None else self.with_features(features)
         made.low_memory = low_memory
         return made

@@ -160,7 +160,11 @@ class BitwiseTokenizer(Tokenizer):
         return F.pixel_shuffle(tokens.movedim(-1, 1), self.patch).movedim(1, -1)
 
     def gather(self, bits: Tensor) -> Tensor:
-        """The inverse of :meth:`spread`."""
+        """The inverse of :meth:`spread`. Raises ``InputError`` for maps of another shape."""
+        shape, d = tuple(getattr(bits, "shape", ())), self.config.bits
+        if len(shape) != 4 or shape[3] != d or shape[1] % self.patch or shape[2] % self.patch:
+            wanted = f"(B, 2 h, 2 w, {d})" if self.patch == 2 else f"(B, h, w, {d})"
+            raise InputError(f"the bits of a scale have the shape {shape}; expected {wanted}")
         return self._tokens(bits.movedim(-1, 1)).movedim(1, -1)
 
     def _grid(self, size: Size) -> Size:
