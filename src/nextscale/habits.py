@@ -63,7 +63,10 @@ CALL: Mapping[str, Habit] = {
     "more_smooth": Habit("smooth"),
     "topk": Habit("top_k"),
     "topp": Habit("top_p"),
-    "cfg": Habit("guidance_scale is w in uncond + w (cond - uncond): a published cfg of t is guidance_scale=1+t"),
+    "cfg": Habit(
+        "guidance_scale is w in uncond + w (cond - uncond): a published cfg of t is guidance_scale=1+t for a model of "
+        "classes, and guidance_scale=t for one of text"
+    ),
     "cfg_scale": Habit("guidance_scale is w in uncond + w (cond - uncond), and 1 switches it off"),
     "guidance": Habit("guidance_scale"),
     "height": Habit("this model draws {height}x{width} pixels (height x width) and no other size"),

@@ -106,9 +106,11 @@ def recipe_of(recipe: Mapping[str, Any], i: int) -> dict[str, Any]:
 
 
 def shown(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """What the picture of a recipe shows, such as its class and style, or that it shows nothing in particular."""
+    """What the picture of a recipe shows, such as its class and style, or that it shows nothing in particular; not what
+    guidance led it away from.
+    """
     entry = recipe["entry"]
-    named = {name: str(value) for name, value in entry.items() if value not in (None, "")}
+    named = {name: str(value) for name, value in entry.items() if value not in (None, "") and name != "negative_prompt"}
     return named or {next(iter(entry), "picture"): UNCONDITIONAL}
 
 

@@ -6,6 +6,13 @@ import json
 from pathlib import Path
 
 from nextscale.cli.main import VERBS
+from nextscale.conditions.encoder import EncoderReference
+from nextscale.conditions.text import TextConditioner
+from nextscale.models.infinity import Infinity, InfinityConfig
+from nextscale.pipeline import Pipeline
+from nextscale.ratios import PUBLISHED
+from nextscale.tokenizers.autoencoder import AutoencoderConfig
+from nextscale.tokenizers.bitwise import BitwiseConfig, BitwiseTokenizer
 from tests.cli.conftest import Command
 from tests.makers import tiny_pipeline
 
@@ -15,6 +22,20 @@ def test_a_folder_is_described(nextscale: Command, tiny_model: Path) -> None:
     assert done.code == 0, done.err
     for words in ("tiny", str(tiny_model), "residual", "var", "A model for tests."):
         assert words in done.out
+
+
+def test_schedules_of_many_ratios_are_told_as_ratios(nextscale: Command, tmp_path: Path) -> None:
+    sizes, schedules = PUBLISHED[7].sizes, tuple(one.sizes for one in PUBLISHED)
+    autoencoder = AutoencoderConfig(ch=8, mult=(1,) * 5, z=3, res_blocks=1, groups=4)
+    tokenizer = BitwiseTokenizer(BitwiseConfig(bits=3, sizes=sizes, autoencoder=autoencoder))
+    own = {"depth": 1, "width": 8, "heads": 2, "hidden": 8, "bits": 3, "text_width": 4, "text_length": 4}
+    model = Infinity(InfinityConfig(**own, text_heads=1, sizes=sizes, schedules=schedules))
+    conditioner = TextConditioner(EncoderReference("some/t5", width=4, length=4))
+    Pipeline(tokenizer, model, conditioner).save_pretrained(tmp_path / "model")
+    done = nextscale("info", tmp_path / "model")
+    assert done.code == 0, done.err
+    assert "schedules 1:3 2:5 1:2 4:7 2:3 3:4 4:5 1:1 5:4 4:3 3:2 7:4 2:1 5:2 3:1\n" in done.out
+    assert max(map(len, done.out.splitlines())) < 200
 
 
 def test_json_counts_the_parameters(nextscale: Command, tiny_model: Path) -> None:

@@ -98,7 +98,7 @@ def test_pictures_of_prompts_are_drawn_saved_and_repeated(saved: Path, tmp_path:
     assert not same(pipe(prompt="a red fox", seed=4), pipe(prompt="a red fox", negative_prompt="the snow", seed=4))
     assert not same(pipe(prompt="a red fox", seed=4), pipe(prompt="a blue fox", seed=4))
     files = drawn.save(tmp_path / "drawn")
-    assert [file.name for file in files] == ["a-red-fox-the-snow-4.png", "unconditional-5.png", "blue-sky-6.png"]
+    assert [file.name for file in files] == ["a-red-fox-4.png", "unconditional-5.png", "blue-sky-6.png"]
     drawn.grid().save(tmp_path / "page.png")
     assert same(pipe.repeat(tmp_path / "page.png"), drawn)
     for i, file in enumerate(files):
@@ -174,6 +174,24 @@ def test_what_is_no_file_of_prompts_or_no_model_of_text(
         assert (done.code, sentence in done.err) == (2, True), done.err
         assert len(done.err.splitlines()) <= 2
     assert not (tmp_path / "features.safetensors").exists()
+
+
+@pytest.mark.parametrize("given", [{"features": 3}, {"features": True}, {"low_memory": "no"}, {"low_memory": 1}])
+def test_what_is_no_file_or_switch_is_refused(saved: Path, given: dict[str, Any]) -> None:
+    ((name, value),) = given.items()
+    with pytest.raises(InputError, match=f"^{name} is {value!r}; expected "):
+        load(saved, **given)
+
+
+def test_what_is_said_of_classes_is_not_said_of_texts(saved: Path, nextscale: Command) -> None:
+    done = nextscale("generate", "--list-classes", "--model", saved)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines() == [
+        f"nextscale: told reads prompts, through {saved.parent / 't5'}, so it has no classes to list"
+    ]
+    done = nextscale("generate", "red", "fox", "--model", saved, *EXACT)
+    assert done.code == 0, done.err
+    assert "these words are one prompt, 'red fox'\n" in done.err
 
 
 def test_with_low_memory_the_encoder_is_gone_when_the_model_draws(

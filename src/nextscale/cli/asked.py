@@ -67,11 +67,12 @@ class Asked:
         """
         from nextscale.conditions.classes import ClassVocabulary
 
-        if isinstance(pipe.conditioner, ClassVocabulary):
+        of_classes = isinstance(pipe.conditioner, ClassVocabulary)
+        if of_classes:
             _check_length(self.prompts, LONGEST_NAME)
         if len(self.words) > 1 and len(self.prompts) == 1:
-            each = " ".join(f"-c {word}" for word in self.words[:3])
-            remark(f"these words are one prompt, {self.prompts[0]!r}; a picture for each: {each}")
+            each = "; a picture for each: " + " ".join(f"-c {word}" for word in self.words[:3])
+            remark(f"these words are one prompt, {self.prompts[0]!r}{each if of_classes else ''}")
         typed = {"prompt": self.prompts, "class_labels": self.classes, "style": self.styles}
         typed |= {"negative_prompt": [] if self.negative is None else [self.negative]}
         spread = pipe.conditioner.spread(remark, **{name: texts for name, texts in typed.items() if texts})

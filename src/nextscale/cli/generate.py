@@ -54,7 +54,8 @@ def generate(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            help='What to draw, in plain words, which find a class: red heart. Several prompts: "red heart" "a cat".'
+            help="What to draw, in plain words: red heart. Models of classes draw the class that they find. Several "
+            'prompts: "red heart" "a cat".'
         ),
     ] = None,
     classes: Annotated[
@@ -68,7 +69,7 @@ def generate(
     model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     revision: Revision = None,
     num_images: Annotated[
-        int | None, typer.Option("-n", "--num-images", help="Pictures per class and style, at least 1.")
+        int | None, typer.Option("-n", "--num-images", help="Pictures per prompt, or class and style, at least 1.")
     ] = None,
     seed: Seed = None,
     ratio: Ratio = None,
@@ -87,7 +88,7 @@ def generate(
         bool | None, typer.Option(help="Write grid.png with all pictures (by default, if there are several).")
     ] = None,
     like: Annotated[
-        Path | None, typer.Option(help="Repeat the recipe in this PNG, instead of classes and sampling options.")
+        Path | None, typer.Option(help="Repeat the recipe in this PNG, instead of prompts and options.")
     ] = None,
     list_classes: Annotated[
         bool, typer.Option("--list-classes", help="List the model's classes and styles and stop.")
@@ -98,7 +99,7 @@ def generate(
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Draw new pictures of a class or of what plain words name."""
+    """Draw new pictures of what a text says or plain words name, or of a class."""
     sampling = given(ratio=ratio, pixels=pixels, guidance_scale=guidance_scale, temperature=temperature)
     sampling |= given(top_k=top_k, top_p=top_p, smooth=smooth)
     asked = Asked(words or [], classes or [], styles or [], negative_prompt, num_images, seeds_of(seed), sampling)
@@ -169,8 +170,12 @@ def _model_of(recipe: Recipe) -> str:
 def _list_classes(model: str, revision: str | None, styles: list[str], as_json: bool) -> None:
     """The classes, or those that one of the styles that were named has; then the styles, and what they lack."""
     import nextscale
+    from nextscale.conditions.classes import ClassVocabulary
 
-    vocabulary = nextscale.load(model, revision=revision, device="cpu", dtype="float32").vocabulary
+    pipe = nextscale.load(model, revision=revision, device="cpu", dtype="float32")
+    if not isinstance(pipe.conditioner, ClassVocabulary):
+        raise InputError(f"{pipe.name} reads {pipe.conditioner.about}, so it has no classes to list")
+    vocabulary = pipe.conditioner
     wanted = [style for style in styles if style != "all"]
     vocabulary.style_ids(wanted)
     listed = {

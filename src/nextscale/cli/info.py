@@ -53,7 +53,7 @@ def info(
             f"{part['bytes'] / 2**20:.1f} MiB"
         )
         for key, value in part["config"].items():
-            answer(f"{'':<10}  {key} {_plain(value)}")
+            answer(f"{'':<10}  {key} {_setting(key, value)}")
     if card:
         answer("\n" + split(card)[1].strip())
 
@@ -81,6 +81,16 @@ def _sizes(folder: Path, components: dict[str, Any]) -> dict[str, Any]:
     model, tokenizer = built["model"], built.get("tokenizer")
     assert isinstance(model, NextScaleModel)
     return model.shapes(tokenizer.stride).sizes if isinstance(tokenizer, Tokenizer) else {}
+
+
+def _setting(name: str, value: Any) -> str:
+    """An entry of a configuration; of schedules their ratios, since their scales would fill pages."""
+    from nextscale.ratios import ratio_of
+    from nextscale.scales import ScaleSchedule
+
+    if name == "schedules":
+        return " ".join(ratio_of(ScaleSchedule.of(sizes)) for sizes in value) or "none"
+    return str(ScaleSchedule.of(value)) if name == "sizes" else _plain(value)
 
 
 def _plain(value: Any) -> str:
