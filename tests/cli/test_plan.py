@@ -218,15 +218,17 @@ def test_what_cannot_be_planned_is_refused(nextscale: Command, words: list[str],
     assert expected in done.err
 
 
-def test_a_folder_without_a_model_is_refused(nextscale: Command, tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["model", "tokenizer"])
+def test_a_folder_without_a_part_is_refused(nextscale: Command, tiny_model: Path, tmp_path: Path, part: str) -> None:
     shutil.copytree(tiny_model, tmp_path / "part")
     config = json.loads((tmp_path / "part" / "config.json").read_text())
-    del config["components"]["model"]
+    del config["components"][part]
     (tmp_path / "part" / "config.json").write_text(json.dumps(config))
     for verb in (["plan", "part"], ["generate", "-c", "0", "--model", "part"]):
         done = nextscale(*verb)
         assert done.code == 2
-        assert "model" in done.err
+        assert part in done.err
+        assert len(done.err.splitlines()) == 1
 
 
 def test_the_page_on_m_var_shows_what_the_command_prints(nextscale: Command) -> None:

@@ -103,6 +103,14 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
     assert memory_in_use(torch.device("cpu")) - before < 2**26
 
 
+def test_where_only_the_weights_of_an_encoder_differ_the_sentence_tells_them_apart(file: Path, folder: Path) -> None:
+    other = EncoderReference(str(folder), sha256="0" * 64, width=WIDTH, length=16)
+    with pytest.raises(
+        InputError, match=r"were made by .*, sha256 [0-9a-f]{64}; expected those of sha256 0{64}, which"
+    ):
+        TextConditioner(other).with_features(file)
+
+
 def test_features_of_another_encoder_are_refused(conditioner: TextConditioner, file: Path, folder: Path) -> None:
     for other in (
         EncoderReference("me/t5", width=WIDTH, length=16),

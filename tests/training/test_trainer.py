@@ -279,7 +279,7 @@ def test_what_a_generator_run_logs(images: Path, tokenizer: Path, tmp_path: Path
     ("kind", "recipe", "frozen", "message"),
     [
         ("painter", "tokenizer-emoji", None, "nothing to train called 'painter'"),
-        ("var", "tokenizer-emoji", "x", "a recipe for a tokenizer, but a var was asked for"),
+        ("var", "tokenizer-emoji", "x", "a recipe of the kind tokenizer; expected var, which was asked for"),
         ("var", "var-emoji", None, "name it with --tokenizer"),
         ("tokenizer", "tokenizer-emoji", "x", "a tokenizer recipe needs none"),
         ("var", "var-emoji", "nowhere", "nowhere"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nextscale.cli.console import given, remark
-from nextscale.errors import InputError
+from nextscale.errors import InputError, quoted
 
 if TYPE_CHECKING:
     from nextscale.pipeline import Pipeline
@@ -85,7 +85,7 @@ class Asked:
 def _check_length(texts: list[str], most: int) -> None:
     for text in texts:
         if len(text) > most:
-            raise InputError(f"{text!r} has {len(text):,} letters; expected at most {most:,}")
+            raise InputError(f"{quoted(text)} has {len(text):,} letters; expected at most {most:,}")
 
 
 def seeds_of(text: str | None) -> int | list[int] | None:

@@ -194,7 +194,7 @@ def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     folder = checkpoint_folder(name)
     described = read_config(folder)
     parts = {part: build_component(entry, f"{folder}, {part}") for part, entry in described["components"].items()}
-    if "model" not in parts:
+    if not {"model", "tokenizer"} <= parts.keys():
         raise CheckpointError(f"{folder} holds {', '.join(parts) or 'nothing'} alone; expected a tokenizer and a model")
     return parts, described.get("defaults", {})
 

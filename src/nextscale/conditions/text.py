@@ -116,9 +116,11 @@ class TextConditioner(Conditioner):
         """
         file = TextFeatures(path)
         if not file.reference.agrees(self.reference):
+            theirs, ours = str(file.reference), str(self.reference)
+            if theirs == ours:  # so the weights differ
+                theirs, ours = f"{theirs}, sha256 {file.reference.sha256}", f"sha256 {self.reference.sha256}"
             raise InputError(
-                f"the features in {path} were made by {file.reference}; expected those of {self.reference}, which the "
-                "model reads"
+                f"the features in {path} were made by {theirs}; expected those of {ours}, which the model reads"
             )
         made = copy(self)
         made._file, made._last = file, {}

@@ -64,7 +64,7 @@ def start(
         raise InputError(f"there is nothing to train called {kind!r}; choose {' or '.join(kinds())}")
     resolved = load_recipe(recipe, overrides, kind)
     if resolved.kind != kind:
-        raise InputError(f"{recipe} is a recipe for a {resolved.kind}, but a {kind} was asked for")
+        raise InputError(f"{recipe} is a recipe of the kind {resolved.kind}; expected {kind}, which was asked for")
     _check_apart(data, output)
     if init is None and isinstance(resolved, TokenizerRecipe) and resolved.decoder_only:
         raise InputError("decoder_only keeps what encodes as it is; name the tokenizer it is in with --init")
