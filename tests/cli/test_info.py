@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from nextscale.cli.main import VERBS
 from nextscale.conditions.encoder import EncoderReference
@@ -28,7 +29,15 @@ def test_schedules_of_many_ratios_are_told_as_ratios(nextscale: Command, tmp_pat
     sizes, schedules = PUBLISHED[7].sizes, tuple(one.sizes for one in PUBLISHED)
     autoencoder = AutoencoderConfig(ch=8, mult=(1,) * 5, z=3, res_blocks=1, groups=4)
     tokenizer = BitwiseTokenizer(BitwiseConfig(bits=3, sizes=sizes, autoencoder=autoencoder))
-    own = {"depth": 1, "width": 8, "heads": 2, "hidden": 8, "bits": 3, "text_width": 4, "text_length": 4}
+    own: dict[str, Any] = {
+        "depth": 1,
+        "width": 8,
+        "heads": 2,
+        "hidden": 8,
+        "bits": 3,
+        "text_width": 4,
+        "text_length": 4,
+    }
     model = Infinity(InfinityConfig(**own, text_heads=1, sizes=sizes, schedules=schedules))
     conditioner = TextConditioner(EncoderReference("some/t5", width=4, length=4))
     Pipeline(tokenizer, model, conditioner).save_pretrained(tmp_path / "model")
