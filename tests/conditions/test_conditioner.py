@@ -76,7 +76,7 @@ def test_its_pictures_are_named_saved_and_repeated(pipe: Pipeline, tmp_path: Pat
     result = pipe(prompt=["a red/heart", "", "??"], negative_prompt=["", "", "snow"], seed=4)
     assert result.recipe["entries"][2] == {"prompt": "??", "negative_prompt": "snow"}
     written = result.save(tmp_path)
-    assert [path.name for path in written] == ["a-red-heart-4.png", "unconditional-5.png", "prompt-snow-6.png"]
+    assert [path.name for path in written] == ["a-red-heart-4.png", "unconditional-5.png", "prompt-6.png"]
     for path, image in zip(written, result.images, strict=True):
         assert pipe.repeat(path).images[0].tobytes() == image.tobytes()
         assert Recipe.read(path).entries == pipe.repeat(path).recipe["entries"]
@@ -104,7 +104,7 @@ def test_its_checkpoint_says_which_it_is(pipe: Pipeline, saved: Path) -> None:
     assert isinstance(again.conditioner, Colours)
     assert again(prompt="red", seed=1).images[0].tobytes() == pipe(prompt="red", seed=1).images[0].tobytes()
     for described, sentence in (
-        ({"type": "smells"}, "unknown conditioner 'smells'; this version knows classes, colours"),
+        ({"type": "smells"}, "unknown conditioner 'smells'; this version knows classes, .*colours"),
         ({"type": "colours", "config": {"size": 1}}, "a Colours has no settings, and these are {'size': 1}"),
         (
             {"type": "classes", "config": {"names": []}},
@@ -148,7 +148,7 @@ def test_the_command_line_knows_prompts_and_no_classes(nextscale: Command, pipe:
     assert Path("again/blue-68.png").read_bytes() == Path("out/blue-68.png").read_bytes()
     refused = nextscale("generate", "red", "--style", "noto", *exact)
     assert (refused.code, "style is ['noto'], which is not read here" in refused.err) == (2, True)
-    assert "has no vocabulary" in nextscale("generate", "--list-classes", "--model", saved).err
+    assert "so it has no classes to list" in nextscale("generate", "--list-classes", "--model", saved).err
     assert "reads     Colours\n" in nextscale("info", saved).out
 
 
