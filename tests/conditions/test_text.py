@@ -98,6 +98,15 @@ def test_negative_prompts_are_one_for_all_or_one_each(conditioner: TextCondition
     assert conditioner.resolve(prompt="", negative_prompt="") == [{"prompt": "", "negative_prompt": None}]
 
 
+def test_prompts_may_be_the_first_argument_of_a_call(conditioner: TextConditioner) -> None:
+    for said in ("a red fox", ["a red fox", "blue sky"]):
+        assert conditioner.resolve(class_labels=said) == conditioner.resolve(prompt=said)
+    with pytest.raises(InputError, match="class_labels is 'a', but this model reads text alone"):
+        conditioner.resolve(class_labels="a", prompt="b")
+    with pytest.raises(InputError, match=r"class_labels is \['a', 3\], but this model reads text alone"):
+        conditioner.resolve(class_labels=["a", 3])
+
+
 def test_what_it_does_not_read_is_refused(conditioner: TextConditioner) -> None:
     for asked, sentence in (
         ({"prompt": "a", "class_labels": 3}, "class_labels is 3, but this model reads text alone; expected prompt="),

@@ -160,7 +160,7 @@ def test_the_command_line_draws_words(pipe: Pipeline, tmp_path: Path, nextscale:
         assert done.code == 0, done.err
     done = nextscale("generate", "-c", "1", "--model", tmp_path / "tale")
     assert done.code == 2
-    assert "class_labels is ['1'], but this model reads letters alone" in done.err
+    assert "--class is '1', but this model reads Letters; say what to draw in words" in done.err
     negative = ("--negative-prompt", "cd", "--seed", "5", "--dtype", "float32", "--model", tmp_path / "tale")
     done = nextscale("generate", "ab c", "a b c", *negative, "--json")
     assert done.code == 2

@@ -70,6 +70,11 @@ class Asked:
         of_classes = isinstance(pipe.conditioner, ClassVocabulary)
         if of_classes:
             _check_length(self.prompts, LONGEST_NAME)
+        elif self.classes:
+            raise InputError(
+                f"--class is {quoted(self.classes[0])}, but this model reads {pipe.conditioner.about}; say what to draw "
+                "in words"
+            )
         if len(self.words) > 1 and len(self.prompts) == 1:
             each = "; a picture for each: " + " ".join(f"-c {word}" for word in self.words[:3])
             remark(f"these words are one prompt, {self.prompts[0]!r}{each if of_classes else ''}")

@@ -51,10 +51,14 @@ class TextConditioner(Conditioner):
         return f"prompts, through {self.reference.encoder}"
 
     def resolve(self, **asked: Any) -> list[Entry]:
-        """One entry per prompt. negative_prompt: one for all, or one per prompt; None means none, and so does an empty
-        one, as in the official code. An empty prompt is a text like any other.
+        """One entry per prompt; a prompt may be the first argument of a call, too. negative_prompt: one for all, or one
+        per prompt; None means none, and so does an empty one, as in the official code. An empty prompt is a text like
+        any other.
         """
         prompt, negative = asked.pop("prompt", None), asked.pop("negative_prompt", None)
+        first = asked.get("class_labels")
+        if prompt is None and all(isinstance(text, str) for text in listed(first) or [first]):
+            prompt = asked.pop("class_labels")
         for name, value in asked.items():
             if value is not None:
                 raise InputError(f"{name} is {quoted(value)}, but this model reads text alone; expected prompt=...")
