@@ -72,8 +72,8 @@ class Asked:
             _check_length(self.prompts, LONGEST_NAME)
         elif self.classes:
             raise InputError(
-                f"--class is {quoted(self.classes[0])}, but this model reads {pipe.conditioner.about}; say what to draw "
-                "in words"
+                f"--class is {quoted(self.classes[0])}, but this model reads {pipe.conditioner.about}; "
+                "say what to draw in words"
             )
         if len(self.words) > 1 and len(self.prompts) == 1:
             each = "; a picture for each: " + " ".join(f"-c {word}" for word in self.words[:3])
