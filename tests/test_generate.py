@@ -21,16 +21,16 @@ from nextscale.row import Row
 from nextscale.sampling import IndependentNoise, OfficialNoise
 from nextscale.state import Keep, ScaleEvent
 from nextscale.tokenizers.base import Canvas
-from tests.makers import BOTH, CLASSES, CODE_DIM, MODELS, tiny_tokenizer, tiny_var
+from tests.makers import BOTH, CLASS_MODELS, CLASSES, CODE_DIM, tiny_tokenizer, tiny_var
 from tests.toys import free_model
 
 TOKENIZER = tiny_tokenizer()
 LABELS = torch.tensor([0, 3, 2])
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=CLASS_MODELS)
 def model(request: pytest.FixtureRequest) -> NextScaleModel:
-    return MODELS[request.param]()
+    return CLASS_MODELS[request.param]()
 
 
 def run(
