@@ -74,7 +74,7 @@ def test_a_translated_argument_draws_what_ours_draws(pipe: Pipeline) -> None:
         ({"latents": torch.zeros(1, 4, 8, 8)}, "noise comes from seed, or from generator"),
         ({"prompt_embeds": torch.zeros(1, 4)}, "name the class with class_labels or prompt"),
         ({"eta": 0.3}, "eta is 0.3"),
-        ({"image": object()}, "pipe.encode"),
+        ({"image": object()}, "pipe.edit"),
         ({"cfg": 1.5}, r"guidance_scale=1\+t"),
         ({"mix": {"face": 0.5, "food": 0.5}}, "mixing of classes is not possible yet"),
         ({"class_weights": {"face": 0.5}}, "mixing of classes is not possible yet"),

@@ -56,10 +56,12 @@ LEVELS = {
     "results": 6,
     "rehearse": 7,
     "tokenfile": 3,
+    "region": 4,
     "recipe": 6,
     "methods": 6,
     "call": 7,
     "coder": 7,
+    "edit": 7,
     "adapters": 6,
     "checkpoints": 7,
     "pipeline": 8,
@@ -97,6 +99,8 @@ SIBLINGS = {  # who may import whom on one level
     ("state", "given"),
     ("price", "plan"),
     ("results", "recipe"),
+    ("edit", "call"),
+    ("edit", "coder"),
     ("price", "parts"),
 }
 # It names modules of every level, for those who read it; tests/test_systems.py holds each of these to its own level.

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from nextscale.conditions.base import Conditioner
 from nextscale.errors import InputError, PlanError, quoted
 from nextscale.habits import BAR, CALL, sized, translated
@@ -17,6 +20,8 @@ from nextscale.state import Callback, Keep, ScaleEvent
 from nextscale.tokenizers.base import Canvas
 from nextscale.values import plain, takes
 
+GIVEN = "given"
+"""The part that holds what is kept of the picture that is edited, one for all images."""
 OWN = ("num_images", "seed", "generator", "output_type", "callback_on_scale_end", "plan", "parts", *SAMPLING)
 """Arguments of a call that mean the same for every model; what the others mean is the conditioner's affair."""
 UNGIVEN = {"num_images": 1, "output_type": "pil"}
@@ -26,20 +31,37 @@ UNGIVEN = {"num_images": 1, "output_type": "pil"}
 @dataclass(frozen=True)
 class Call:
     """request: the images; output_type: what they are given as; callback: called after every scale; parts: what the
-    plan names beside tokenizer and model.
+    plan names beside tokenizer and model; edit: what a recipe says of the picture that is edited; finished: what
+    becomes of decoded images (B, 3, H, W) in [0, 1].
     """
 
     request: Request
     output_type: OutputType
     callback: Callback | None
     parts: Mapping[str, Any]
+    edit: Mapping[str, Any] | None = None
+    finished: Callable[[Tensor], Tensor] = lambda images: images
+
+    @property
+    def named(self) -> bool:
+        """Whether a recipe can name all that was used."""
+        named = set() if self.edit is None else {GIVEN}
+        return self.request.seeds is not None and self.parts.keys() <= named
 
     @property
     def whole(self) -> bool:
         """Whether all images must be drawn at once: what a callback stops, stops whole, and what the plan keeps is
-        given of all.
+        given of all, unless all have the same picture.
         """
-        return self.callback is not None or any(row.keep is not None for row in self.request.plan.rows)
+        keeps = any(row.keep is not None for row in self.request.plan.rows)
+        return self.callback is not None or (keeps and self.edit is None)
+
+    def parts_of(self, part: slice) -> Mapping[str, Any]:
+        """The parts for some of the prompts; of a picture that is edited, once for each."""
+        if self.edit is None:
+            return self.parts
+        same = torch.zeros(len(self.request.entries[part]), dtype=torch.int64)
+        return {**self.parts, GIVEN: self.parts[GIVEN].select(same)}
 
 
 def understood(

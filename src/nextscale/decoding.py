@@ -41,7 +41,9 @@ WORDS = "hold fractions up to 65535, and are read as 16 bits"
 
 
 class Decoded(NamedTuple):
-    """An RGB picture, and what was not taken as it stands in its file: phrases for "3 images ..."."""
+    """An RGB picture, RGBA where transparency was to be kept, and what was not taken as it stands in its file: phrases
+    for "3 images ...".
+    """
 
     picture: Image.Image
     remarks: tuple[str, ...] = ()
@@ -54,8 +56,8 @@ def suffixes() -> frozenset[str]:
     return frozenset(found | ({".mpo"} if "JPEG" in known else set()))
 
 
-def decode(content: bytes) -> Decoded:
-    """The picture in the bytes of a file.
+def decode(content: bytes, alpha: bool = False) -> Decoded:
+    """The picture in the bytes of a file. alpha: see :func:`visible`.
 
     Raises:
         Exception: one of ``DAMAGE``, where the bytes are damaged or the picture says nowhere what is white.
@@ -63,12 +65,15 @@ def decode(content: bytes) -> Decoded:
     with Image.open(io.BytesIO(content), formats=_formats()) as opened:
         opened.load()
         several = getattr(opened, "is_animated", False) and opened.format != "PSD"  # whose frames are layers
-        picture, remarks = visible(opened)
+        picture, remarks = visible(opened, alpha)
     return Decoded(picture, ((FRAMES,) if several else ()) + remarks)
 
 
-def visible(picture: Image.Image) -> Decoded:
+def visible(picture: Image.Image, alpha: bool = False) -> Decoded:
     """``picture`` as it is to be seen; equal to what :func:`decode` makes of its file.
+
+    alpha: leave transparent parts as they are, so that one that may have some is RGBA, instead of putting them on
+    white.
 
     Raises:
         Exception: one of ``DAMAGE``, where it says nowhere what is white.
@@ -79,10 +84,13 @@ def visible(picture: Image.Image) -> Decoded:
         raise ValueError("its colours are LAB; expected RGB or grey")
     if picture.mode.startswith(("I", "F")):
         picture, remarks = _eight_bits(picture)
+    transparent = picture.has_transparency_data
     if picture.mode not in ("RGB", "L") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    picture = picture.convert("RGB") if picture.mode != "RGB" else picture.copy()
+        if not (alpha and transparent):
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    mode = "RGBA" if alpha and transparent else "RGB"
+    picture = picture.convert(mode) if picture.mode != mode else picture.copy()
     picture.info = {}  # it is upright now, whatever its metadata said
     return Decoded(picture, remarks)
 

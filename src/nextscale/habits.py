@@ -34,7 +34,8 @@ class Habit(NamedTuple):
 
 MIX = Habit("mixing of classes is not possible yet; class_labels names one class per picture")
 EMBEDDING = Habit("a call takes no embeddings; say it in words, or name the class with class_labels or prompt")
-PICTURE = Habit("a call starts from no picture; pipe.encode(picture) gives its tokens, and docs/generate.md tells more")
+PICTURE = Habit("a call starts from no picture; pipe.edit(picture, ...) paints in one, and docs/edit.md tells more")
+EDITING = Habit("pipe.edit(picture, mask_image=...) paints in a picture, and what is masked is drawn wholly anew")
 STEPS = Habit("there is one step per scale, {scales} here; plan=pipe.plan().prefix(n) stops after n of them")
 CALLBACK = Habit("callback_on_scale_end=f is called as f(event) after every scale")
 WEIGHTS = Habit("load reads tokenizer and model of one checkpoint; exchange parts with pipe.tokenizer or pipe.model")
@@ -103,9 +104,9 @@ CALL: Mapping[str, Habit] = {
     "added_cond_kwargs": EMBEDDING,
     "ip_adapter_image": PICTURE,
     "ip_adapter_image_embeds": PICTURE,
-    "mask_image": PICTURE,
+    "mask_image": EDITING,
     "control_image": PICTURE,
-    "strength": PICTURE,
+    "strength": EDITING,
     "mix": MIX,
     "class_weights": MIX,
     "prompt_weights": MIX,

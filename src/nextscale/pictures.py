@@ -152,8 +152,9 @@ def save_beside(image: Image.Image, path: Path | str, recipe: Mapping[str, Any] 
                 raise
 
 
-def open_picture(path: Path | str) -> Image.Image:
-    """Read a picture file as training reads it: RGB, turned as its metadata say, transparent parts on white.
+def open_picture(path: Path | str, alpha: bool = False) -> Image.Image:
+    """Read a picture file as training reads it: RGB, turned as its metadata say, transparent parts on white, or with
+    ``alpha`` as they are, in RGBA.
 
     Warns of what of the file is not taken, such as further frames.
 
@@ -162,7 +163,7 @@ def open_picture(path: Path | str) -> Image.Image:
     """
     content = _content(path)
     try:
-        picture, remarks = decode(content)
+        picture, remarks = decode(content, alpha)
     except DAMAGE as error:
         raise InputError(f"{path} cannot be read as a picture ({reason(error)})") from error
     for remark in remarks:

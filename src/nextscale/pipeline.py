@@ -28,10 +28,10 @@ from nextscale.checkpoints.load import (
     revision,
 )
 from nextscale.checkpoints.store import load_component, read_config, save_checkpoint
-from nextscale.coder import Coder
 from nextscale.conditions.base import Conditioner
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.device import choose_device, choose_dtype, place
+from nextscale.edit import Editor
 from nextscale.errors import CheckpointError, InputError, quoted
 from nextscale.generate import generate
 from nextscale.habits import LOAD, TO, missing_attribute, translated
@@ -40,7 +40,7 @@ from nextscale.pictures import fit
 from nextscale.plan import Plan, shaped_plan
 from nextscale.price import Price, price
 from nextscale.ratios import Shapes
-from nextscale.recipe import Recipe, write_recipe
+from nextscale.recipe import write_recipe
 from nextscale.request import Labels, checked_count
 from nextscale.results import GenerationResult, OutputType, StreamEvent, decode, result_of, to_pil
 from nextscale.state import Callback, ScaleEvent
@@ -64,7 +64,7 @@ BATCH = 64
 """Images drawn at once; more are drawn in turns, which changes no image."""
 
 
-class Pipeline(Coder):
+class Pipeline(Editor):
     """Draws images. Build one with :func:`load`; parts are public and may be exchanged.
 
     conditioner: reads what a call asks for, a ``ClassVocabulary`` for class models; defaults: sampling settings used
@@ -171,7 +171,9 @@ class Pipeline(Coder):
         or ``PlanError`` for what cannot be done; warns of a style that lacks the class.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "elsewhere")}
-        call = understood(given, elsewhere, self.conditioner, self.plan, self.shapes)
+        return self._carried_out(understood(given, elsewhere, self.conditioner, self.plan, self.shapes))
+
+    def _carried_out(self, call: Call) -> GenerationResult:
         request, watch = call.request, None if call.callback is None else Watch(call.callback)
         prompts = len(request.entries)
         size = prompts if call.whole else max(1, BATCH // max(request.plan.alive))
@@ -181,22 +183,11 @@ class Pipeline(Coder):
                 last = self._draw(call, slice(start, start + size), watch, step)
                 maps.append(last.history)
                 latent = call.output_type == "latent"
-                outputs.append(last.canvas.latent if latent else decode(self.tokenizer, last.canvas))
+                outputs.append(last.canvas.latent if latent else call.finished(decode(self.tokenizer, last.canvas)))
                 drawn += [start + prompt for prompt in last.lineage.prompts]
         recipe = self._recipe(call, drawn, "" if watch is None else watch.done)
         tokens = [torch.cat(maps_k) for maps_k in zip(*maps, strict=True)]
         return result_of(torch.cat(outputs), call.output_type, tokens, recipe, request.plan)
-
-    def repeat(self, picture: str | Path) -> GenerationResult:
-        """Draw again what the recipe in a PNG says, of one picture or a grid. Raises ``InputError`` where there is none
-        or another model drew it; warns where the new picture will differ.
-        """
-        return self(**self.arguments_of(Recipe.read(picture)))
-
-    def arguments_of(self, recipe: Recipe) -> dict[str, Any]:
-        """The arguments of the call that repeats a recipe; errors and warnings as for ``repeat``."""
-        number = str(self.dtype).removeprefix("torch.")
-        return recipe.arguments(self.conditioner, self.name, self.revision, number)
 
     def stream(
         self,
@@ -217,11 +208,14 @@ class Pipeline(Coder):
         cannot be done is refused here, not at the first scale.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "sampling")}
-        call = understood(given, sampling, self.conditioner, self.plan, self.shapes)
+        return self._streamed(understood(given, sampling, self.conditioner, self.plan, self.shapes))
+
+    def _streamed(self, call: Call) -> Iterator[StreamEvent]:
         request, plan = call.request, call.request.plan
         features = request.features(self.conditioner).to(self.device)
-        events = generate(plan, self._parts(call.parts), features, request.noise, entries=request.entries)
-        return (StreamEvent(event.k, len(plan.rows), event, self.tokenizer) for event in events)
+        parts = self._parts(call.parts_of(slice(None)))
+        events = generate(plan, parts, features, request.noise, entries=request.entries)
+        return (StreamEvent(event.k, len(plan.rows), event, self.tokenizer, call.finished) for event in events)
 
     @property
     def shapes(self) -> Shapes:
@@ -324,7 +318,7 @@ class Pipeline(Coder):
 
     def _draw(self, call: Call, part: slice, callback: Callback | None, step: Callable[[], None]) -> ScaleEvent:
         """Draw the images of some of a call's prompts, and give the last event."""
-        request, parts = call.request, self._parts(call.parts)
+        request, parts = call.request, self._parts(call.parts_of(part))
         features, noise = request.features(self.conditioner, part).to(self.device), request.noise_of(part)
         for event in generate(request.plan, parts, features, noise, callback, request.entries[part]):
             last = event
@@ -333,7 +327,8 @@ class Pipeline(Coder):
 
     def _recipe(self, call: Call, drawn: Sequence[int], changed: str) -> dict[str, Any]:
         """How to draw the same again; drawn: the prompt of every image; changed: what a callback did, if anything."""
-        unnamed = "a generator or a part that has no name was used" if call.request.seeds is None or call.parts else ""
+        unnamed = "" if call.named else "a generator or a part that has no name was used"
+        edit = {} if call.edit is None else {"edit": dict(call.edit)}
         return write_recipe(
             model=self.name,
             revision=self.revision,
@@ -342,6 +337,7 @@ class Pipeline(Coder):
             **call.request.per_image(drawn),
             plan=call.request.plan,
             not_repeatable=changed or unnamed,
+            **edit,
         )
 
 

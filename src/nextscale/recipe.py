@@ -24,12 +24,15 @@ PER_IMAGE = {"entries": "entry", "seeds": "seed"}
 """The lists of a recipe, one entry per image, and what an entry is called in the recipe of one image."""
 ASKED = ("class_labels", "prompt", "negative_prompt", "style", "image")
 """The arguments of a call that say what a picture shows."""
+EDIT = {"image", "mask_image", "box", "outpaint", "rule", "blank", "paste"}
+"""What a recipe says of a picture that was edited; pictures by their digests."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Of one picture or of a page of several. entries, seeds: one per picture; revision: of the model, None where it
-    was not noted.
+    was not noted; edit: the digest of the picture that was edited, and the arguments of ``Pipeline.edit`` that say
+    where and how; None where nothing was edited.
     """
 
     model: str
@@ -38,6 +41,7 @@ class Recipe:
     entries: list[Entry]
     seeds: list[int]
     plan: Plan
+    edit: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, picture: Path | str) -> Recipe:
@@ -66,7 +70,10 @@ class Recipe:
         revision = lists.get("revision")
         if not isinstance(revision, str | None):
             raise InputError(f"{name} has the revision {quoted(revision)}; expected a name")
-        return cls(lists["model"], revision, lists["dtype"], entries, seeds, _plan(name, lists["plan"]))
+        edit = lists.get("edit")
+        if edit is not None and not (isinstance(edit, dict) and set(edit) <= EDIT and "image" in edit):
+            raise InputError(f"{name} has the edit {quoted(edit)}; expected a table of {', '.join(sorted(EDIT))}")
+        return cls(lists["model"], revision, lists["dtype"], entries, seeds, _plan(name, lists["plan"]), edit)
 
     def arguments(self, conditioner: Conditioner, model: str, revision: str, dtype: str) -> dict[str, Any]:
         """The arguments of the call that repeats it, by a pipeline of this name and revision in this number type.

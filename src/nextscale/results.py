@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from io import BytesIO
 from os import PathLike
@@ -166,13 +166,14 @@ def file_name(name: str, otherwise: str) -> str:
 @dataclass(frozen=True)
 class StreamEvent:
     """One scale of a running generation. ``images()`` decodes the canvas so far; nothing is decoded unless asked
-    for.
+    for. finished: what becomes of decoded images, such as those of a picture that is edited.
     """
 
     k: int
     scales: int
     event: ScaleEvent = field(repr=False)
     tokenizer: Tokenizer = field(repr=False)
+    finished: Callable[[Tensor], Tensor] = field(default=lambda images: images, repr=False)
 
     @property
     def tokens(self) -> Tensor:
@@ -184,7 +185,7 @@ class StreamEvent:
 
     def images(self) -> list[Image.Image]:
         """The images as they stand after this scale."""
-        return to_pil(decode(self.tokenizer, self.event.canvas))
+        return to_pil(self.finished(decode(self.tokenizer, self.event.canvas)))
 
 
 def checked_output_type(given: Any) -> OutputType:

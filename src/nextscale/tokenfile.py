@@ -47,7 +47,7 @@ class TokenFile:
 
 
 def pictures_of(given: Any) -> list[Image.Image]:
-    """A picture or a list of them as PIL images: these, names of files, or uint8 arrays (H, W, 3).
+    """A picture or a list of them as PIL images, see :func:`picture_of`.
 
     Raises ``InputError`` for anything else.
     """
@@ -56,12 +56,17 @@ def pictures_of(given: Any) -> list[Image.Image]:
     )
     if several == []:
         raise InputError("there is no picture in the list; expected at least one")
-    return [_picture(one) for one in ([given] if several is None else several)]
+    return [picture_of(one) for one in ([given] if several is None else several)]
 
 
-def _picture(given: Any) -> Image.Image:
+def picture_of(given: Any, alpha: bool = False) -> Image.Image:
+    """A PIL image: this, what the file of this name shows, or a uint8 array (H, W, 3) or (H, W, 4). alpha: leave
+    transparent parts of a file as they are.
+
+    Raises ``InputError`` for anything else.
+    """
     if isinstance(given, str | Path):
-        return open_picture(given)
+        return open_picture(given, alpha)
     if isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3 and given.shape[2] in (3, 4):
         given = Image.fromarray(given)
     if not isinstance(given, Image.Image):

@@ -165,6 +165,7 @@ def test_class_labels_are_named_where_calls_are_and_nowhere_else() -> None:
     assert found == {
         "conditions/classes.py",
         "pipeline.py",  # the signature of a call
+        "edit.py",  # and of an edit
         "conditions/text.py",  # the first argument of a call, which may be a prompt
         "habits.py",  # what other libraries call an argument
         "cli/asked.py",  # the option --class

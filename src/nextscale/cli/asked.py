@@ -38,13 +38,15 @@ class Asked:
         several = any(len(words.split()) > 1 for words in self.words)
         return self.words if several else [" ".join(self.words)] if self.words else []
 
-    def check(self) -> None:
-        """Raises ``InputError`` unless words or classes are given, not both, and a number of pictures within bounds."""
+    def check(self, needed: bool = True) -> None:
+        """Raises ``InputError`` unless words or classes are given, not both, and a number of pictures within bounds.
+        needed: one of them must be.
+        """
         if self.num_images is not None and self.num_images < 1:
             raise InputError(f"--num-images is {self.num_images}; expected at least 1")
         if self.words and self.classes:
             raise InputError(f"words ({' '.join(self.words)!r}) and --class were both given; expected one of them")
-        if not self.words and not self.classes:
+        if needed and not self.words and not self.classes:
             raise InputError(
                 'nothing to draw was named; expected words, as in nextscale generate "grinning cat", or --class '
                 "(--list-classes lists the classes)"
@@ -62,9 +64,13 @@ class Asked:
         return ["the words", *options] if self.words else options
 
     def arguments(self, pipe: Pipeline) -> dict[str, Any]:
-        """The pipeline's arguments, with one value per picture of a prompt or class in a style; remarks on what its
-        conditioner makes of them. Raises ``InputError`` for what is not there.
+        """The pipeline's arguments, with one value per picture of a prompt or class in a style, and their plan; remarks
+        on what its conditioner makes of them. Raises ``InputError`` for what is not there.
         """
+        return {**self.shown(pipe), "plan": pipe.plan(**self.sampling)}
+
+    def shown(self, pipe: Pipeline) -> dict[str, Any]:
+        """As :meth:`arguments`, without a plan; what shall be shown may be left open."""
         from nextscale.conditions.classes import ClassVocabulary
 
         of_classes = isinstance(pipe.conditioner, ClassVocabulary)
@@ -80,11 +86,13 @@ class Asked:
             remark(f"these words are one prompt, {self.prompts[0]!r}{each if of_classes else ''}")
         typed = {"prompt": self.prompts, "class_labels": self.classes, "style": self.styles}
         typed |= {"negative_prompt": [] if self.negative is None else [self.negative]}
-        spread = pipe.conditioner.spread(remark, **{name: texts for name, texts in typed.items() if texts})
-        drawn = max(map(len, spread.values()))
+        spread = {name: texts for name, texts in typed.items() if texts}
+        if self.words or self.classes:
+            spread = pipe.conditioner.spread(remark, **spread)
+        drawn = max(map(len, spread.values()), default=1)
         counted = len(self.seed) // drawn if isinstance(self.seed, list) else 1  # a list of seeds says how many
         number = max(1, counted) if self.num_images is None else self.num_images
-        return {**spread, "num_images": number, "seed": self.seed, "plan": pipe.plan(**self.sampling)}
+        return {**spread, "num_images": number, "seed": self.seed}
 
 
 def _check_length(texts: list[str], most: int) -> None:

@@ -40,6 +40,14 @@ Ratio = Annotated[
 Pixels = Annotated[
     str | None, typer.Option(metavar="N", help="About how many pixels a picture has, as in 0.25M, likewise.")
 ]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option("-c", "--class", help="A class by name, number or a word; may be given several times."),
+]
+NumImages = Annotated[
+    int | None, typer.Option("-n", "--num-images", help="Pictures per prompt, or class and style, at least 1.")
+]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the pictures, or a file for one, as in cat.png.")]
 NegativePrompt = Annotated[str | None, typer.Option(help="What guidance leads away from, for models that read text.")]
 Seed = Annotated[
     str | None,

@@ -15,12 +15,15 @@ from nextscale.cli.console import (
     DEFAULT_MODEL,
     MODEL,
     AsJson,
+    Classes,
     Device,
     Dtype,
     Features,
     GuidanceScale,
     LowMemory,
     NegativePrompt,
+    NumImages,
+    Out,
     Pixels,
     Ratio,
     Revision,
@@ -58,19 +61,14 @@ def generate(
             'prompts: "red heart" "a cat".'
         ),
     ] = None,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option("-c", "--class", help="A class by name, number or a word; may be given several times."),
-    ] = None,
+    classes: Classes = None,
     styles: Annotated[
         list[str] | None, typer.Option("--style", help="A style; may be given several times, or 'all' for every one.")
     ] = None,
     negative_prompt: NegativePrompt = None,
     model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     revision: Revision = None,
-    num_images: Annotated[
-        int | None, typer.Option("-n", "--num-images", help="Pictures per prompt, or class and style, at least 1.")
-    ] = None,
+    num_images: NumImages = None,
     seed: Seed = None,
     ratio: Ratio = None,
     pixels: Pixels = None,
@@ -79,9 +77,7 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = None,
     smooth: Smooth = False,
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="Folder for the pictures, or a file for one, as in cat.png.")
-    ] = Path("out"),
+    out: Out = Path("out"),
     overwrite: Overwrite = False,
     strip: Annotated[bool, typer.Option("--strip", help="Also write strip.png: all pictures, scale by scale.")] = False,
     grid: Annotated[
@@ -106,12 +102,12 @@ def generate(
     if list_classes:
         _list_classes(DEFAULT_MODEL if model is None else model, revision, styles or [], as_json)
         return
-    recipe = None if like is None else _recipe_to_repeat(like, asked)
+    recipe = None if like is None else recipe_to_repeat(like, asked)
     if recipe is None:
         asked.check()
     place = Pictures(out, overwrite)
     place.check()
-    pipe = _loaded(recipe, model, device, dtype, revision, **given(features=features, low_memory=low_memory))
+    pipe = loaded(recipe, model, device, dtype, revision, **given(features=features, low_memory=low_memory))
     start = time.perf_counter()
     with remarks():
         arguments = asked.arguments(pipe) if recipe is None else pipe.arguments_of(recipe)
@@ -128,7 +124,7 @@ def generate(
         answer(_sentence(written, out, seconds))
 
 
-def _recipe_to_repeat(picture: Path, asked: Asked) -> Recipe:
+def recipe_to_repeat(picture: Path, asked: Asked) -> Recipe:
     """The recipe of a picture, if nothing else was asked for."""
     from nextscale.recipe import Recipe
 
@@ -137,7 +133,7 @@ def _recipe_to_repeat(picture: Path, asked: Asked) -> Recipe:
     return Recipe.read(picture)
 
 
-def _loaded(
+def loaded(
     recipe: Recipe | None, model: str | None, device: str, dtype: str, revision: str | None, **text: Any
 ) -> Pipeline:
     """The model that was named, else the recipe's; in the recipe's number type, unless another is asked for. text: how

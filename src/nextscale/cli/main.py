@@ -16,6 +16,7 @@ from nextscale.cli.convert import convert
 from nextscale.cli.data import data
 from nextscale.cli.decode import decode
 from nextscale.cli.doctor import doctor
+from nextscale.cli.edit import edit
 from nextscale.cli.encode import encode
 from nextscale.cli.evaluate import evaluate
 from nextscale.cli.generate import generate
@@ -33,6 +34,7 @@ app = typer.Typer(name="nextscale", no_args_is_help=True, pretty_exceptions_enab
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     generate,
+    edit,
     reconstruct,
     encode,
     decode,

@@ -1,0 +1,214 @@
+"""Editing: a picture is painted anew where a mask says so, by any model and without training.
+
+An edit is a call whose plan keeps what the picture has (see ``methods/paint.py``), so it goes through the one loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nextscale.call import GIVEN, Call, understood
+from nextscale.coder import Coder
+from nextscale.conditions.base import Conditioner
+from nextscale.errors import InputError, PlanError, quoted
+from nextscale.habits import CALL
+from nextscale.methods.paint import RULES, given_of, paint
+from nextscale.models.base import NextScaleModel
+from nextscale.plan import Plan
+from nextscale.ratios import ratio_of
+from nextscale.recipe import Recipe
+from nextscale.region import Region, region_of
+from nextscale.request import Labels
+from nextscale.results import GenerationResult, OutputType, StreamEvent, to_pil
+from nextscale.state import Callback
+from nextscale.tokenfile import Picture
+from nextscale.values import plain
+
+ASKED = (
+    *("class_labels", "prompt", "negative_prompt", "style", "num_images", "seed", "generator", "output_type"),
+    *("callback_on_scale_end", "plan", "parts"),
+)
+"""The arguments of an edit that are those of a call."""
+
+
+class Editor(Coder):
+    """What a pipeline does with a picture that is given."""
+
+    model: NextScaleModel
+    conditioner: Conditioner
+    name: str
+    revision: str
+
+    def edit(
+        self,
+        image: Picture,
+        class_labels: Labels | None = None,
+        *,
+        mask_image: Any = None,
+        box: Sequence[int] | None = None,
+        outpaint: Mapping[str, int] | None = None,
+        rule: str = "cover",
+        blank: bool | None = None,
+        paste: bool = True,
+        prompt: Sequence[str] | str | None = None,
+        negative_prompt: Sequence[str | None] | str | None = None,
+        style: Sequence[str | None] | str | None = None,
+        num_images: int = 1,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+        output_type: OutputType = "pil",
+        callback_on_scale_end: Callback | None = None,
+        plan: Plan | None = None,
+        parts: Mapping[str, Any] | None = None,
+        **sampling: Any,
+    ) -> GenerationResult:
+        """Paint a part of a picture anew; the answers have its size, or a larger one where it is outpainted.
+
+        image: a PIL image, the name of a file or a uint8 array (H, W, 3 or 4); mask_image: another of its size, or an
+        array or tensor (H, W), white (True, 1) where it is painted anew; box: x, y, width and height of that, in
+        pixels; outpaint: how many pixels to add, as in ``{"left": 16}``; one of these three. rule: which tokens of the
+        picture are kept, see :func:`nextscale.methods.paint.given_of`; blank: hide what is masked from the model, by
+        default where a class or words are given (not where something is outpainted, nor by VAR's official rule);
+        paste: every pixel that is not masked is the picture's own. class_labels, prompt: what to paint; without them
+        the model is asked for nothing in particular. The other arguments are those of a call; ratio and pixels say at
+        what size the model paints. Raises ``InputError`` or ``PlanError`` for what cannot be done.
+        """
+        given = {name: value for name, value in locals().items() if name not in ("self", "sampling")}
+        return self._carried_out(self._understood(**given, **sampling))
+
+    def stream_edit(self, image: Picture, class_labels: Labels | None = None, **asked: Any) -> Iterator[StreamEvent]:
+        """As :meth:`edit`, but yields after every scale."""
+        for name in ("output_type", "callback_on_scale_end"):
+            if asked.get(name) is not None:
+                raise InputError(f"{name} is {quoted(asked[name])}, and a stream has none; leave it out")
+        return self._streamed(self._understood(image, class_labels=class_labels, **asked))
+
+    def repeat(self, picture: str | Path, image: Picture | None = None, mask_image: Any = None) -> GenerationResult:
+        """Draw again what the recipe in a PNG says, of one picture or a grid. image, mask_image: what was edited, where
+        something was. Raises ``InputError`` where there is no recipe, another model drew the picture, or another one
+        was edited; warns where the new picture will differ.
+        """
+        arguments = self.arguments_of(Recipe.read(picture), image, mask_image)
+        return self(**arguments) if image is None else self.edit(**arguments)
+
+    def arguments_of(self, recipe: Recipe, image: Picture | None = None, mask_image: Any = None) -> dict[str, Any]:
+        """The arguments of the call, or the edit, that repeats a recipe; errors and warnings as for ``repeat``."""
+        number = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        edit = {} if recipe.edit is None else _edit_of(recipe.edit, image, mask_image)
+        if recipe.edit is None and not (image is None and mask_image is None):
+            raise InputError("the picture was drawn and not edited; leave the picture and the mask out")
+        return {**recipe.arguments(self.conditioner, self.name, self.revision, number), **edit}
+
+    def plan(self, **sampling: Any) -> Plan:
+        raise NotImplementedError
+
+    def _carried_out(self, call: Call) -> GenerationResult:
+        raise NotImplementedError
+
+    def _streamed(self, call: Call) -> Iterator[StreamEvent]:
+        raise NotImplementedError
+
+    def __call__(self, *given: Any, **arguments: Any) -> GenerationResult:
+        raise NotImplementedError
+
+    def _understood(
+        self,
+        image: Picture,
+        *,
+        mask_image: Any = None,
+        box: Any = None,
+        outpaint: Any = None,
+        rule: Any = "cover",
+        blank: Any = None,
+        paste: Any = True,
+        **asked: Any,
+    ) -> Call:
+        """The call of an edit; its part holds what is kept of the picture."""
+        blank, paste = plain(blank), plain(paste)
+        if not isinstance(rule, str) or rule not in RULES:
+            raise InputError(f"rule is {quoted(rule)}; expected {', '.join(RULES)}")
+        if not isinstance(blank, bool | None) or not isinstance(paste, bool):
+            name, value = ("paste", paste) if isinstance(blank, bool | None) else ("blank", blank)
+            raise InputError(f"{name} is {quoted(value)}; it must be True or False")
+        region = region_of(image, mask_image, box, outpaint)
+        call = self._call(region, asked)
+        plan = call.request.plan
+        if blank is None:
+            shown = any(value not in (None, "") for entry in call.request.entries for value in entry.values())
+            blank = shown and outpaint is None and rule != "official"
+        size = self.tokenizer.pixels(plan.schedule)
+        window = region.window(size)
+        picture, mask = region.cut(window, size, blank)
+        pixels = self._pixels(picture, plan.schedule).to(self._place)
+        given = given_of(self.tokenizer, pixels, torch.from_numpy(mask), plan.schedule, rule)
+
+        def finished(images: Tensor) -> Tensor:
+            whole = [np.asarray(region.put_back(one, window, paste)) for one in to_pil(images)]
+            return torch.from_numpy(np.stack(whole)).permute(0, 3, 1, 2).float() / 255
+
+        return replace(
+            call,
+            request=replace(call.request, plan=paint(plan, GIVEN)),
+            parts={**call.parts, GIVEN: given},
+            edit={**region.source, "rule": rule, "blank": blank, "paste": paste},
+            finished=finished,
+        )
+
+    def _call(self, region: Region, asked: Mapping[str, Any]) -> Call:
+        """What was asked for, without the picture."""
+        given = {name: asked.get(name) for name in ASKED}
+        others = {name: value for name, value in asked.items() if name not in ASKED}
+        named = (CALL[name].here if name in CALL else name for name, value in asked.items() if value is not None)
+        labelled = not {"class_labels", "prompt"}.isdisjoint(named)
+        call = understood(given, others, self.conditioner, self._plan_for(region, labelled), self.shapes)
+        if GIVEN in call.parts:
+            raise PlanError(f"parts has {GIVEN!r}, which an edit makes itself; call it something else")
+        if any(row.keep not in (None, GIVEN) for row in call.request.plan.rows):
+            raise PlanError("the plan keeps a part, and an edit keeps the picture; expected a plan that keeps nothing")
+        return call
+
+    def _plan_for(self, region: Region, labelled: bool) -> Callable[..., Plan]:
+        """How the plan of an edit is made: of the ratio that what is seen of the picture has, by default, and of a
+        single branch that sees nothing, where nothing was asked for.
+        """
+
+        def make(**sampling: Any) -> Plan:
+            shape = region.size if self.shapes.size(self.shapes.fitting(*region.size)) == region.size else None
+            height, width = shape or region.box()[2:]
+            if len(self.shapes.schedules) > 1:
+                sampling = {"ratio": ratio_of(self.shapes.fitting(height, width)), **sampling}
+            if labelled:
+                return self.plan(**sampling)
+            if "guidance_scale" in sampling:
+                raise InputError(
+                    f"guidance_scale is {quoted(sampling['guidance_scale'])}, but nothing says what to paint; expected "
+                    "class_labels or a prompt, or no guidance_scale"
+                )
+            return replace(self.plan(guidance_scale=1.0, **sampling), branches=((),))
+
+        return make
+
+
+def _edit_of(edit: Mapping[str, Any], image: Picture | None, mask_image: Any) -> dict[str, Any]:
+    """The arguments of an edit that repeats one. Raises ``InputError`` unless the same picture and mask are given."""
+    if image is None:
+        raise InputError(
+            "the picture is an edited one; expected the picture that was edited, too: pipe.repeat(picture, image=...), "
+            "or nextscale edit PICTURE --like ..."
+        )
+    masked = "mask_image" in edit
+    if masked != (mask_image is not None):
+        what = "the mask of the edit, too, which was a picture" if masked else "no mask, since the recipe says it"
+        raise InputError(f"a mask was {'not ' if masked else ''}given; expected {what}")
+    found = region_of(image, mask_image, edit.get("box"), edit.get("outpaint")).source
+    for name, what in (("image", "picture"), ("mask_image", "mask")):
+        if found.get(name) != edit.get(name):
+            raise InputError(f"this is not the {what} of the edit; expected one of the same pixels")
+    return {**edit, "image": image} | ({"mask_image": mask_image} if masked else {})
