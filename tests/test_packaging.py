@@ -33,10 +33,10 @@ def tracked() -> list[Path]:
 
 def test_the_repository_stays_small() -> None:
     sizes = {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in tracked()}
-    assert sum(sizes.values()) <= 40 * MIB
+    assert sum(sizes.values()) <= 60 * MIB
     weights = {name: n for name, n in sizes.items() if name.startswith("src/") and name.endswith(".safetensors")}
-    assert sum(weights.values()) <= 24 * MIB
-    assert {name: n for name, n in weights.items() if n > 8 * MIB} == {}
+    assert sum(weights.values()) <= 41 * MIB
+    assert {name: n for name, n in weights.items() if n > 10 * MIB} == {}
     assert sum(n for name, n in sizes.items() if name.startswith("tests/golden/")) <= 14 * MIB
 
 
