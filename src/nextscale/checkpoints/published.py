@@ -25,6 +25,12 @@ BITS_32, BITS_56 = (
 )
 ALIKE = {"infinity_vae_d32reg.pth": ("infinity_vae_d32.pth",)}
 """Published tokenizers of the same layout, so that tensors do not tell them apart, whose bits mean something else."""
+REFUSED = dict.fromkeys(
+    ("infinity_vae_d32.pth", "infinity_vae_d64.pth"),
+    f"users report of the published file of this name that the official code does not load it either ({INFINITY_REPO}, "
+    "issues 47, 51 and 96); no published transformer draws with it",
+)
+"""What is known of published files that do not fit their published layout."""
 REPOS = {"var": VAR_REPO, "m-var": M_VAR_REPO, "infinity": INFINITY_REPO}
 LICENCES = {VAR_REPO: "mit", M_VAR_REPO: "apache-2.0", INFINITY_REPO: "mit"}
 """What the repositories' own cards state, read off archived copies of their pages; of Infinity the code's."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from nextscale.checkpoints.convert import bitwise
 from nextscale.checkpoints.convert import infinity as convert
+from nextscale.checkpoints.convert.files import read_official
 from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.store import module_of
 from nextscale.errors import CheckpointError, InputError
@@ -206,7 +209,7 @@ def test_both_spellings_of_a_tokenizer_are_read_and_the_official_one_is_written(
     assert all(torch.equal(back[name], t) for name, t in state.items())
 
 
-@pytest.mark.parametrize("bits", [1, 62, 63, 64, 65])
+@pytest.mark.parametrize("bits", [2, 62, 63, 64, 65])
 def test_masks_of_many_bits_overflow_and_are_read_by_nobody(bits: int) -> None:
     layout = replace(SMALL_TOKENIZER, bits=bits, autoencoder=replace(SMALL_TOKENIZER.autoencoder, z=bits))
     state = official_tokenizer(layout)
@@ -279,3 +282,19 @@ def test_a_tokenizer_in_two_spellings_at_once_is_refused() -> None:
     state = official_tokenizer() | {"encoder.conv_in.weight": torch.ones(32, 3, 3, 3)}
     with pytest.raises(CheckpointError, match=r"encoder.conv_in.conv.weight twice, once as encoder.conv_in.weight"):
         convert.config("tokenizer", state)
+
+
+@pytest.mark.parametrize("change", [{"encoder.conv_in.conv.bias": None}, {"quant_conv.weight": torch.ones(4, 4, 1, 1)}])
+def test_of_published_files_that_do_not_fit_it_is_said_what_is_known(tmp_path: Path, change: dict[str, Any]) -> None:
+    """And of files of other names it is not, nor of the same names where they fit."""
+    whole = official_tokenizer()
+    wrong = {name: tensor for name, tensor in (whole | change).items() if tensor is not None}
+    known = r"; users report of the published file of this name that the official code does not load it either"
+    for name, state in (("infinity_vae_d64.pth", wrong), ("mine.pth", wrong), ("infinity_vae_d32.pth", whole)):
+        torch.save({"vae": state}, tmp_path / name)
+        if state is whole:
+            assert "tokenizer" in read_official([tmp_path / name]).components
+            continue
+        with pytest.raises(CheckpointError) as refused:
+            read_official([tmp_path / name])
+        assert (re.search(known, str(refused.value)) is not None) == (name != "mine.pth")

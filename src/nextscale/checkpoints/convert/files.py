@@ -29,7 +29,7 @@ from nextscale.checkpoints.convert.states import (
     take,
 )
 from nextscale.checkpoints.load import describe_conditioner, write_origin
-from nextscale.checkpoints.published import check_pair
+from nextscale.checkpoints.published import REFUSED, check_pair
 from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.store import (
     build_component,
@@ -176,7 +176,7 @@ def read_official(
     for path in map(Path, paths):
         if is_checkpoint(path) or (path.name in WEIGHTS and is_checkpoint(path.parent)):
             raise CheckpointError(f"{path} is a nextscale checkpoint already, or part of one; load it as it is")
-    files = {path: read_weight_file(path) for path in map(Path, paths)}
+    files = {path: _read(path) for path in map(Path, paths)}
     taken = take(files.values(), ema)
     components: dict[str, nn.Module] = {}
     sampling: dict[str, Any] = {}
@@ -285,7 +285,20 @@ def _checked(file: WeightFile, found: Found, dtype: torch.dtype | None) -> Itera
     try:
         yield found.state
     except CheckpointError as error:
-        raise CheckpointError(f"{file.path}: {error}") from None
+        raise CheckpointError(f"{file.path}: {error}{_known_of(file.path)}") from None
+
+
+def _read(path: Path) -> WeightFile:
+    """What is known in a file; says what is known of the file where that is nothing."""
+    try:
+        return read_weight_file(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_known_of(path)}") from None
+
+
+def _known_of(path: Path) -> str:
+    """What is known of a published file that does not fit, for the end of a sentence."""
+    return f"; {REFUSED[path.name]}" if path.name in REFUSED else ""
 
 
 def _build(config: Any, state: dict[str, Tensor]) -> nn.Module:
