@@ -298,3 +298,10 @@ def test_of_published_files_that_do_not_fit_it_is_said_what_is_known(tmp_path: P
         with pytest.raises(CheckpointError) as refused:
             read_official([tmp_path / name])
         assert (re.search(known, str(refused.value)) is not None) == (name != "mine.pth")
+
+
+def test_what_a_refusal_carries_beside_its_sentence_is_kept(tmp_path: Path) -> None:
+    torch.save({"vae": official_tokenizer(), "made": tmp_path}, tmp_path / "mine.pth")
+    with pytest.raises(CheckpointError, match="holds Python objects") as refused:
+        read_official([tmp_path / "mine.pth"])
+    assert any("torch.save" in note for note in refused.value.__notes__)

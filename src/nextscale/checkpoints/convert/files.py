@@ -289,10 +289,12 @@ def _checked(file: WeightFile, found: Found, dtype: torch.dtype | None) -> Itera
 
 
 def _read(path: Path) -> WeightFile:
-    """What is known in a file; says what is known of the file where that is nothing."""
+    """What a file holds; says what is known of the file where it cannot be read."""
     try:
         return read_weight_file(path)
     except CheckpointError as error:
+        if path.name not in REFUSED:
+            raise  # it may carry more than its sentence
         raise CheckpointError(f"{error}{_known_of(path)}") from None
 
 
