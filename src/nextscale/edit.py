@@ -5,6 +5,7 @@ An edit is a call whose plan keeps what the picture has (see ``methods/paint.py`
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,7 @@ ASKED = (
 """The arguments of an edit that are those of a call."""
 
 
-class Editor(Coder):
+class Editor(Coder, ABC):
     """What a pipeline does with a picture that is given."""
 
     model: NextScaleModel
@@ -106,17 +107,21 @@ class Editor(Coder):
             raise InputError("the picture was drawn and not edited; leave the picture and the mask out")
         return {**recipe.arguments(self.conditioner, self.name, self.revision, number), **edit}
 
+    @abstractmethod
     def plan(self, **sampling: Any) -> Plan:
-        raise NotImplementedError
+        """The plan of sampling arguments."""
 
+    @abstractmethod
     def _carried_out(self, call: Call) -> GenerationResult:
-        raise NotImplementedError
+        """What a call draws."""
 
+    @abstractmethod
     def _streamed(self, call: Call) -> Iterator[StreamEvent]:
-        raise NotImplementedError
+        """The same, scale by scale."""
 
+    @abstractmethod
     def __call__(self, *given: Any, **arguments: Any) -> GenerationResult:
-        raise NotImplementedError
+        """Draw pictures; see ``Pipeline``."""
 
     def _understood(
         self,
