@@ -169,8 +169,11 @@ def test_of_several_frames_the_first_is_taken_which_is_said(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({}, "none of mask_image, box and outpaint was given; expected one"),
-        ({"box": (0, 0, 1, 1), "outpaint": {"left": 1}}, "box and outpaint of mask_image, box and outpaint was given"),
+        ({}, "nothing was given; expected one of mask_image, box and outpaint"),
+        (
+            {"box": (0, 0, 1, 1), "outpaint": {"left": 1}},
+            "box and outpaint were given; expected one of mask_image, box and outpaint",
+        ),
         ({"box": (1, 2, 3)}, r"box is \(1, 2, 3\); expected four whole numbers, x, y, width and height in pixels"),
         ({"box": "1,2,3,4"}, "box is '1,2,3,4'; expected four whole numbers"),
         ({"box": (5, 5, 8, 5)}, r"box is \[5, 5, 8, 5\]; expected .* part of the picture, which has 12x10 pixels"),

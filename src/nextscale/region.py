@@ -107,8 +107,8 @@ def region_of(image: Any, mask_image: Any = None, box: Any = None, outpaint: Any
     ways = {"mask_image": mask_image, "box": box, "outpaint": outpaint}
     named = [name for name, value in ways.items() if value is not None]
     if len(named) != 1:
-        found = "none" if not named else " and ".join(named)
-        raise InputError(f"{found} of mask_image, box and outpaint was given; expected one, which says where to paint")
+        found = f"{' and '.join(named)} were" if named else "nothing was"
+        raise InputError(f"{found} given; expected one of mask_image, box and outpaint, which says where to paint")
     picture = _read(image, "picture")
     source: dict[str, Any] = {"image": _digest(np.asarray(picture))}
     if mask_image is not None:

@@ -81,8 +81,11 @@ def test_what_of_a_file_is_not_taken_is_said_once(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "none of --mask, --box and --outpaint was given; expected one, which says where to paint"),
-        (["--box", "1,1,2,2", "--mask", "mask.png"], "--mask and --box of --mask, --box and --outpaint was given"),
+        ([], "nothing was given; expected one of --mask, --box and --outpaint, which says where to paint"),
+        (
+            ["--box", "1,1,2,2", "--mask", "mask.png"],
+            "--mask and --box were given; expected one of --mask, --box and --outpaint",
+        ),
         (["--box", "1,1,2"], "--box is '1,1,2'; expected x,y,width,height in whole pixels, as in 16,16,32,32"),
         (
             ["--box", "25,1,9,9"],

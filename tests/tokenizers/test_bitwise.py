@@ -179,3 +179,13 @@ def test_labels_depend_on_flips_of_earlier_scales_alone(scale: int, patchify: bo
     else:  # a flip in the last scale changes the canvas alone
         assert not torch.equal(plain.canvas.latent, other.canvas.latent)
     assert torch.equal(tokenizer.encode(latent, hook=flipped(flips[:scale])).canvas.latent, plain.canvas.latent)
+
+
+def test_maps_of_another_layout_are_refused_both_ways() -> None:
+    tokenizer = tiny_bitwise(patchify=True)
+    tokens = torch.randint(2, (1, 2, 3, 12))
+    assert torch.equal(tokenizer.gather(tokenizer.spread(tokens)), tokens)
+    with pytest.raises(InputError, match=r"have the shape \(1, 4, 6, 3\); expected \(B, h, w, 12\)"):
+        tokenizer.spread(tokenizer.spread(tokens))
+    with pytest.raises(InputError, match=r"have the shape \(1, 2, 3, 12\); expected \(B, 2 h, 2 w, 3\)"):
+        tokenizer.gather(tokens)

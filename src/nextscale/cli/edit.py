@@ -148,8 +148,9 @@ def _check_region(picture: Path, where: dict[str, Any], repeats: bool) -> None:
     from nextscale.region import region_of
 
     if len(where) != 1 and not repeats:
-        found = "none" if not where else " and ".join("--" + name.removesuffix("_image") for name in where)
-        raise InputError(f"{found} of --mask, --box and --outpaint was given; expected one, which says where to paint")
+        named = ["--" + name.removesuffix("_image") for name in where]
+        found = f"{' and '.join(named)} were" if named else "nothing was"
+        raise InputError(f"{found} given; expected one of --mask, --box and --outpaint, which says where to paint")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the picture is edited
         region_of(picture, **(where or {"box": (0, 0, 1, 1)}))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,8 @@ class InfinityConfig:
         for length in self.lengths:
             if not 1 <= length <= shortest:
                 raise InputError(f"lengths has {length}; expected 1 to {shortest}, the scales of the shortest schedule")
+        if self.positions not in get_args(Positions):
+            raise InputError(f"positions is {self.positions!r}; expected {' or '.join(get_args(Positions))}")
         if not 0 < self.norm_eps <= 1:
             raise InputError(f"norm_eps is {self.norm_eps}; expected a small number above 0, such as 1e-06")
         if not 0 <= self.drop_path < 1:

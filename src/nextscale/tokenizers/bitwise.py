@@ -155,8 +155,11 @@ class BitwiseTokenizer(Tokenizer):
 
     def spread(self, tokens: Tensor) -> Tensor:
         """Bits of tokens (B, h, w, D) as those of latent positions, (B, 2 h, 2 w, d) where patchified: the layout that
-        the official code gives and takes bits in.
+        the official code gives and takes bits in. Raises ``InputError`` for maps of another shape.
         """
+        shape = tuple(getattr(tokens, "shape", ()))
+        if len(shape) != 4 or shape[3] != self.draws:
+            raise InputError(f"the tokens of a scale have the shape {shape}; expected (B, h, w, {self.draws})")
         return F.pixel_shuffle(tokens.movedim(-1, 1), self.patch).movedim(1, -1)
 
     def gather(self, bits: Tensor) -> Tensor:
