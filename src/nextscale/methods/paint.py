@@ -57,10 +57,12 @@ def given_of(
     schedule = schedule or tokenizer.schedule
     kept = shares(repaint, schedule.grid) < HALF
     with torch.no_grad():
-        tokens = tokenizer.encode(tokenizer.latent(images), schedule).tokens
-        if rule == "canvases":
-            seen = [tokenizer.follow(tokens[: k + 1], schedule).canvas.latent for k in range(len(schedule))]
-            return GivenCanvases(seen, kept.float())
+        latent = tokenizer.latent(images)
+        start = tokenizer.start(len(latent), schedule)
+        steps = list(tokenizer.walk(start, lambda canvas, k: tokenizer.quantize(latent, canvas, k)))
+    if rule == "canvases":
+        return GivenCanvases([canvas.latent for _, canvas in steps], kept.float())
+    tokens = [tokens for tokens, _ in steps]
     return GivenTokens(tokens, cover_masks(repaint, schedule) if rule == "cover" else keep_masks(kept, schedule))
 
 
