@@ -27,14 +27,13 @@ def entropy(p: float) -> float:
 
 def test_commitment_is_the_mean_distance_to_the_nearest_corner() -> None:
     units = some_units()
-    tokens = [(z > 0).long().movedim(1, -1) for z in units]
+    corners = [z.sign() / 3**0.5 for z in units]
     wanted = [
         sum((z - math.copysign(1 / 3**0.5, z)) ** 2 for z in scale.flatten().tolist()) / scale.numel()
         for scale in units
     ]
-    assert float(commitment(units, tokens, 3)) == pytest.approx(sum(wanted) / len(wanted), rel=1e-5)
-    corners = [(2 * t.movedim(-1, 1) - 1) / 3**0.5 for t in tokens]
-    assert float(commitment(corners, tokens, 3)) == 0
+    assert float(commitment(units, corners)) == pytest.approx(sum(wanted) / len(wanted), rel=1e-5)
+    assert float(commitment(corners, corners)) == 0
 
 
 def test_entropies_are_sums_over_bits_of_means_over_images_and_places() -> None:
@@ -53,8 +52,7 @@ def test_a_patchified_token_loses_what_its_latent_positions_lose() -> None:
     positions = [torch.randn(2, 3, 2 * h, 2 * w, generator=torch.Generator().manual_seed(h)) / 50 for h, w in SCHEDULE]
     tokens = [F.pixel_unshuffle(z, 2) for z in positions]
     assert torch.stack(entropies(tokens, 3)).tolist() == pytest.approx(torch.stack(entropies(positions, 3)).tolist())
-    bits = [(z > 0).long().movedim(1, -1) for z in positions], [(z > 0).long().movedim(1, -1) for z in tokens]
-    one, other = (commitment(z, t, 3) for z, t in zip((positions, tokens), bits, strict=True))
+    one, other = (commitment(units, [z.sign() / 3**0.5 for z in units]) for units in (positions, tokens))
     assert float(one) == pytest.approx(float(other))
 
 

@@ -40,11 +40,10 @@ class BitsSection(Section):
     collapsed_after: int = Field(default=200, ge=1)
 
 
-def commitment(units: Sequence[Tensor], tokens: Sequence[Tensor], bits: int) -> Tensor:
-    """Mean over scales () of the squared distance between unit vectors (B, D, h, w) and the codes of their bits (B, h,
-    w, D), a mean over all numbers; bits: d.
+def commitment(units: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
+    """Mean over scales () of the squared distance between unit vectors (B, D, h, w) and the codes of their bits, a mean
+    over all numbers.
     """
-    codes = [(2 * t.movedim(-1, 1) - 1) / bits**0.5 for t in tokens]
     return torch.stack([F.mse_loss(z, code) for z, code in zip(units, codes, strict=True)]).mean()
 
 

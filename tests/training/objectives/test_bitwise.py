@@ -49,7 +49,8 @@ def test_the_published_weights_are_the_defaults(images: Path) -> None:
     pixels = chosen.train.read(torch.arange(BATCH), noise().uniform(2)).float() / 127.5 - 1
     reconstruction, units, tokens = chosen.module(pixels)
     own, batch = entropies(units, 6)
-    wanted = F.l1_loss(reconstruction, pixels) + 4 * (0.25 * commitment(units, tokens, 6) + 0.1 * (own - batch) / 100)
+    committed = commitment(units, [chosen.module.codes(one) for one in tokens])
+    wanted = F.l1_loss(reconstruction, pixels) + 4 * (0.25 * committed + 0.1 * (own - batch) / 100)
     assert float(loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
     assert set(parts) == {"l2", "l1", "commitment", "token_entropy", "batch_entropy"}
     assert set(chosen.state()) == {"frequency", "low", "warned", "steps"}

@@ -49,8 +49,8 @@ class BitwiseObjective(TokenizerObjective):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         reconstruction, units, tokens = model(images, keep=self._kept(noise))
         self.bits.count(tokens)
-        d = self.module.config.bits
-        committed, (own, batch) = commitment(units, tokens, d), entropies(units, d)
+        committed = commitment(units, [self.module.codes(one) for one in tokens])
+        own, batch = entropies(units, self.module.config.bits)
         loss = self.weights[0] * committed + self.weights[1] * (own - batch) / ENTROPY_UNIT
         parts = {"commitment": committed, "token_entropy": own, "batch_entropy": batch}
         return reconstruction, loss, {name: number.detach() for name, number in parts.items()}
