@@ -147,6 +147,7 @@ CLASS_MODELS: dict[str, Callable[[], NextScaleModel]] = {
 TEXT_MODELS: dict[str, Callable[[], NextScaleModel]] = {
     "infinity": lambda: tiny_infinity(),
     "infinity-levels-per-chunk": lambda: tiny_infinity(per_chunk=True),
+    "infinity-text-mixer": lambda: tiny_infinity(text_mixer=2),
 }
 MODELS = CLASS_MODELS | TEXT_MODELS
 """Every model the laws are run over: name -> maker."""

@@ -26,6 +26,7 @@ from nextscale.layers.cross_attention import CrossAttention, Pool
 from nextscale.layers.precision import no_autocast
 from nextscale.layers.rope import Positions, rotary_table
 from nextscale.layers.slots import AttentionSlot
+from nextscale.layers.text_mixer import TextMixer, heads_of
 from nextscale.models.base import Again, Condition, NextScaleModel, drop_paths
 from nextscale.scales import ScaleSchedule, Size
 from nextscale.settings import check_bounds
@@ -38,8 +39,10 @@ class InfinityConfig:
     """Sizes of an Infinity transformer.
 
     hidden: of the feed-forward; bits: of a token; text_width, text_length: of the states of a text, and how many at
-    most; text_heads: of the query that sums a text up; levels: most scales it can draw; chunks: into how many runs of
-    blocks official files split it; level_per_chunk: whether the level embedding is added again before each of these;
+    most; text_heads: of the query that sums a text up; text_mixer: layers that mix the states of a text before anything
+    reads them, 0 where the encoder has (see ``layers/text_mixer.py``); levels: most scales it can draw; chunks: into
+    how many runs of blocks official files split it; level_per_chunk: whether the level embedding is added again before
+    each of these;
     sizes: what is drawn where nothing is asked for; schedules: for every aspect ratio the finest schedule that was
     trained (none: ``sizes`` alone), whose last grid is where rotary positions are counted; lengths: numbers of leading
     scales that were trained on their own (none: all); positions: see ``layers/rope.py``; norm_eps: of the norms in the
@@ -54,6 +57,7 @@ class InfinityConfig:
     text_width: int = 2048
     text_length: int = 512
     text_heads: int = 16
+    text_mixer: int = 0
     levels: int = 15
     chunks: int = 1
     level_per_chunk: bool = False
@@ -73,6 +77,7 @@ class InfinityConfig:
         wide, many = (1, 2**20), (1, 65_536)
         check_bounds(self, depth=(1, 1024), width=wide, heads=wide, hidden=wide, bits=many, levels=(1, 1024))
         check_bounds(self, text_width=wide, text_length=wide, text_heads=many, chunks=(1, self.depth))
+        check_bounds(self, text_mixer=(0, 1024))
         shortest = min(map(len, self.schedules), default=len(self.sizes))
         for length in self.lengths:
             if not 1 <= length <= shortest:
@@ -89,6 +94,8 @@ class InfinityConfig:
             )
         if self.width % self.text_heads:
             raise InputError(f"a width of {self.width} cannot be split into {self.text_heads} heads for the text")
+        if self.text_mixer and self.text_width % heads_of(self.text_width):
+            raise InputError(f"a text_width of {self.text_width} cannot be mixed; expected a multiple of 32")
         if self.depth % self.chunks:
             raise InputError(f"{self.depth} blocks cannot be split into {self.chunks} chunks")
 
@@ -108,6 +115,7 @@ class Infinity(NextScaleModel):
         self.config, self.schedule = config, ScaleSchedule(config.sizes)
         self.draws = self.code_dim = config.bits
         self.null = nn.Parameter(torch.zeros(config.text_length, width))
+        self.text_mixer = TextMixer(width, config.text_length, config.text_mixer) if config.text_mixer else None
         self.text_norm = nn.RMSNorm(width, 1e-6)
         self.pool = Pool(width, c, config.text_heads)
         self.text_in = FeedForward(width, c, c)
@@ -161,6 +169,8 @@ class Infinity(NextScaleModel):
     def read(self, features: Features, branches: Branches) -> tuple[Tensor, Tensor, Tensor]:
         """The texts of all rows: summed up (R, C), as a context (R, T, C), and the mask (R, T) of the context."""
         states, mask = self._texts(features, branches)
+        if self.text_mixer is not None:
+            states = self.text_mixer(states, mask).float()
         with no_autocast(states):
             text = F.rms_norm(states, states.shape[-1:], self.text_norm.weight.float(), self.text_norm.eps)
         text = text.to(self.text_in.fc1.weight.dtype)
@@ -250,6 +260,7 @@ class Infinity(NextScaleModel):
         c, tokens, blocks = self.config.width, self.config.text_length, self.config.depth
         block: Any = self.blocks[0]
         text = self.pool.flops(tokens) + self.text_in.flops(tokens) + blocks * block.cross.text.flops(tokens)
+        text += 0 if self.text_mixer is None else self.text_mixer.flops(tokens)
         return rows * (text + 2 * 6 * c * c)
 
     def embed_flops(self, tokens: int, k: int, images: int) -> int:
@@ -277,6 +288,8 @@ class Infinity(NextScaleModel):
         nn.init.trunc_normal_(self.null, std=1.2 / math.sqrt(self.config.text_width))
         self.head_lin.weight.mul_(head)
         self.head_ada_lin.weight.mul_(shift)
+        if self.text_mixer is not None:
+            self.text_mixer.init_weights()
         for block in self.blocks:
             block.init_weights(gamma, shift, shrink)  # type: ignore[operator]
 

@@ -293,6 +293,7 @@ def check_model_exports(config: InfinityConfig) -> None:
         "norm_eps": 1e-6,
         "level_per_chunk": False,
         "levels": LEVELS,
+        "text_mixer": 0,
         "text_heads": official_text_heads(config.width, config.text_width),
     }
     for name, value in meant.items():

@@ -70,9 +70,9 @@ class InfinitySection(Section):
     """Sizes of the transformer; bits, scales and the width of texts come from tokenizer, data and text encoder.
 
     hidden: width of the feed-forward, by default 4 times the width, rounded to a multiple of 256 (not rounded where
-    that is 0); text_heads: heads of the query that sums a text up, by default one for 128 channels of a text; chunks:
-    see ``InfinityConfig``; gamma, shift, head: factors on the initial weights of the AdaLN gates, of the rest of the
-    modulation, and of the head.
+    that is 0); text_heads: heads of the query that sums a text up, by default one for 128 channels of a text;
+    text_mixer, chunks: see ``InfinityConfig``; gamma, shift, head: factors on the initial weights of the AdaLN gates,
+    of the rest of the modulation, and of the head.
     """
 
     depth: int = Field(ge=1, le=1024)
@@ -80,6 +80,7 @@ class InfinitySection(Section):
     heads: int = Field(ge=1, le=2**20)
     hidden: int | None = Field(default=None, ge=1, le=2**20)
     text_heads: int | None = Field(default=None, ge=1, le=65_536)
+    text_mixer: int = Field(default=0, ge=0, le=1024)
     chunks: int = Field(default=1, ge=1, le=1024)
     levels: int = Field(default=15, ge=1, le=1024)
     drop_path: float = Field(default=0.0, ge=0, lt=1)
@@ -194,6 +195,7 @@ class InfinityRecipe(GeneratorRecipe):
             text_width=given,
             text_length=self.text.length,
             text_heads=own.text_heads or max(1, given // 128),
+            text_mixer=own.text_mixer,
             levels=own.levels,
             chunks=own.chunks,
             sizes=tokenizer.schedule.sizes,
