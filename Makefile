@@ -8,7 +8,8 @@
 #   PYTHON           the Python to make .venv with (default: the first suitable one below)
 #   TORCH_INDEX_URL  where torch comes from (default: pip's own index). PyTorch's own CPU build is a tenth of the size:
 #                    make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-#   PYTEST_ARGS      handed to pytest, for instance PYTEST_ARGS="-k plan -x"; "-m slow" runs what takes minutes
+#   PYTEST_ARGS      handed to pytest, for instance PYTEST_ARGS="-k plan -x"; "-m slow" runs what takes minutes; the tests
+#                    are spread over all cores, and "-n 0 --pdb" runs them in one process
 #
 # And for those who work on it: make lint, type, format, wheel, clean.
 
@@ -36,7 +37,7 @@ demo: $(VENV)/run.stamp
 	@echo "one picture, growing by scales:    $(DEMO)/strip.png"
 
 test: $(VENV)/dev.stamp
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n logical --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff format --check .
