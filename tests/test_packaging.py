@@ -38,6 +38,8 @@ def test_the_repository_stays_small() -> None:
     assert sum(weights.values()) <= 41 * MIB
     assert {name: n for name, n in weights.items() if n > 10 * MIB} == {}
     assert sum(n for name, n in sizes.items() if name.startswith("tests/golden/")) <= 14 * MIB
+    encoder = [n for name, n in sizes.items() if name.startswith("src/nextscale/bundled/word-pieces/")]
+    assert 0 < sum(encoder) <= 4 * MIB
 
 
 def test_one_version_everywhere() -> None:

@@ -122,7 +122,8 @@ def test_a_link_to_a_folder_that_shares_a_tokenizer_loads(tmp_path: Path) -> Non
 
 def test_bundled_models_carry_digests_and_keep_their_revisions() -> None:
     known = {"emoji": "3a77fbce9d32", "emoji-m-var": "a9f6964e3b85"}
-    for folder in (path.parent for path in BUNDLED.glob("*/config.json")):
+    named = {path.parent for path in BUNDLED.glob("*/config.json")} - {BUNDLED / "word-pieces"}  # no checkpoint
+    for folder in named:
         assert (folder / DIGESTS).is_file()
         assert revision(folder) == computed_revision(folder) == known.get(folder.name, revision(folder))
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nextscale import systems
+from nextscale.checkpoints.digests import DIGESTS
 from nextscale.checkpoints.published import PUBLISHED, converted_folder, nearest, published
 from nextscale.checkpoints.store import (
     CLASSES,
@@ -39,8 +40,7 @@ ORIGIN = "origin.json"
 
 def bundled_names(component: str = "model") -> list[str]:
     """Names of the bundled checkpoints that have ``component``: the models, unless another one is asked for."""
-    folders = [path.parent for path in BUNDLED.glob("*/config.json")]
-    return sorted(folder.name for folder in folders if (folder / f"{component}.safetensors").is_file())
+    return sorted(name for name in _bundled() if (BUNDLED / name / f"{component}.safetensors").is_file())
 
 
 def checkpoint_folder(name: str | Path) -> Path:
@@ -48,7 +48,7 @@ def checkpoint_folder(name: str | Path) -> Path:
 
     Nothing is fetched here. Raises ``CheckpointError`` if there is none of them.
     """
-    if str(name) in [path.parent.name for path in BUNDLED.glob("*/config.json")]:
+    if str(name) in _bundled():
         return BUNDLED / str(name)
     folder = Path(name)
     if os.path.isfile(folder / "config.json"):  # False for a name too long, where pathlib's own raises
@@ -77,6 +77,11 @@ def checkpoint_folder(name: str | Path) -> Path:
         f"there is no model {str(name)!r}{hint}: no such bundled model ({bundled}), no published one "
         f"({', '.join(PUBLISHED)}) and no checkpoint folder"
     )
+
+
+def _bundled() -> list[str]:
+    """Names of the bundled checkpoints: a text encoder, which is none, has no digests beside it."""
+    return [path.parent.name for path in BUNDLED.glob(f"*/{DIGESTS}")]
 
 
 def _is_size(name: str) -> bool:

