@@ -51,24 +51,28 @@ _FEWEST, _MOST = 3, 5  # keywords that stand alone
 
 def captions_of(record: Mapping[str, Any]) -> Captions:
     """The captions of a record of ``read_metadata``: ``text`` is its name in one of the phrases that are kept out of
-    training (a hash of its id says which), ``variants`` and ``phrases`` are what training draws from.
+    training (a hash says which), ``variants`` and ``phrases`` are what training draws from.
     """
-    text = kept(record["name"], record["style"], hash_of(f"nextscale emoji phrase: {record['id']}") % len(KEPT))
+    text = kept(
+        record["name"],
+        record["style"],
+        hash_of(f"nextscale emoji phrase: {record['style']}/{record['name']}") % len(KEPT),
+    )
     return Captions(
-        text, variants=contents(record["name"], tuple(record["keywords"])), phrases=phrases(record["style"])
+        text, variants=contents(record["name"], tuple(map(str, record["keywords"]))), phrases=phrases(record["style"])
     )
 
 
 def kept(words: str, style: str, which: int) -> str:
     """``words`` in one of the phrases that are kept out of training, in the words for a style of the set."""
-    return KEPT[which].format(words, style=SPOKEN[style])
+    return KEPT[which].format(words, style=SPOKEN.get(style, style))
 
 
 @lru_cache(maxsize=len(SPOKEN))
 def phrases(style: str) -> Weighted:
     """What contents are put into for training: nothing, or one of the phrases of a style, each as often."""
     share = (1 - WITHOUT_STYLE) / len(TRAINED)
-    return ((PLAIN, WITHOUT_STYLE), *((one.format("{}", style=SPOKEN[style]), share) for one in TRAINED))
+    return ((PLAIN, WITHOUT_STYLE), *((one.format(PLAIN, style=SPOKEN.get(style, style)), share) for one in TRAINED))
 
 
 @lru_cache(maxsize=8192)
