@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import Command
+from tests.evaluation.conftest import draw_emoji
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,17 @@ def test_a_check_tells_classes_split_and_what_is_passed_over(nextscale: Command,
     assert found["images"] == {"cat": {"train": 12, "heldout": 12}, "dog": {"train": 12, "heldout": 11}}
     assert found["passed_over"] == {".heic": 12, ".csv": 1}
     assert (found["split"], len(found["notes"])) == ("the folders train and dev", 1)
+
+
+def test_a_check_lists_what_emoji_a_text_model_does_not_see(nextscale: Command, tmp_path: Path) -> None:
+    draw_emoji(tmp_path / "set", train=20, heldout=10)
+    done = nextscale("data", "check", "set", "--resolution", "16", "--captions")
+    assert "set: split: cells and families" in done.out
+    assert "skin-tone variants are drawn a third as often" in done.err
+    found = json.loads(nextscale("data", "check", "set", "--resolution", "16", "--captions", "--json").out)
+    assert sum(one["images"] for ones in found["held_out"].values() for one in ones) == found["heldout"]
+    assert set(found["held_out"]) == {"cells", "families"}
+    assert "held_out" not in json.loads(nextscale("data", "check", "set", "--resolution", "16", "--json").out)
 
 
 def test_a_check_of_many_classes_is_short(nextscale: Command, tmp_path: Path) -> None:

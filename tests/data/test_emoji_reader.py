@@ -10,8 +10,18 @@ from typing import Any
 
 import pytest
 
+from nextscale.data.captions import short
 from nextscale.data.emoji import build_emoji
-from nextscale.data.emoji_reader import families_of, holds_emoji, read_licences
+from nextscale.data.emoji_captions import captions_of
+from nextscale.data.emoji_cells import sides
+from nextscale.data.emoji_reader import (
+    families_of,
+    holds_emoji,
+    load_emoji,
+    read_licences,
+    read_metadata,
+    records_of,
+)
 from nextscale.data.emoji_sources import Package
 from nextscale.data.folder import load_data
 from nextscale.errors import InputError
@@ -91,3 +101,34 @@ def test_families_come_from_the_set_and_elsewhere_are_images(tmp_path: Path) -> 
         *(f"{n} {i}" for n in ("animal", "face") for i in range(3, 7)),
     }
     assert families_of(other, photos) == photos.names
+
+
+def test_with_captions_a_set_is_split_and_drawn_as_text_models_need_it(tmp_path: Path) -> None:
+    folder = draw_emoji(tmp_path / "set", train=30, heldout=10)
+    records = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    for i, record in enumerate(records):
+        record["tones"] = [5] if i % 3 else []
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    names = {split: load_emoji(folder, split).names for split in ("train", "heldout")}
+    assert all(load_emoji(folder, split).times is None for split in names)
+    found = dict(zip((id(one) for one in records), sides(read_metadata(folder)), strict=True))
+    for split in ("train", "heldout"):
+        data = load_data(folder, 16, split, captions=True)
+        expected = [one for one in records if (found[id(one)] == "train") == (split == "train")]
+        assert records_of(folder, data) == expected
+        assert data.names == [one["name"] for one in expected] != names[split]
+        assert data.captions == tuple(map(captions_of, expected))
+        assert data.times is not None
+        assert data.times.tolist() == [1 if one["tones"] else 3 for one in expected]
+        assert data.epoch == int(data.times.sum())
+        assert data.split_by.startswith("cells and families")
+        assert short(data.captions[0]) != data.names[0]
+    drawn = load_emoji(folder, "heldout", style=records[0]["style"], captions=True)  # of the sides of the whole set
+    assert drawn.names == [
+        one["name"] for one in records if one["style"] == records[0]["style"] and found[id(one)] != "train"
+    ]
+
+
+def test_the_words_of_a_set_have_a_licence_too(packages: dict[str, Package], tmp_path: Path) -> None:
+    folder = build_emoji(tmp_path / "set", ("noto",), 16, packages=packages).folder
+    assert [of["licence"] for of in read_licences(folder)] == ["CC0-1.0", "MIT"]

@@ -114,6 +114,12 @@ def test_models_in_one_table_say_what_each_loss_is_counted_in(reader: Subject, s
     assert "nats per token (other: per bit), all coarser" in comparison_text(replace(both, settings=settings))
 
 
+def test_models_of_texts_and_of_classes_are_not_compared_on_emoji(reader: Subject, emoji: Path) -> None:
+    both = [reader, replace(reader, name="classes", conditioner=None)]
+    with pytest.raises(InputError, match="classes reads no captions, and the emoji set holds out other drawings"):
+        compare(both, emoji)
+
+
 def test_tokenizers_of_bits_and_of_codes_stand_side_by_side(reader: Subject, world: Path) -> None:
     codes = Subject("codes", "ddddeeeeffff", tiny_tokenizer())
     report = evaluate(replace(reader, model=None, conditioner=None), world / "pictures", against=codes)

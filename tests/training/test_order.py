@@ -164,3 +164,25 @@ def test_a_bucket_reads_its_groups_a_few_at_a_time(groups: list[int], seed: int)
             places.setdefault(group_of[row], []).append(place)
         for place in range(len(seen)):
             assert sum(min(at) <= place <= max(at) for at in places.values()) <= order.AT_ONCE
+
+
+TIMES = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), min_size=1, max_size=40)
+
+
+@given(TIMES, st.integers(0, 3), st.integers(1, 3), st.booleans())
+def test_an_epoch_draws_every_image_as_often_as_it_should(
+    images: list[tuple[int, int]], seed: int, epochs: int, grouped: bool
+) -> None:
+    labels, times = torch.tensor(images).T
+    buckets = order.Buckets(labels, (1,) * len(labels) if grouped else (), times)
+    steps = epochs * int(times.sum())  # of one image each
+    seen = torch.cat([buckets.rows(1, seed, step) for step in range(steps)])
+    assert torch.equal(seen.bincount(minlength=len(labels)), epochs * times)
+    fresh = order.Buckets(labels, (1,) * len(labels) if grouped else (), times)
+    assert torch.equal(fresh.rows(1, seed, steps - 1), seen[-1:])  # a resumed run goes on with the same image
+
+
+def test_images_that_are_drawn_once_are_drawn_as_without_times() -> None:
+    labels, groups = bucketed([20, 30]), (10,) * 5
+    plain, once = order.Buckets(labels, groups), order.Buckets(labels, groups, torch.ones(50, dtype=torch.int64))
+    assert all(torch.equal(plain.rows(4, 1, step), once.rows(4, 1, step)) for step in range(30))

@@ -16,6 +16,7 @@ from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.store import load_component, save_checkpoint
 from nextscale.conditions.base import Features
 from nextscale.conditions.text import TextConditioner
+from nextscale.data.emoji_reader import load_emoji
 from nextscale.errors import NextscaleError
 from nextscale.models.infinity import Infinity
 from nextscale.ratios import PUBLISHED
@@ -28,6 +29,7 @@ from nextscale.training.recipes.infinity import InfinityRecipe
 from nextscale.training.room import check_room
 from nextscale.training.start import start
 from nextscale.training.trainer import Trainer
+from tests.evaluation.conftest import draw_emoji
 from tests.training.tiny import SCHEDULES, TINY_INFINITY, TINY_VAR, of_world
 
 RUN = ["schedule.steps=3", "run.save_every=2"]
@@ -226,6 +228,17 @@ def test_other_captions_are_another_run(world: Path, tmp_path: Path) -> None:
     table.write_text(table.read_text().replace("a red fox", "a blue fox", 1))
     with pytest.raises(NextscaleError, match=r"holds a run with another recipe \(data\.captions"):
         begin(own, tmp_path / "run")
+
+
+def test_an_epoch_of_emoji_counts_how_often_each_is_drawn(world: Path, tmp_path: Path) -> None:
+    folder = draw_emoji(tmp_path / "emoji", train=20, heldout=10)
+    overrides = [*TINY_INFINITY, *of_world(world), "schedule.steps=null", "schedule.epochs=2", "data.texts=anew"]
+    trainer = start("infinity", "infinity-125m", folder, tmp_path / "run", str(world / "tokenizer"), overrides, "cpu")
+    data = load_emoji(folder, captions=True)
+    assert data.times is not None
+    assert trainer.total == -(-2 * 3 * len(data) // 4)
+    seen = torch.cat([trainer.buckets.rows(4, 3, step) for step in range(3 * len(data))])
+    assert torch.equal(seen.bincount(minlength=len(data)), 4 * data.times)
 
 
 INIT: dict[str, tuple[list[str], str]] = {

@@ -75,6 +75,8 @@ def check(
     Of a set that is larger than memory the result is kept, so that training need not look again.
     """
     from nextscale.data.captions import require_captions
+    from nextscale.data.emoji_cells import held_out
+    from nextscale.data.emoji_reader import holds_emoji, read_metadata
     from nextscale.data.folder import load_data
 
     found = {}
@@ -94,6 +96,7 @@ def check(
         told |= {"images": sides, "split": train.split_by, "passed_over": train.passed_over.counts, "notes": notes}
         if captions:
             told["captions"] = {"hash": train.caption_hash, "long": long}
+            told |= {"held_out": held_out(read_metadata(folder))} if holds_emoji(folder) else {}
         answer_json(
             {"folder": str(folder), **told, "hash": train.hash, "unreadable": unreadable, "too_small": too_small}
         )

@@ -14,6 +14,10 @@ from nextscale.errors import InputError
 
 SHORT = 0.5
 """How often the short caption is taken where there is a long one, as a share."""
+PLAIN = "{}"
+"""The phrase that is its content alone."""
+Weighted = tuple[tuple[str, float], ...]
+"""Words, each with the share of the steps that take them; shares sum to 1."""
 ASIDE = "--"
 """What follows it is no caption: in collected prompts, settings of a program stand there."""
 _END = re.compile(r"[.!?]+[\"')\]\u201d\u2019]*(?=\s|$)|[\u3002\uff01\uff1f]+")
@@ -21,33 +25,58 @@ _END = re.compile(r"[.!?]+[\"')\]\u201d\u2019]*(?=\s|$)|[\u3002\uff01\uff1f]+")
 
 @dataclass(frozen=True)
 class Captions:
-    """What an image shows: in a few words, and perhaps in several sentences."""
+    """What an image shows: in a few words, and perhaps in several sentences.
+
+    Where there are ``variants``, training draws from them, and ``text`` is kept for measuring: what the image shows is
+    said in one of the variants, and this is put into one of the ``phrases`` in the place of ``{}``.
+    """
 
     text: str
     long: str | None = None
+    variants: Weighted = ()
+    phrases: Weighted = ((PLAIN, 1.0),)
+
+
+def short(captions: Captions) -> str:
+    """The words that an image is measured by: its short caption, without what follows ``--``."""
+    return _without_aside(captions.text)
 
 
 def spoken(captions: Captions, u: Tensor | Sequence[float]) -> str:
-    """The words for an image at one step: the short caption or, half of the time, the first sentences of the long one,
-    a random number of them. What follows ``--`` is dropped. Infinity (arXiv 2412.04431) is trained this way and calls
-    it dynamic length.
+    """The words for an image at one step of training: one of the variants in one of the phrases, where there are some;
+    else the short caption or, half of the time, the first sentences of the long one, a random number of them. What
+    follows ``--`` is dropped. Infinity (arXiv 2412.04431) is trained in the latter way and calls it dynamic length.
 
-    u: two numbers in [0, 1): which caption, and how much of it.
+    u: two numbers in [0, 1): which variant or caption, and which phrase or how much of it.
     """
     which, share = (float(number) for number in u)
-    short, *prefixes = wordings(captions)
-    return short if which < SHORT or not prefixes else prefixes[int(share * len(prefixes))]
+    if captions.variants:
+        return _at(captions.phrases, share).replace(PLAIN, _at(captions.variants, which))
+    words, *prefixes = wordings(captions)
+    return words if which < SHORT or not prefixes else prefixes[int(share * len(prefixes))]
 
 
 def wordings(captions: Captions) -> list[str]:
-    """All that :func:`spoken` may return: the short caption, then the first one, two, ... sentences of the long one."""
-    short = _without_aside(captions.text)
+    """All that :func:`spoken` may return: every variant in every phrase; or the short caption, then the first one, two,
+    ... sentences of the long one.
+    """
+    if captions.variants:
+        return [phrase.replace(PLAIN, words) for phrase, _ in captions.phrases for words, _ in captions.variants]
     if captions.long is None:
-        return [short]
+        return [short(captions)]
     text = _without_aside(captions.long)
     ends = [end.end() for end in _END.finditer(text)]
     ends += [len(text)] if not ends or ends[-1] < len(text) else []
-    return [short, *(text[:end] for end in ends)]
+    return [short(captions), *(text[:end] for end in ends)]
+
+
+def _at(weighted: Weighted, u: float) -> str:
+    """The words that a number in [0, 1) falls on."""
+    for words, share in weighted:
+        u -= share
+        if u < 0:
+            return words
+    return weighted[-1][0]
 
 
 def _without_aside(text: str) -> str:
@@ -57,7 +86,8 @@ def _without_aside(text: str) -> str:
 
 def caption_hash(captions: Sequence[Captions]) -> str:
     """A hash of the captions of a set, in their order: equal hashes mean equal captions."""
-    return hashlib.sha256(json.dumps([[one.text, one.long] for one in captions]).encode()).hexdigest()
+    known = [[one.text, one.long, *([one.variants, one.phrases] if one.variants else [])] for one in captions]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 def of_all(captions: Sequence[Captions | None], names: Sequence[str], where: str) -> tuple[Captions, ...] | None:

@@ -14,6 +14,9 @@ from PIL import Image
 
 from nextscale.data.captions import Captions
 from nextscale.data.emoji import FORMAT_VERSION, STYLES
+from nextscale.data.emoji_captions import captions_of
+from nextscale.data.emoji_cells import CELLS, FAMILIES, sides
+from nextscale.data.emoji_families import HELD_OUT_SHARE
 from nextscale.data.images import ImageData, InMemory, check_split, existing_folder
 from nextscale.documents import read_json
 from nextscale.errors import InputError, quoted
@@ -24,6 +27,13 @@ FIELDS = {
 }
 """What is read of a record."""
 LICENCE = ("name", "author", "licence", "url")
+WORDS = {
+    **{"name": "Names and keywords of emojibase-data", "author": "Miles Johnson"},
+    **{"licence": "MIT", "url": "https://emojibase.dev"},
+}
+"""Of whom classes and captions are."""
+BASE, TONED = 3, 1
+"""How often an epoch of a text model draws a base emoji and a skin-tone variant."""
 
 
 def holds_emoji(folder: Path | str) -> bool:
@@ -60,13 +70,13 @@ def read_description(folder: Path | str) -> dict[str, Any]:
 
 
 def read_licences(folder: Path | str) -> list[dict[str, str]]:
-    """What an emoji set says of the licences of its drawings; empty for every other folder."""
+    """The licences of an emoji set: of its drawings, and of its words; empty for every other folder."""
     try:
         described = read_json(Path(folder) / "dataset.json")
         found = [{key: str(of[key]) for key in LICENCE} for of in described["licences"].values()]
     except (ValueError, LookupError, TypeError, AttributeError):
         return []
-    return found
+    return [*found, WORDS] if found else []
 
 
 def read_metadata(folder: Path | str) -> list[dict[str, Any]]:
@@ -95,6 +105,12 @@ def families_of(folder: Path | str, data: ImageData) -> list[str]:
     return [families.get(name, name) for name in data.names]
 
 
+def records_of(folder: Path | str, data: ImageData) -> list[dict[str, Any]]:
+    """The record of every image of an emoji set, in the order of ``data``, which was read from ``folder``."""
+    records = {(record["style"], record["name"]): record for record in read_metadata(folder)}
+    return [records[data.styles[style], name] for style, name in zip(data.style_labels, data.names, strict=True)]
+
+
 def _names(folder: Path, description: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Styles and classes."""
     styles: Any = description["recipe"].get("styles")
@@ -108,12 +124,14 @@ def _names(folder: Path, description: Mapping[str, Any]) -> tuple[list[str], lis
     return styles, classes
 
 
-def load_emoji(folder: Path | str, split: str = "train", style: str | None = None) -> ImageData:
+def load_emoji(folder: Path | str, split: str = "train", style: str | None = None, captions: bool = False) -> ImageData:
     """Read a set that ``build_emoji`` built.
 
     Args:
         split: ``train``, ``heldout`` or ``all``.
         style: only the drawings of this style; all styles of the set by default.
+        captions: whether it is read for a text model: with its captions (else they are the names), split by cells (see
+            ``emoji_cells``), and with skin-tone variants drawn a third as often as base emoji.
 
     Raises:
         InputError: the folder holds no such set, style or split, or an image of the set is damaged.
@@ -124,10 +142,12 @@ def load_emoji(folder: Path | str, split: str = "train", style: str | None = Non
     resolution, styles, classes = description["recipe"]["resolution"], *_names(folder, description)
     if style is not None and style not in styles:
         raise InputError(f"{folder} holds no style {style!r}; expected one of {', '.join(styles)}")
+    every = read_metadata(folder)
+    on = sides(every) if captions else [record["split"] for record in every]
     records = [
         record
-        for record in read_metadata(folder)
-        if split in ("all", record["split"]) and style in (None, record["style"])
+        for record, side in zip(every, on, strict=True)
+        if split in ("all", "train" if side == "train" else "heldout") and style in (None, record["style"])
     ]
     if not records:
         raise InputError(f"{folder} holds no image of the split {split!r}; build the set again")
@@ -160,6 +180,17 @@ def load_emoji(folder: Path | str, split: str = "train", style: str | None = Non
         hash=digest.hexdigest(),
         style_labels=torch.tensor(style_labels),
         styles=styles,
-        split_by="families, 20% of which are held out",
-        captions=tuple(Captions(record["name"]) for record in records),
+        split_by=_split_by(captions),
+        notes=("skin-tone variants are drawn a third as often as other emoji",) if captions else (),
+        captions=tuple(captions_of(record) if captions else Captions(record["name"]) for record in records),
+        times=torch.tensor([TONED if record["tones"] else BASE for record in records]) if captions else None,
+    )
+
+
+def _split_by(captions: bool) -> str:
+    if not captions:
+        return f"families, {HELD_OUT_SHARE:.0%} of which are held out"
+    return (
+        f"cells and families: {CELLS:.0%} of the families that all styles draw are held out in one style (in both of "
+        f"Fluent), and {FAMILIES:.0%} of those that class models do not see in all"
     )

@@ -56,7 +56,7 @@ def load_data(
         split: ``train``, ``heldout`` or ``all``.
         memory, progress, skip_small: see ``read_entries``.
         captions: whether to read captions, too (see ``caption_files``). Classes, order and hash are the same with and
-            without them.
+            without them, but an emoji set is split in another way (see ``load_emoji``).
         shapes: sizes (height, width) in pixels; every image is cropped to the one whose height / width is nearest to
             its own.
 
@@ -80,7 +80,7 @@ def load_data(
             f"the emoji set {folder} is drawn at {drawn} pixels; expected {expected}: "
             f"build another with --resolution {height}"
         )
-    data = load_emoji(folder, split)
+    data = load_emoji(folder, split, captions=captions)
     if wanted.resolution is None:
         return replace(data, shapes=wanted.sizes, shape_labels=torch.full((len(data),), place))
     return data

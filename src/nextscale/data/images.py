@@ -39,6 +39,10 @@ class Reader(Protocol):
         """See ``ImageData``; a batch is of one shape."""
 
     @property
+    def times(self) -> Tensor | None:
+        """See ``ImageData``."""
+
+    @property
     def waited(self) -> float:
         """Seconds that reading has taken in all, for whoever wants to know the share of time spent waiting."""
 
@@ -103,7 +107,8 @@ class ImageData:
     few of them at a time reads faster. It is empty where any order is as good.
     ``shapes`` are the sizes (height, width) in pixels that images were sorted into by their aspect ratios, and
     ``shape_labels``, int64 ``(N,)``, places in them; squares of one resolution have no shapes, and zeros. ``captions``
-    are one for each image; None where the set has none, or nobody asked for them.
+    are one for each image; None where the set has none, or nobody asked for them. ``times``, int64 ``(N,)``, says how
+    often an epoch of training draws each image; None: each once.
     """
 
     pictures: InMemory | OnDemand
@@ -123,6 +128,7 @@ class ImageData:
     captions: tuple[Captions, ...] | None = None
     shapes: tuple[Size, ...] = ()
     shape_labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    times: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.shapes:
@@ -130,6 +136,11 @@ class ImageData:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def epoch(self) -> int:
+        """How many images an epoch of training draws."""
+        return len(self) if self.times is None else int(self.times.sum())
 
     @property
     def counts(self) -> list[int]:

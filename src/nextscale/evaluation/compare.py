@@ -16,6 +16,7 @@ from torch import Tensor
 from nextscale import __version__
 from nextscale.conditions.base import Features
 from nextscale.conditions.classes import class_features
+from nextscale.data.emoji_reader import holds_emoji
 from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.errors import InputError
@@ -113,7 +114,8 @@ def compare(
 ) -> Comparison:
     """Measure the generators of ``subjects`` (in evaluation mode, on one device) on a split of the data in ``folder``.
 
-    Raises ``InputError`` if one has no generator, their scales or pixels differ, or for what ``evaluate`` refuses.
+    Raises ``InputError`` if one has no generator, their scales or pixels differ, models of texts and of classes are
+    compared on an emoji set, which has other sides for each, or for what ``evaluate`` refuses.
     """
     check_split(split)
     existing_folder(folder)
@@ -125,6 +127,13 @@ def compare(
                 f"{subject.tokenizer.schedule}; expected models of the same scales and pixels"
             )
     captions = any(subject.reads_captions for subject in subjects)
+    if captions and holds_emoji(folder):
+        classes = next((subject.name for subject in subjects if not subject.reads_captions), None)
+        if classes is not None:
+            raise InputError(
+                f"{classes} reads no captions, and the emoji set holds out other drawings for those that do; expected "
+                "models of one kind: compare them apart"
+            )
     data = load_data(folder, square_resolution(first.tokenizer), split, skip_small=skip_small, captions=captions)
     shown = [subject.shown(data) for subject in subjects]
     tokens, scores = list[Tensor](), list[Scores]()

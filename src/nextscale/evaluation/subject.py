@@ -13,7 +13,7 @@ from torch import Tensor
 from nextscale.checkpoints.class_names import called_as
 from nextscale.conditions.base import Conditioner, Features
 from nextscale.conditions.classes import ClassVocabulary, class_features, numbered
-from nextscale.data.captions import require_captions, spoken
+from nextscale.data.captions import require_captions, short
 from nextscale.data.found import composed
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
@@ -71,7 +71,7 @@ class Subject:
                 "how pictures are known"
             )
         reader, captions = self.conditioner, require_captions(data.captions, "the set")
-        texts = [spoken(one, (0, 0)) for one in captions]
+        texts = [short(one) for one in captions]
         return lambda rows: reader.features(reader.resolve(prompt=[texts[row] for row in rows.tolist()]))
 
 

@@ -53,7 +53,7 @@ class Latents:
 
     def __init__(self, files: dict[tuple[int, ScaleSchedule], np.ndarray[Any, Any]], data: ImageData) -> None:
         self._files, self.count, self.waited = files, 1 + max((copy for copy, _ in files), default=0), 0.0
-        self.shape_labels = data.shape_labels
+        self.shape_labels, self.times = data.shape_labels, data.times
         self._places = torch.empty_like(data.shape_labels)
         for shape in data.shape_labels.unique():
             rows = (data.shape_labels == shape).nonzero()[:, 0]

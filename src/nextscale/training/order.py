@@ -98,11 +98,16 @@ class Buckets:
     epochs every image was seen at most e times, and at least e - 1 times where its bucket fills a batch.
 
     labels: (N,) int64, the bucket of each image, from 0 on; some buckets may be empty. groups: see :func:`rows`; a
-    bucket goes through the groups in an order of its own.
+    bucket goes through the groups in an order of its own. times: (N,) int64, how often an epoch draws each image, as if
+    it stood in the set so often; None: once.
     """
 
-    def __init__(self, labels: Tensor, groups: Sequence[int] = ()) -> None:
-        self.members = [(labels == bucket).nonzero()[:, 0] for bucket in range(int(labels.max()) + 1)]
+    def __init__(self, labels: Tensor, groups: Sequence[int] = (), times: Tensor | None = None) -> None:
+        images = torch.arange(len(labels))
+        if times is not None:
+            images, labels = images.repeat_interleave(times), labels.repeat_interleave(times)
+            groups = [int(part.sum()) for part in times.split(list(groups))] if groups else ()
+        self.members = [images[labels == bucket] for bucket in range(int(labels.max()) + 1)]
         self._groups: list[list[int]] = [[] for _ in self.members]
         for group in labels.split(list(groups)) if groups else ():
             for sizes, size in zip(self._groups, group.bincount(minlength=len(self.members)).tolist(), strict=True):

@@ -90,9 +90,9 @@ class Tokens:
 
     groups: tuple[int, ...] = ()
 
-    def __init__(self, copies: list[np.ndarray[Any, Any]]) -> None:
+    def __init__(self, copies: list[np.ndarray[Any, Any]], times: Tensor | None = None) -> None:
         self._copies, self.count, self.waited = copies, len(copies), 0.0
-        self.shape_labels = torch.zeros(len(copies[0]), dtype=torch.int64)
+        self.shape_labels, self.times = torch.zeros(len(copies[0]), dtype=torch.int64), times
 
     def prefetch(self, rows: Tensor) -> None:
         """Nothing to do: the system keeps what was read in memory."""
@@ -144,4 +144,4 @@ def cached_tokens(
         file = CopyFile(folder, key | augmentation.of_copy(copy), "tokens", (len(data), width), dtype)
         jobs.append(Job(file, torch.arange(len(data)), partial(make, copy), BATCH))
     damaged = fill(jobs, data, folder, progress)
-    return Tokens([job.file.open() for job in jobs]), damaged
+    return Tokens([job.file.open() for job in jobs], data.times), damaged

@@ -71,7 +71,7 @@ class Trainer:
     ) -> None:
         self.objective, self.recipe, self.folder = objective, recipe, folder
         self.accelerator, self.data, self.initialised = accelerator, data, initialised
-        self.buckets = order.Buckets(data.shape_labels, data.groups)
+        self.buckets = order.Buckets(data.shape_labels, data.groups, data.times)
         self.main = parallel.rank() == 0
         self.progress = progress
         self.total = recipe.schedule.total(objective.images, recipe.run.batch)

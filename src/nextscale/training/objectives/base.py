@@ -18,7 +18,7 @@ class Objective(Protocol):
     """Everything the trainer asks. Modules are passed in, because the average of the weights is validated, too."""
 
     images: int
-    """Size of the training set."""
+    """How many images an epoch of training draws."""
     ignorance: Metrics
     """What a network that has learnt nothing has of some numbers of the loss, such as ln V of a cross-entropy over V
     codes. A run that stays at twice that has diverged (see ``DivergenceWatch``)."""

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nextscale.conditions.base import Features
-from nextscale.data.captions import require_captions, spoken
+from nextscale.data.captions import require_captions, short, spoken
 from nextscale.data.images import Reader
 from nextscale.measures.tokenizer import BATCH
 from nextscale.scales import ScaleSchedule
@@ -116,7 +116,7 @@ class CorrectedData:
             size = self.tokenizer.start(1, schedule).latent.shape[1:]
             for rows in (labels == shape).nonzero()[:, 0].split(BATCH):
                 latents = self._heldout.read(rows * 0, rows, schedule, size).to(self.device)
-                features = self._features([spoken(self._heldout_captions[row], (0, 0)) for row in rows.tolist()])
+                features = self._features([short(self._heldout_captions[row]) for row in rows.tolist()])
                 yield self.tokenizer.encode(latents, schedule), features
 
     def _length(self, noise: SampleNoise) -> int:

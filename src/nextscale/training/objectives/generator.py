@@ -58,7 +58,7 @@ class GeneratorObjective:
     ) -> None:
         self.name, self.recipe = name, recipe
         self.conditioner = conditioner or recipe.new_conditioner(vocabulary)
-        self.tokenizer, self.images = tokenizer.to(device), len(train)
+        self.tokenizer, self.images = tokenizer.to(device), train.epoch
         if recipe.sampling.top_k > tokenizer.choices:
             raise InputError(
                 f"sampling.top_k is {recipe.sampling.top_k}, but the tokenizer has {tokenizer.choices} codes; "

@@ -14,7 +14,7 @@ from nextscale.conditions.base import Conditioner, Entry
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.conditions.encoder import EncoderReference
 from nextscale.conditions.text import TextConditioner
-from nextscale.data.captions import require_captions, spoken, wordings
+from nextscale.data.captions import require_captions, short, wordings
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
 from nextscale.models.infinity import Infinity, InfinityConfig
@@ -162,7 +162,7 @@ class InfinityRecipe(GeneratorRecipe):
 
     def entries(self, data: ImageData, vocabulary: ClassVocabulary) -> list[Entry]:
         captions = require_captions(data.captions, "the set")
-        return [{"prompt": spoken(one, (0, 0)), "negative_prompt": None} for one in captions]
+        return [{"prompt": short(one), "negative_prompt": None} for one in captions]
 
     def prepared(self, made_of: Material) -> Material:
         assert isinstance(made_of.conditioner, TextConditioner)
@@ -175,7 +175,7 @@ class InfinityRecipe(GeneratorRecipe):
             )  # an encoder that cannot be used is refused before images are encoded
         else:
             shown, said = (require_captions(one.captions, "the set") for one in (made_of.heldout, made_of.train))
-            texts = [*(spoken(one, (0, 0)) for one in shown), *(text for one in said for text in wordings(one))]
+            texts = [*(short(one) for one in shown), *(text for one in said for text in wordings(one))]
             conditioner = encoded_before(conditioner, texts, made_of.cache, str(number), made_of.progress)
         return replace(made_of, conditioner=conditioner)
 
