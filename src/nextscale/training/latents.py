@@ -26,7 +26,7 @@ from nextscale.tokenizers.base import Tokenizer
 from nextscale.training.copies import CopyFile, Job, Progress, fill
 from nextscale.training.tokens import FORMAT_VERSION, PLAIN, Augmentation
 
-PIXELS = 64 * 256**2
+PIXELS = 16 * 256**2
 """How many pixels are encoded at once, at most."""
 
 
