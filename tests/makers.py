@@ -95,7 +95,6 @@ def tiny_var(shared_adaln: bool = False, l2_norm: bool = True, seed: int = 0, cl
 
 
 def tiny_m_var(mixer: Literal["mamba2", "attention"] = "mamba2", l2_norm: bool = True, seed: int = 0) -> MVAR:
-    """Decays stay as Mamba-2 starts with them: with random ones the state would die within a token or two."""
     config = MVARConfig(
         depth=2,
         width=32,
@@ -111,12 +110,17 @@ def tiny_m_var(mixer: Literal["mamba2", "attention"] = "mamba2", l2_norm: bool =
     )
     model = MVAR(config)
     randomise(model, seed, 0.5)
+    start_decays(model, seed)
+    return model.eval().requires_grad_(False)
+
+
+def start_decays(model: NextScaleModel, seed: int) -> None:
+    """As Mamba-2 starts with them: with random ones the state would die within a token or two."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for module in model.modules():
             if isinstance(module, Mamba2):
                 module.init_decay()
-    return model.eval().requires_grad_(False)
 
 
 SQUARE: tuple[Size, ...] = (*SIZES, (7, 7))
@@ -124,7 +128,7 @@ WIDE: tuple[Size, ...] = ((1, 1), (1, 2), (2, 3), (4, 6), (6, 9))
 TALL: tuple[Size, ...] = ((1, 1), (2, 1), (3, 1), (6, 2), (9, 3))
 
 
-def tiny_infinity(per_chunk: bool = False, seed: int = 0, **changed: Any) -> Infinity:
+def tiny_infinity(per_chunk: bool = False, seed: int = 0, std: float = 0.5, **changed: Any) -> Infinity:
     """Tokens of eight bits. Rotary positions are counted on maps that are finer than what it draws, one of each of
     three ratios.
     """
@@ -132,8 +136,14 @@ def tiny_infinity(per_chunk: bool = False, seed: int = 0, **changed: Any) -> Inf
     settings |= {"text_width": LETTERS, "text_length": LONGEST, "text_heads": 2, "levels": 6, "chunks": 3}
     settings |= {"sizes": SIZES, "schedules": (SQUARE, WIDE, TALL), "level_per_chunk": per_chunk}
     model = Infinity(InfinityConfig(**settings | changed))
-    randomise(model, seed, 0.5)
+    randomise(model, seed, std)
+    start_decays(model, seed)
     return model.eval().requires_grad_(False)
+
+
+def tiny_text_m_var(seed: int = 0, **changed: Any) -> Infinity:
+    """An Infinity of M-VAR's blocks. Its numbers are smaller, or else rounding would show."""
+    return tiny_infinity(seed=seed, std=0.35, mixer="mamba2", state=16, head_dim=16, **changed)
 
 
 CLASS_MODELS: dict[str, Callable[[], NextScaleModel]] = {
@@ -148,6 +158,7 @@ TEXT_MODELS: dict[str, Callable[[], NextScaleModel]] = {
     "infinity": lambda: tiny_infinity(),
     "infinity-levels-per-chunk": lambda: tiny_infinity(per_chunk=True),
     "infinity-text-mixer": lambda: tiny_infinity(text_mixer=2),
+    "infinity-mamba2": lambda: tiny_text_m_var(),
 }
 MODELS = CLASS_MODELS | TEXT_MODELS
 """Every model the laws are run over: name -> maker."""

@@ -57,6 +57,14 @@ class Mamba2(nn.Module):
         self.dt_bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # the inverse of softplus
         self.A_log.copy_(torch.empty(self.heads).uniform_(1, 16).log())
 
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """M-VAR's start of all but the projections, which start as the matrices of their model do."""
+        self.init_decay()
+        nn.init.trunc_normal_(self.conv1d.weight, std=0.02)
+        assert self.conv1d.bias is not None
+        nn.init.zeros_(self.conv1d.bias)
+
     def forward(self, u: Tensor, slot: StateSlot) -> Tensor:
         """u (R, l, C) to (R, l, C); reads and writes ``slot.state``."""
         projected = self.in_proj(u)

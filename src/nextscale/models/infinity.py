@@ -2,7 +2,8 @@
 
 VAR's transformer for bits and texts: the head predicts every bit of a token on its own; a text enters by
 cross-attention, and summed up in one vector as the first token and the AdaLN condition; positions are rotary, so that
-one model draws many sizes and aspect ratios. All blocks share one AdaLN projection.
+one model draws many sizes and aspect ratios. All blocks share one AdaLN projection; they stand in
+``models/infinity_blocks.py``, beside M-VAR's (arXiv 2411.10433), which this model may have instead.
 
 Shape letters as in ``models/base.py``; ``T`` tokens of a text, ``c`` their width, ``D`` bits of a token.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +22,13 @@ from torch import Tensor, nn
 from nextscale.conditions.base import Branches, Features, Source
 from nextscale.errors import InputError, PlanError
 from nextscale.layers.adaln import FeedForward, modulate
-from nextscale.layers.attention import Attention
-from nextscale.layers.cross_attention import CrossAttention, Pool
+from nextscale.layers.cross_attention import Pool
+from nextscale.layers.mamba2 import Mamba2
 from nextscale.layers.precision import no_autocast
 from nextscale.layers.rope import Positions, rotary_table
-from nextscale.layers.slots import AttentionSlot
 from nextscale.layers.text_mixer import TextMixer, heads_of
 from nextscale.models.base import Again, Condition, NextScaleModel, drop_paths
+from nextscale.models.infinity_blocks import Block, DecoupledBlock
 from nextscale.scales import ScaleSchedule, Size
 from nextscale.settings import check_bounds
 
@@ -46,7 +47,9 @@ class InfinityConfig:
     sizes: what is drawn where nothing is asked for; schedules: for every aspect ratio the finest schedule that was
     trained (none: ``sizes`` alone), whose last grid is where rotary positions are counted; lengths: numbers of leading
     scales that were trained on their own (none: all); positions: see ``layers/rope.py``; norm_eps: of the norms in the
-    blocks; drop_path: rate of the last block in training.
+    blocks; drop_path: rate of the last block in training; mixer: the layer between scales. None: there is none, since
+    attention sees all scales, as published; with Mamba-2 attention sees its own scale alone, as in M-VAR. state,
+    head_dim: states and channels per head of Mamba-2.
     """
 
     depth: int
@@ -67,6 +70,9 @@ class InfinityConfig:
     positions: Positions = "stretched"
     norm_eps: float = 1e-6
     drop_path: float = 0.0
+    mixer: Literal["mamba2"] | None = None
+    state: int = 64
+    head_dim: int = 64
 
     def __post_init__(self) -> None:
         for sizes in (self.sizes, *self.schedules):
@@ -77,7 +83,7 @@ class InfinityConfig:
         wide, many = (1, 2**20), (1, 65_536)
         check_bounds(self, depth=(1, 1024), width=wide, heads=wide, hidden=wide, bits=many, levels=(1, 1024))
         check_bounds(self, text_width=wide, text_length=wide, text_heads=many, chunks=(1, self.depth))
-        check_bounds(self, text_mixer=(0, 1024))
+        check_bounds(self, text_mixer=(0, 1024), state=many, head_dim=many)
         shortest = min(map(len, self.schedules), default=len(self.sizes))
         for length in self.lengths:
             if not 1 <= length <= shortest:
@@ -92,6 +98,10 @@ class InfinityConfig:
             raise InputError(
                 f"a width of {self.width} cannot be split into {self.heads} heads of a multiple of 4 channels"
             )
+        if self.mixer not in ("mamba2", None):
+            raise InputError(f"mixer is {self.mixer!r}; expected 'mamba2', or none: attention over all scales")
+        if self.mixer and 2 * self.width % self.head_dim:
+            raise InputError(f"an inner width of {2 * self.width} cannot be split into heads of {self.head_dim}")
         if self.width % self.text_heads:
             raise InputError(f"a width of {self.width} cannot be split into {self.text_heads} heads for the text")
         if self.text_mixer and self.text_width % heads_of(self.text_width):
@@ -103,11 +113,10 @@ class InfinityConfig:
 class Infinity(NextScaleModel):
     """See :class:`~nextscale.models.base.NextScaleModel` for the methods."""
 
-    memory, guidance = "full", "constant"
+    guidance = "constant"
     sources, away_from = ("text",), ("negative",)
     free = ("sizes", "schedules", "lengths", "chunks")
     choices = 2
-    gates = 2
 
     def __init__(self, config: InfinityConfig) -> None:
         super().__init__()
@@ -122,10 +131,12 @@ class Infinity(NextScaleModel):
         self.pos_start = nn.Parameter(torch.zeros(1, c))
         self.level_embedding = nn.Parameter(torch.zeros(config.levels, c))
         self.word_embedding = nn.Linear(config.bits, c)
-        self.shared_ada_lin = nn.Linear(c, 6 * c)
-        blocks = [Block(config) for _ in range(config.depth)]
+        self.gates = (DecoupledBlock if config.mixer else Block).gates
+        self.shared_ada_lin = nn.Linear(c, 3 * self.gates * c)
+        blocks = [new_block(config) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
-        self.slots = tuple(replace(block.attention.spec, block=i) for i, block in enumerate(blocks))
+        self.slots = tuple(replace(spec, block=i) for i, block in enumerate(blocks) for spec in block.specs)
+        self.memory = "recurrent" if config.mixer else "full"
         self.head_ada_lin = nn.Linear(c, 2 * c)
         self.head_lin = nn.Linear(c, 2 * config.bits)
 
@@ -156,7 +167,7 @@ class Infinity(NextScaleModel):
         self, features: Features, branches: Branches | None = None, schedule: ScaleSchedule | None = None
     ) -> Condition:
         vector, context, mask = self.read(features, (self.sources,) if branches is None else branches)
-        shared = self.shared_ada_lin(F.silu(vector)).unflatten(-1, (1, 6, -1))
+        shared = self.shared_ada_lin(F.silu(vector)).unflatten(-1, (1, 3 * self.gates, -1))
         blocks: Any = self.blocks
         return Condition(
             start=vector[:, None] + self.pos_start,
@@ -261,7 +272,7 @@ class Infinity(NextScaleModel):
         block: Any = self.blocks[0]
         text = self.pool.flops(tokens) + self.text_in.flops(tokens) + blocks * block.cross.text.flops(tokens)
         text += 0 if self.text_mixer is None else self.text_mixer.flops(tokens)
-        return rows * (text + 2 * 6 * c * c)
+        return rows * (text + 2 * 3 * self.gates * c * c)
 
     def embed_flops(self, tokens: int, k: int, images: int) -> int:
         return 2 * images * tokens * self.config.bits * self.config.width if k else 0
@@ -274,7 +285,7 @@ class Infinity(NextScaleModel):
     def init_weights(self, gamma: float = 5e-6, shift: float = 1e-3, head: float = 0.02) -> None:
         """The official initialisation: matrices and embeddings a truncated normal of std sqrt(1 / 3C), biases zero;
         outputs of attention and feed-forward divided by sqrt(2 depth); gates times ``gamma``, the rest of the
-        modulation times ``shift``, the head times ``head``. Call before training.
+        modulation times ``shift``, the head times ``head``. A mixer starts as M-VAR's. Call before training.
         """
         c, shrink = self.config.width, math.sqrt(2 * self.config.depth)
         std = math.sqrt(1 / (3 * c))
@@ -294,47 +305,11 @@ class Infinity(NextScaleModel):
             block.init_weights(gamma, shift, shrink)  # type: ignore[operator]
 
 
-class Block(nn.Module):
-    """Self-attention, cross-attention to the text, feed-forward. The first and the last stand behind a shared AdaLN
-    and a gate, the middle one behind a norm of its own.
-    """
-
-    def __init__(self, config: InfinityConfig) -> None:
-        super().__init__()
-        c = config.width
-        self.eps, self.text_length = config.norm_eps, config.text_length
-        self.attention = Attention(c, config.heads, l2_norm=True)
-        self.cross_norm = nn.LayerNorm(c, config.norm_eps)
-        self.cross = CrossAttention(c, config.heads)
-        self.ffn = FeedForward(c, config.hidden)
-        self.ada_gss = nn.Parameter(torch.randn(6, c) / math.sqrt(c))
-
-    def forward(
-        self,
-        x: Tensor,
-        modulation: Tensor,
-        text: tuple[Tensor, ...],
-        mask: Tensor,
-        table: Tensor,
-        slot: AttentionSlot,
-    ) -> Tensor:
-        """x (R, l, C) to (R, l, C). text: keys and values; mask: (R, T) of them; table: rotary positions."""
-        gamma1, gamma2, s1, s2, b1, b2 = modulation.unbind(2)
-        x = x + gamma1 * self.attention(modulate(x, s1, b1, self.eps), slot, table)
-        x = x + self.cross(self.cross_norm(x), *text, mask)
-        return x + gamma2 * self.ffn(modulate(x, s2, b2, self.eps))
-
-    def flops(self, tokens: int, seen: int) -> int:
-        """FLOPs of :meth:`forward` for ``tokens`` tokens of one row that see ``seen`` keys and the longest text."""
-        text = self.cross.flops(tokens, self.text_length)
-        return self.attention.flops(tokens, seen) + text + self.ffn.flops(tokens)
-
-    def init_weights(self, gamma: float, shift: float, shrink: float) -> None:
-        """See :meth:`Infinity.init_weights`."""
-        for last in (self.attention.proj, self.cross.proj, self.ffn.fc2):
-            last.weight.div_(shrink)
-        self.ada_gss[:2].mul_(gamma)
-        self.ada_gss[2:].mul_(shift)
+def new_block(config: InfinityConfig) -> Block:
+    """A block of the kind that the configuration names."""
+    c = config.width
+    sizes = c, config.heads, config.hidden, config.text_length, config.norm_eps
+    return DecoupledBlock(*sizes, mixer=Mamba2(c, config.state, config.head_dim)) if config.mixer else Block(*sizes)
 
 
 def padded(texts: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:

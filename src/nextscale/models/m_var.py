@@ -146,9 +146,7 @@ class Block(nn.Module):
         self.attention.proj.weight.div_(shrink)
         self.ffn.fc2.weight.div_(shrink)
         if isinstance(self.mixer, Mamba2):
-            self.mixer.init_decay()
-            nn.init.trunc_normal_(self.mixer.conv1d.weight, std=0.02)
-            nn.init.zeros_(self.mixer.conv1d.bias)  # type: ignore[arg-type]
+            self.mixer.init_weights()
         else:
             self.mixer.proj.weight.div_(shrink)
         rows = gates * self.ada_lin.in_features

@@ -289,6 +289,7 @@ def check_model_exports(config: InfinityConfig) -> None:
     draw.
     """
     meant = {
+        "mixer": None,
         "positions": "stretched",
         "norm_eps": 1e-6,
         "level_per_chunk": False,

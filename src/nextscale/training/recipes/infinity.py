@@ -71,8 +71,9 @@ class InfinitySection(Section):
 
     hidden: width of the feed-forward, by default 4 times the width, rounded to a multiple of 256 (not rounded where
     that is 0); text_heads: heads of the query that sums a text up, by default one for 128 channels of a text;
-    text_mixer, chunks: see ``InfinityConfig``; gamma, shift, head: factors on the initial weights of the AdaLN gates,
-    of the rest of the modulation, and of the head.
+    text_mixer, chunks: see ``InfinityConfig``; mixer, state, head_dim: the layer between scales, ``mamba2`` with
+    M-VAR's blocks, none with Infinity's, and its states and channels per head; gamma, shift, head: factors on the
+    initial weights of the AdaLN gates, of the rest of the modulation, and of the head.
     """
 
     depth: int = Field(ge=1, le=1024)
@@ -84,6 +85,9 @@ class InfinitySection(Section):
     chunks: int = Field(default=1, ge=1, le=1024)
     levels: int = Field(default=15, ge=1, le=1024)
     drop_path: float = Field(default=0.0, ge=0, lt=1)
+    mixer: Literal["mamba2"] | None = None
+    state: int = Field(default=64, ge=1, le=65_536)
+    head_dim: int = Field(default=64, ge=1, le=65_536)
     gamma: float = Field(default=5e-6, ge=0)
     shift: float = Field(default=1e-3, ge=0)
     head: float = Field(default=0.02, ge=0)
@@ -202,6 +206,9 @@ class InfinityRecipe(GeneratorRecipe):
             schedules=tuple(one.sizes for one in self.schedules(tokenizer)) if several else (),
             lengths=self.data.lengths or (),
             drop_path=own.drop_path,
+            mixer=own.mixer,
+            state=own.state,
+            head_dim=own.head_dim,
         )
         model = Infinity(config)
         model.init_weights(own.gamma, own.shift, own.head)
