@@ -19,7 +19,7 @@ from nextscale.evaluation.subject import Subject
 from nextscale.memory.make import look_ahead
 from nextscale.models.base import NextScaleModel
 from nextscale.plan import default_plan
-from tests.makers import CLASS_MODELS, CLASSES, SIZES, randomise, tiny_m_var, tiny_tokenizer, tiny_var
+from tests.makers import CLASS_MODELS, CLASSES, SIZES, randomise, tiny_m_var, tiny_text_m_var, tiny_tokenizer, tiny_var
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,9 @@ def test_attention_and_scan_are_told_apart() -> None:
     assert m_var.attention == 4 * 32 * 2 * sum(n * n for n in lengths)  # own scale only
     assert m_var.scan > 0
     assert block_flops(tiny_m_var("attention")).scan == 0
+    of_texts = block_flops(tiny_text_m_var())
+    assert of_texts.attention == 4 * 32 * 3 * sum(n * n for n in lengths)
+    assert of_texts.scan > 0
 
 
 def test_losses_and_parameters_are_those_of_single_evaluations(

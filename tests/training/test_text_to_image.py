@@ -134,6 +134,30 @@ def test_a_run_starts_from_the_weights_of_another_in_other_aspect_ratios(
     assert [one.sizes for one in model.schedules] == [((1, 1), (2, 2), (4, 4))]
 
 
+M_VAR = ["model.mixer=mamba2", "model.state=8", "model.head_dim=8"]
+
+
+def test_a_text_model_of_m_vars_blocks_is_trained_resumed_and_drawn(known: Path, world: Path, tmp_path: Path) -> None:
+    """On two aspect ratios; streamed and painted it draws what a call draws."""
+    run = tmp_path / "run"
+    begin(world, run, *SEVERAL, *M_VAR).run(2)
+    begin(world, run, *SEVERAL, *M_VAR).run()
+    pipe = nextscale.load(run / "export", device="cpu", dtype="float32")
+    assert pipe.plan().memories["model"].policy == "recurrent"
+    for ratio in ("1:1", "2:3"):
+        drawn = pipe(prompt="a red fox", ratio=ratio, seed=1)
+        *_, last = pipe.stream(prompt="a red fox", ratio=ratio, seed=1)
+        image = drawn[0]
+        assert last.images()[0].tobytes() == image.tobytes()
+        everything = torch.ones(image.height, image.width, dtype=torch.bool).numpy()
+        edited = pipe.edit(image, prompt="a red fox", mask_image=everything, ratio=ratio, seed=1)
+        assert edited[0].tobytes() == image.tobytes()
+    with pytest.raises(
+        NextscaleError, match="has another architecture: its mixer is None, but the recipe means mamba2"
+    ):
+        begin(world, tmp_path / "other", *SEVERAL, *M_VAR, init=str(known), tokenizer=None)
+
+
 def test_training_learns_from_texts(world: Path, tmp_path: Path) -> None:
     """The coarsest scale, whose colour nothing else tells, costs more without them."""
     more = ["schedule.steps=60", "optim.lr=0.01", "model.gamma=1", "model.head=1", "run.batch=16", "run.log_every=50"]

@@ -99,9 +99,13 @@ class InfinityConfig:
                 f"a width of {self.width} cannot be split into {self.heads} heads of a multiple of 4 channels"
             )
         if self.mixer not in ("mamba2", None):
-            raise InputError(f"mixer is {self.mixer!r}; expected 'mamba2', or none: attention over all scales")
+            raise InputError(f"mixer is {self.mixer!r}; expected 'mamba2', or none, for attention over all scales")
         if self.mixer and 2 * self.width % self.head_dim:
             raise InputError(f"an inner width of {2 * self.width} cannot be split into heads of {self.head_dim}")
+        if not self.mixer and (self.state, self.head_dim) != (64, 64):
+            raise InputError(
+                f"state is {self.state} and head_dim {self.head_dim}, which are of Mamba-2, but there is no mixer"
+            )
         if self.width % self.text_heads:
             raise InputError(f"a width of {self.width} cannot be split into {self.text_heads} heads for the text")
         if self.text_mixer and self.text_width % heads_of(self.text_width):

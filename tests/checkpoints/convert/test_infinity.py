@@ -241,6 +241,7 @@ def test_a_schedule_that_begins_a_published_table_keeps_the_tables(sizes: Any, t
         ({"positions": "raw"}, "has positions raw; an official file cannot say so and means stretched"),
         ({"level_per_chunk": True}, "has level_per_chunk True; an official file cannot say so and means False"),
         ({"norm_eps": 1e-5}, "has norm_eps 1e-05"),
+        ({"mixer": "mamba2"}, "has mixer mamba2; an official file cannot say so and means None"),
         ({"levels": 14}, "has levels 14; .* means 15"),
         ({"text_heads": 4}, "has text_heads 4; .* means 2"),
         (
