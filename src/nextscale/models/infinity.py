@@ -43,13 +43,12 @@ class InfinityConfig:
     most; text_heads: of the query that sums a text up; text_mixer: layers that mix the states of a text before anything
     reads them, 0 where the encoder has (see ``layers/text_mixer.py``); levels: most scales it can draw; chunks: into
     how many runs of blocks official files split it; level_per_chunk: whether the level embedding is added again before
-    each of these;
-    sizes: what is drawn where nothing is asked for; schedules: for every aspect ratio the finest schedule that was
-    trained (none: ``sizes`` alone), whose last grid is where rotary positions are counted; lengths: numbers of leading
-    scales that were trained on their own (none: all); positions: see ``layers/rope.py``; norm_eps: of the norms in the
-    blocks; drop_path: rate of the last block in training; mixer: the layer between scales. None: there is none, since
-    attention sees all scales, as published; with Mamba-2 attention sees its own scale alone, as in M-VAR. state,
-    head_dim: states and channels per head of Mamba-2.
+    each of these; sizes: what is drawn where nothing is asked for; schedules: for every aspect ratio the finest
+    schedule that was trained (none: ``sizes`` alone), whose last grid is where rotary positions are counted; lengths:
+    numbers of leading scales that were trained on their own (none: all); positions: see ``layers/rope.py``; norm_eps:
+    of the norms in the blocks; drop_path: rate of the last block in training; mixer: the layer between scales. None, as
+    published: attention sees all scales; ``mamba2``: it sees its own alone, as in M-VAR, and Mamba-2 carries on from
+    scale to scale. state, head_dim: its states and channels per head.
     """
 
     depth: int
