@@ -216,6 +216,26 @@ def test_it_is_the_layer_of_transformers() -> None:
         assert (p.grad - gradients[name]).abs().max() <= 1e-4 * p.grad.abs().max(), name
 
 
+@pytest.mark.parametrize("piece", [2, 7, 32])
+def test_a_long_sequence_is_gone_over_piece_by_piece(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """Output, state and gradients are those of the whole, and its price too; a piece may be shorter than the tail."""
+    mamba, given, found = layer().double(), torch.randn(2, 64, 32, dtype=torch.float64), []
+    counted = []
+    for most in (1024, piece):
+        monkeypatch.setattr("nextscale.layers.mamba2.PIECE", most)
+        mamba.zero_grad()
+        u, slot = given.clone().requires_grad_(), Held()
+        with FlopCounterMode(display=False) as counter:
+            y = mamba(u, slot)
+        counted.append((2 * mamba.flops(64, 64), counter.get_total_flops()))
+        y.square().sum().backward()
+        assert slot.state is not None
+        found.append([y, *slot.state, u.grad, *(p.grad for p in mamba.parameters())])
+    for whole, pieces in zip(*found, strict=True):
+        torch.testing.assert_close(pieces, whole, atol=1e-10, rtol=1e-10)
+    assert all(predicted == real for predicted, real in counted)
+
+
 @pytest.mark.parametrize("tokens", [1, 9, 100, 169, 256])
 def test_the_price_is_what_pytorch_counts(tokens: int) -> None:
     mamba, u = layer().requires_grad_(False), torch.randn(3, tokens, 32)

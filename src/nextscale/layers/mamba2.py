@@ -3,7 +3,8 @@ be carried on.
 
 The scan is computed in chunks (the paper's SSD form), all chunks at once: inside a chunk as a small masked
 attention, between chunks through the state. It runs in float32 (float64 where the layer does) whatever the
-precision of the weights.
+precision of the weights. A layer goes over long sequences piece by piece, so that what it holds beside its
+input and output does not grow with them.
 
 Shape letters: ``R`` rows, ``l`` tokens of this call, ``C`` width, ``D`` = 2C inner width, ``H`` heads of
 ``P`` channels (D = H P), ``N`` states; ``n`` chunks of ``Q`` tokens; ``t`` and ``s`` tokens of one chunk.
@@ -22,6 +23,8 @@ from nextscale.layers.slots import SlotSpec, StateSlot
 
 CHUNK = 32
 """Most tokens of a chunk; 32 to 64 are about equally fast on a CPU, and fewer need less memory."""
+PIECE = 1024
+"""Most tokens that a layer goes over at once."""
 TAPS = 4
 """Width of the causal convolution."""
 
@@ -67,16 +70,22 @@ class Mamba2(nn.Module):
 
     def forward(self, u: Tensor, slot: StateSlot) -> Tensor:
         """u (R, l, C) to (R, l, C); reads and writes ``slot.state``."""
-        projected = self.in_proj(u)
-        with no_autocast(u):
-            g = self._mix(projected, slot)
-        return self.out_proj(g.to(u.dtype))
+        state, found = slot.state, list[Tensor]()
+        for piece in u.split(PIECE, 1):
+            projected = self.in_proj(piece)
+            with no_autocast(u):
+                g, state = self._mix(projected, state)
+            found.append(self.out_proj(g.to(u.dtype)))
+        slot.state = state
+        return found[0] if len(found) == 1 else torch.cat(found, 1)
 
-    def _mix(self, projected: Tensor, slot: StateSlot) -> Tensor:
-        """Everything between the projections: (R, l, z | x | B | C | dt) to (R, l, D), in float32 at least."""
+    def _mix(self, projected: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Everything between the projections: (R, l, z | x | B | C | dt) and the state to (R, l, D) and the new
+        state, in float32 at least.
+        """
         mixed, precise = self.inner + 2 * self.states, torch.promote_types(projected.dtype, torch.float32)
         z, xbc, dt = projected.split([self.inner, mixed, self.heads], -1)
-        tail, ssm = slot.state or (xbc.new_zeros((len(xbc), TAPS - 1, mixed), dtype=precise), None)
+        tail, ssm = state or (xbc.new_zeros((len(xbc), TAPS - 1, mixed), dtype=precise), None)
         seen = torch.cat([tail, xbc], 1)
         weight, bias = self.conv1d.weight.to(precise), self.conv1d.bias
         assert bias is not None
@@ -84,11 +93,15 @@ class Mamba2(nn.Module):
         x, b, c = convolved.split([self.inner, self.states, self.states], -1)
         delta = F.softplus(dt.to(precise) + self.dt_bias)
         y, ssm = scan(x.unflatten(-1, (self.heads, -1)), delta, -self.A_log.to(precise).exp(), b, c, self.D, ssm)
-        slot.state = (seen[:, -(TAPS - 1) :].clone(), ssm)
-        return F.rms_norm(y.flatten(2) * F.silu(z.to(precise)), (self.inner,), self.norm.weight.to(precise), self.eps)
+        gated = y.flatten(2) * F.silu(z.to(precise))
+        normed = F.rms_norm(gated, (self.inner,), self.norm.weight.to(precise), self.eps)
+        return normed, (seen[:, -(TAPS - 1) :].clone(), ssm)
 
     def flops(self, tokens: int, seen: int) -> int:
         """FLOPs of ``tokens`` tokens of one row; what came before (``seen`` tokens in all) costs nothing."""
+        if tokens > PIECE:
+            pieces, rest = divmod(tokens, PIECE)
+            return pieces * self.flops(PIECE, seen) + (self.flops(rest, seen) if rest else 0)
         width, inner, n = self.out_proj.out_features, self.inner, self.states
         count, q = chunks(tokens)
         linear = self.in_proj.out_features * width + inner * width + TAPS * (inner + 2 * n)
