@@ -204,8 +204,8 @@ class Editor(Coder, ABC):
 def kept_of(
     tokenizer: Tokenizer, regions: Sequence[Region], schedule: ScaleSchedule, rule: str = "cover", blank: bool = True
 ) -> Given:
-    """What an edit keeps of pictures, one for each image that is drawn: the part that :func:`nextscale.methods.paint.paint`
-    names. Windows of all regions have one size; rule, blank: see :meth:`Editor.edit`.
+    """What an edit keeps of pictures, one for each image that is drawn: the part that a painting plan names. Windows of
+    all regions have one size; rule, blank: see :meth:`Editor.edit`.
     """
     size = tokenizer.pixels(schedule)
     seen = [region.cut(region.window(size), size, blank) for region in regions]
