@@ -141,7 +141,7 @@ class Editor(Coder, ABC):
         """The call of an edit; its part holds what is kept of the picture."""
         blank, paste = plain(blank), plain(paste)
         if not isinstance(rule, str) or rule not in RULES:
-            raise InputError(f"rule is {quoted(rule)}; expected {', '.join(RULES)}")
+            raise InputError(f"rule is {quoted(rule)}; expected one of {', '.join(RULES)}")
         if not isinstance(blank, bool | None) or not isinstance(paste, bool):
             name, value = ("paste", paste) if isinstance(blank, bool | None) else ("blank", blank)
             raise InputError(f"{name} is {quoted(value)}; it must be True or False")
@@ -194,7 +194,7 @@ class Editor(Coder, ABC):
             if "guidance_scale" in sampling:
                 raise InputError(
                     f"guidance_scale is {quoted(sampling['guidance_scale'])}, but nothing says what to paint; expected "
-                    "class_labels or a prompt, or no guidance_scale"
+                    "a class or words, or no guidance_scale"
                 )
             return replace(self.plan(guidance_scale=1.0, **sampling), branches=((),))
 
