@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,12 @@ def test_drawings_are_painted_in_as_an_edit_does_it(
             row = order(data)[i]
             drawing = data.images[row].permute(1, 2, 0).numpy()
             assert np.array_equal(drawings[i].permute(1, 2, 0), drawing)
-            asked = {"style": data.styles[int(data.style_labels[row])], "box": boxes[i], "seed": i, "top_k": 5}
+            asked: dict[str, Any] = {
+                "style": data.styles[int(data.style_labels[row])],
+                "box": boxes[i],
+                "seed": i,
+                "top_k": 5,
+            }
             for paste, images in ((True, pasted), (False, unpasted)):
                 (edited,) = pipe.edit(drawing, data.classes[int(data.labels[row])], paste=paste, **asked)
                 assert np.array_equal(images[i].permute(1, 2, 0), np.asarray(edited))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -96,7 +96,7 @@ def evaluate(
             other = None if against is None else _load(against, device, dtype, alone=True)
             subject = replace(subjects[0], defaults={**subjects[0].defaults, **sampling})
             judge = _judge(classifier, subject)
-            asked = {"generated": generated, "painting": painting, "skip_small": skip_small}
+            asked: dict[str, Any] = {"generated": generated, "painting": painting, "skip_small": skip_small}
             report = measure(subject, data, split, progress, judge=judge, against=other, **asked)
             told, shown = report.to_dict(), text(report)
             if place is not None:
@@ -119,8 +119,8 @@ def _check_options(
     """Refuse options that would be ignored, before any work is done."""
     from nextscale.errors import InputError
 
-    alone = {"--classifier": classifier, "--against": against, "--generated": generated, "--painting": painting}
-    alone["--out"] = place
+    alone: dict[str, Any] = {"--classifier": classifier, "--against": against, "--generated": generated}
+    alone |= {"--painting": painting, "--out": place}
     named = [option for option, value in alone.items() if value]
     if len(names) > 1 and named:
         raise InputError(f"{named[0]} is for one model, and {len(names)} were named; expected one, or no {named[0]}")

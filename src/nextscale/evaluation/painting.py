@@ -137,7 +137,7 @@ def judge_painting(
     again = torch.cat(
         [_bytes((one + 1) / 2) for one in reconstructed(subject.tokenizer, [maps[rows] for maps in tokens])]
     )
-    reports, pictures = [], {}
+    reports, pictures = list[BoxesReport](), dict[str, tuple[Tensor, ...]]()
     for name, boxes in boxes_of(data.resolution, len(rows)).items():
         regions = [_region(drawing, box) for drawing, box in zip(drawings, boxes, strict=True)]
         with show(f"painting, {name}", "images") as step:

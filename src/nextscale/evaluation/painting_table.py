@@ -20,7 +20,7 @@ def painting_text(report: PaintingReport, on: str, judge: str) -> str:
         "± one standard error (drawings of one family count as one, differences are paired); border / inside: steps "
         "from pixel to pixel across the border of the box, by those inside",
     ]
-    boxes, first = report.boxes, report.boxes[0]
+    boxes = report.boxes
 
     def row(title: str, means: Callable[[BoxesReport], Mean], show: Callable[[Mean], str]) -> tuple[str, ...]:
         return title, *(show(means(one)) for one in boxes)
@@ -31,11 +31,13 @@ def painting_text(report: PaintingReport, on: str, judge: str) -> str:
         row("PSNR outside, painted, without paste, dB", lambda one: one.outside, _plain),
         row("difference, dB", lambda one: one.outside_difference, _signed),
     ]
-    rows += [
-        row(f"class recognised, {name}", lambda one, n=name: one.recognised[n], _share) for name in first.recognised
+    tables: list[tuple[str, Callable[[BoxesReport], dict[str, Mean]], Callable[[Mean], str]]] = [
+        ("class recognised, ", lambda one: one.recognised, _share),
+        ("painted, above a ", lambda one: one.above, _more),
+        ("border / inside, ", lambda one: one.seams, _plain),
     ]
-    rows += [row(f"painted, above a {name}", lambda one, n=name: one.above[n], _more) for name in first.above]
-    rows += [row(f"border / inside, {name}", lambda one, n=name: one.seams[n], _plain) for name in first.seams]
+    for title, means, show in tables:
+        rows += [(title + name, *(show(means(one)[name]) for one in boxes)) for name in means(boxes[0])]
     return "\n".join([*lines, aligned(rows)])
 
 
