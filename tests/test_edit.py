@@ -203,7 +203,7 @@ def test_what_a_stranger_writes_of_an_edit_is_checked(one: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("asked", "error", "sentence"),
     [
-        ({"rule": "soft"}, InputError, "rule is 'soft'; expected cover, official, canvases"),
+        ({"rule": "soft"}, InputError, "rule is 'soft'; expected one of cover, official, canvases"),
         ({"blank": 1}, InputError, "blank is 1; it must be True or False"),
         ({"paste": "no"}, InputError, "paste is 'no'; it must be True or False"),
         ({"guidance_scale": 2.0}, InputError, "guidance_scale is 2.0, but nothing says what to paint"),

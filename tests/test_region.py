@@ -169,7 +169,7 @@ def test_of_several_frames_the_first_is_taken_which_is_said(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({}, "nothing was given; expected one of mask_image, box and outpaint"),
+        ({}, "nothing says where to paint; expected one of mask_image, box and outpaint"),
         (
             {"box": (0, 0, 1, 1), "outpaint": {"left": 1}},
             "box and outpaint were given; expected one of mask_image, box and outpaint",

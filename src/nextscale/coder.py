@@ -44,7 +44,7 @@ class Coder:
                 f"the pictures become {h}x{w} and {height}x{width} pixels (height x width); expected one size at once"
             )
         with torch.inference_mode():
-            latents = [self.tokenizer.latent(self._pixels(one, wanted[0]).to(self._place)) for one in pictures]
+            latents = [self.tokenizer.latent(pixels_of(one, self.tokenizer, wanted[0])) for one in pictures]
             found = [self.tokenizer.encode(latent, wanted[0]).tokens for latent in latents]
         return [torch.cat(maps) for maps in zip(*found, strict=True)]
 
@@ -94,10 +94,12 @@ class Coder:
         """Height and width in pixels of the images, where nothing else is asked for."""
         return self.tokenizer.pixels()
 
-    def _pixels(self, image: Image.Image, schedule: ScaleSchedule) -> Tensor:
-        array = np.asarray(fit(image, self.tokenizer.pixels(schedule)), np.float32) / 127.5 - 1
-        return torch.from_numpy(array).permute(2, 0, 1)[None].to(next(self.tokenizer.parameters()).dtype)
-
     @property
     def _place(self) -> torch.device:
         return next(self.tokenizer.parameters()).device
+
+
+def pixels_of(image: Image.Image, tokenizer: Tokenizer, schedule: ScaleSchedule) -> Tensor:
+    """A picture as a tokenizer encodes it on a schedule, fitted to its size: (1, 3, H, W) in [-1, 1], on its device."""
+    array = np.asarray(fit(image, tokenizer.pixels(schedule)), np.float32) / 127.5 - 1
+    return torch.from_numpy(array).permute(2, 0, 1)[None].to(next(tokenizer.parameters()))

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from nextscale.call import GIVEN, Call, understood
-from nextscale.coder import Coder
+from nextscale.coder import Coder, pixels_of
 from nextscale.conditions.base import Conditioner
 from nextscale.errors import InputError, PlanError, quoted
+from nextscale.given import Given
 from nextscale.habits import CALL
 from nextscale.methods.paint import RULES, given_of, paint
 from nextscale.models.base import NextScaleModel
@@ -28,8 +29,10 @@ from nextscale.recipe import Recipe
 from nextscale.region import Region, region_of
 from nextscale.request import Labels
 from nextscale.results import GenerationResult, OutputType, StreamEvent, to_pil
+from nextscale.scales import ScaleSchedule
 from nextscale.state import Callback
 from nextscale.tokenfile import Picture
+from nextscale.tokenizers.base import Tokenizer
 from nextscale.values import plain
 
 ASKED = (
@@ -138,7 +141,7 @@ class Editor(Coder, ABC):
         """The call of an edit; its part holds what is kept of the picture."""
         blank, paste = plain(blank), plain(paste)
         if not isinstance(rule, str) or rule not in RULES:
-            raise InputError(f"rule is {quoted(rule)}; expected {', '.join(RULES)}")
+            raise InputError(f"rule is {quoted(rule)}; expected one of {', '.join(RULES)}")
         if not isinstance(blank, bool | None) or not isinstance(paste, bool):
             name, value = ("paste", paste) if isinstance(blank, bool | None) else ("blank", blank)
             raise InputError(f"{name} is {quoted(value)}; it must be True or False")
@@ -148,11 +151,8 @@ class Editor(Coder, ABC):
         if blank is None:
             shown = any(value not in (None, "") for entry in call.request.entries for value in entry.values())
             blank = shown and outpaint is None and rule != "official"
-        size = self.tokenizer.pixels(plan.schedule)
-        window = region.window(size)
-        picture, mask = region.cut(window, size, blank)
-        pixels = self._pixels(picture, plan.schedule).to(self._place)
-        given = given_of(self.tokenizer, pixels, torch.from_numpy(mask), plan.schedule, rule)
+        given = kept_of(self.tokenizer, [region], plan.schedule, rule, blank)
+        window = region.window(self.tokenizer.pixels(plan.schedule))
 
         def finished(images: Tensor) -> Tensor:
             whole = [np.asarray(region.put_back(one, window, paste)) for one in to_pil(images)]
@@ -194,11 +194,23 @@ class Editor(Coder, ABC):
             if "guidance_scale" in sampling:
                 raise InputError(
                     f"guidance_scale is {quoted(sampling['guidance_scale'])}, but nothing says what to paint; expected "
-                    "class_labels or a prompt, or no guidance_scale"
+                    "a class or words, or no guidance_scale"
                 )
             return replace(self.plan(guidance_scale=1.0, **sampling), branches=((),))
 
         return make
+
+
+def kept_of(
+    tokenizer: Tokenizer, regions: Sequence[Region], schedule: ScaleSchedule, rule: str = "cover", blank: bool = True
+) -> Given:
+    """What an edit keeps of pictures, one for each image that is drawn: the part that a painting plan names. Windows of
+    all regions have one size; rule, blank: see :meth:`Editor.edit`.
+    """
+    size = tokenizer.pixels(schedule)
+    seen = [region.cut(region.window(size), size, blank) for region in regions]
+    pixels = torch.cat([pixels_of(picture, tokenizer, schedule) for picture, _ in seen])
+    return given_of(tokenizer, pixels, torch.from_numpy(np.stack([mask for _, mask in seen])), schedule, rule)
 
 
 def _edit_of(edit: Mapping[str, Any], image: Picture | None, mask_image: Any) -> dict[str, Any]:

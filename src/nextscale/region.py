@@ -107,8 +107,8 @@ def region_of(image: Any, mask_image: Any = None, box: Any = None, outpaint: Any
     ways = {"mask_image": mask_image, "box": box, "outpaint": outpaint}
     named = [name for name, value in ways.items() if value is not None]
     if len(named) != 1:
-        found = f"{' and '.join(named)} were" if named else "nothing was"
-        raise InputError(f"{found} given; expected one of mask_image, box and outpaint, which says where to paint")
+        found = f"{' and '.join(named)} were given" if named else "nothing says where to paint"
+        raise InputError(f"{found}; expected one of mask_image, box and outpaint")
     picture = _read(image, "picture")
     source: dict[str, Any] = {"image": _digest(np.asarray(picture))}
     if mask_image is not None:

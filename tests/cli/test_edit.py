@@ -81,7 +81,7 @@ def test_what_of_a_file_is_not_taken_is_said_once(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "nothing was given; expected one of --mask, --box and --outpaint, which says where to paint"),
+        ([], "nothing says where to paint; expected one of --mask, --box and --outpaint"),
         (
             ["--box", "1,1,2,2", "--mask", "mask.png"],
             "--mask and --box were given; expected one of --mask, --box and --outpaint",
@@ -95,7 +95,7 @@ def test_what_of_a_file_is_not_taken_is_said_once(
         (["--mask", "none.png"], "there is no file none.png; expected a picture"),
         (["--outpaint", "left=2,left=3"], "--outpaint is 'left=2,left=3'; expected sides and whole pixels"),
         (["--outpaint", "up=2"], "--outpaint is 'up=2'; expected sides and whole pixels"),
-        (["--box", "1,1,2,2", "--rule", "soft"], "rule is 'soft'; expected cover, official, canvases"),
+        (["--box", "1,1,2,2", "--rule", "soft"], "rule is 'soft'; expected one of cover, official, canvases"),
         (["--box", "1,1,2,2", "-c", "flag", "cat"], "words ('cat') and --class were both given; expected one of them"),
         (["--box", "1,1,2,2", "--guidance-scale", "3"], "guidance_scale is 3.0, but nothing says what to paint"),
         (["--box", "1,1,2,2", "--style", "noto"], "style is ['noto'], but no branch of the plan sees anything"),

@@ -176,6 +176,33 @@ def test_a_classifier_judges_and_pictures_are_written(
     assert told["generated"]["source"]["images"] == 36
 
 
+def test_drawings_are_painted_in(
+    nextscale: Command, styled_model: Path, emoji: Path, classifier: Path, tmp_path: Path
+) -> None:
+    words = ("evaluate", styled_model, "--data", emoji, "--dtype", "float32", "--classifier", classifier, "--painting")
+    done = nextscale(*words, "--out", "pictures", "--top-k", 5)
+    assert done.code == 0, done.err
+    for shown in (
+        "Painting: a box of 36 drawings painted anew as what they are, seeds 0 to 35, top_k 5",
+        "painted, above a box of the mean colour",
+        "border / inside, painted, without paste",
+        "random boxes: class recognised, above a white box",
+    ):
+        assert shown in done.out
+    for name in ("painting, centre box", "painting, random boxes"):
+        assert (tmp_path / "pictures" / f"{name}.png").is_file()
+    told = json.loads(nextscale(*words, "--json").out)
+    assert [one["name"] for one in told["painting"]["boxes"]] == ["centre box", "random boxes"]
+    assert told["painting"]["boxes"][0]["recognised"]["white box"]["images"] == 36
+
+
+def test_a_tokenizer_alone_cannot_paint(nextscale: Command, pictures: Path, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "export", {"tokenizer": tiny_tokenizer()})
+    done = nextscale("evaluate", "export", "--data", pictures, "--painting")
+    assert (done.code, done.out) == (2, "")
+    assert "is a tokenizer alone; expected a model with a generator to paint with" in done.err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -186,6 +213,7 @@ def test_a_classifier_judges_and_pictures_are_written(
         (("--top-p", "0.5"), "--top-p is for generated images; expected --generated with their number"),
         (("--out", "pictures"), "--out pictures is for pictures of generated images; expected --generated"),
         (("other", "--against", "third"), "--against is for one model, and 2 were named"),
+        (("other", "--painting"), "--painting is for one model, and 2 were named; expected one, or no --painting"),
         (("--classifier", "none"), "there is no model 'none'"),
         (("--against", "none"), "there is no model 'none'"),
         (("--split", "train", "--generated", "9", "--classifier", "CLASSIFIER"), "generated images are held against"),

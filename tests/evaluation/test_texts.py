@@ -125,3 +125,13 @@ def test_tokenizers_of_bits_and_of_codes_stand_side_by_side(reader: Subject, wor
     report = evaluate(replace(reader, model=None, conditioner=None), world / "pictures", against=codes)
     assert "reader revision" in table(report, "Bits: 6 in a token")
     assert "codes revision" in table(report, "Codebook: ")
+
+
+def test_a_model_of_texts_paints_what_the_captions_say(reader: Subject, world: Path) -> None:
+    report = evaluate(reader, world / "pictures", painting=True)
+    assert report.painting is not None
+    assert report.painting.unjudged == "no classifier is at hand"
+    assert report.painting.source == report.generator.source  # type: ignore[union-attr]
+    assert "difference, dB" in table(report, "Painting")
+    assert "painted" not in report.to_dict()
+    assert len(report.to_dict()["painting"]["boxes"]) == 2

@@ -154,7 +154,7 @@ def test_the_official_rule_keeps_what_the_official_procedure_keeps(run: str) -> 
 
 def test_masks_and_rules_that_are_none_are_refused() -> None:
     images = torch.zeros(1, 3, 16, 16)
-    with pytest.raises(InputError, match="rule is 'soft'; expected cover, official, canvases"):
+    with pytest.raises(InputError, match="rule is 'soft'; expected one of cover, official, canvases"):
         given_of(tiny_tokenizer(), images, torch.ones(4, 4), rule="soft")
     for shape in ((4,), (0, 4), (1, 1, 4, 4)):
         with pytest.raises(InputError, match=r"the mask has the shape \(.*\); expected \(h, w\) or \(B, h, w\)"):

@@ -149,8 +149,8 @@ def _check_region(picture: Path, where: dict[str, Any], repeats: bool) -> None:
 
     if len(where) != 1 and not repeats:
         named = ["--" + name.removesuffix("_image") for name in where]
-        found = f"{' and '.join(named)} were" if named else "nothing was"
-        raise InputError(f"{found} given; expected one of --mask, --box and --outpaint, which says where to paint")
+        found = f"{' and '.join(named)} were given" if named else "nothing says where to paint"
+        raise InputError(f"{found}; expected one of --mask, --box and --outpaint")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the picture is edited
         region_of(picture, **(where or {"box": (0, 0, 1, 1)}))

@@ -1,12 +1,12 @@
 """``nextscale evaluate``: how well a tokenizer keeps pictures, how well a generator predicts their tokens, what a
-classifier says of what it draws; several models side by side.
+classifier says of what it draws, how it paints in pictures; several models side by side.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,8 +54,12 @@ def evaluate(
         str | None, typer.Option(help="Another tokenizer (a bundled model or a checkpoint) to measure beside it.")
     ] = None,
     generated: Annotated[int, typer.Option(help="Images to generate and have judged by the classifier.")] = 0,
+    painting: Annotated[
+        bool, typer.Option("--painting", help="Paint a box of 200 drawings anew, and hold them against what they were.")
+    ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for pictures: generated images beside their nearest training images.")
+        Path | None,
+        typer.Option(help="Folder for pictures: generated images beside their nearest training images, and painting."),
     ] = None,
     overwrite: Overwrite = False,
     guidance_scale: GuidanceScale = None,
@@ -82,7 +86,7 @@ def evaluate(
     names = models or [DEFAULT_MODEL]
     sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
     place = None if out is None else Pictures(out, overwrite)
-    _check_options(names, classifier, against, generated, place, sampling)
+    _check_options(names, classifier, against, generated, painting, place, sampling)
     subjects = [_load(name, device, dtype) for name in names]
     with remarks():
         if len(subjects) > 1:
@@ -92,9 +96,8 @@ def evaluate(
             other = None if against is None else _load(against, device, dtype, alone=True)
             subject = replace(subjects[0], defaults={**subjects[0].defaults, **sampling})
             judge = _judge(classifier, subject)
-            report = measure(
-                subject, data, split, progress, judge=judge, against=other, generated=generated, skip_small=skip_small
-            )
+            asked: dict[str, Any] = {"generated": generated, "painting": painting, "skip_small": skip_small}
+            report = measure(subject, data, split, progress, judge=judge, against=other, **asked)
             told, shown = report.to_dict(), text(report)
             if place is not None:
                 _save_pictures(report, place)
@@ -109,19 +112,22 @@ def _check_options(
     classifier: str | None,
     against: str | None,
     generated: int,
+    painting: bool,
     place: Pictures | None,
     sampling: dict[str, float],
 ) -> None:
     """Refuse options that would be ignored, before any work is done."""
     from nextscale.errors import InputError
 
-    alone = {"--classifier": classifier, "--against": against, "--generated": generated, "--out": place}
+    alone: dict[str, Any] = {"--classifier": classifier, "--against": against, "--generated": generated}
+    alone |= {"--painting": painting, "--out": place}
     named = [option for option, value in alone.items() if value]
     if len(names) > 1 and named:
         raise InputError(f"{named[0]} is for one model, and {len(names)} were named; expected one, or no {named[0]}")
-    if sampling and not generated:
+    drawn = generated or painting
+    if sampling and not drawn:
         option = next(iter(sampling)).replace("_", "-")
-        raise InputError(f"--{option} is for generated images; expected --generated with their number")
+        raise InputError(f"--{option} is for generated images; expected --generated with their number, or --painting")
     if not 0 <= generated <= MOST_GENERATED:
         raise InputError(
             f"--generated is {generated}; expected a number of images up to {MOST_GENERATED:,}, 0 for none"
@@ -129,11 +135,13 @@ def _check_options(
     if place is not None:
         from nextscale.evaluation.curves import check_curves
 
-        if not generated:
+        if not drawn:
             raise InputError(
-                f"--out {place.out} is for pictures of generated images; expected --generated with their number"
+                f"--out {place.out} is for pictures of generated images; expected --generated with their number, or "
+                "--painting"
             )
-        check_curves()
+        if generated:
+            check_curves()
         place.check_count(2)
         place.check()
 
@@ -189,8 +197,11 @@ def _judge(name: str | None, subject: Subject) -> Judge | None:
 
 
 def _save_pictures(report: Report, place: Pictures) -> None:
-    """Generated images beside their nearest training images, and the curves of nearest distances."""
-    assert report.neighbours is not None
-    neighbours = report.neighbours
-    for name, picture in (("nearest", neighbours.picture()), ("distances", neighbours.curve())):
+    """Generated images beside their nearest training images, and the curves of nearest distances; drawings before and
+    after they were painted in.
+    """
+    pictures = {} if report.painted is None else report.painted.sheets()
+    if report.neighbours is not None:
+        pictures |= {"nearest": report.neighbours.picture(), "distances": report.neighbours.curve()}
+    for name, picture in pictures.items():
         remark(f"{name}: {place.save(picture, name)}")

@@ -20,6 +20,7 @@ from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.errors import InputError
 from nextscale.evaluation.generated import GeneratedReport, judge_generated
 from nextscale.evaluation.nearest import NearestPictures
+from nextscale.evaluation.painting import PaintedPictures, PaintingReport, judge_painting
 from nextscale.evaluation.speed import forward_flops, matmul_peak
 from nextscale.evaluation.subject import (
     Judge,
@@ -73,8 +74,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was measured, and on what. ``settings`` is plain data; ``neighbours`` is what pictures are made
-    of, and no part of the numbers.
+    """Everything that was measured, and on what. ``settings`` is plain data; ``neighbours`` and ``painted`` are what
+    pictures are made of, and no part of the numbers.
     """
 
     settings: dict[str, Any]
@@ -84,6 +85,8 @@ class Report:
     generator: GeneratorReport | None = None
     generated: GeneratedReport | None = None
     neighbours: NearestPictures | None = None
+    painting: PaintingReport | None = None
+    painted: PaintedPictures | None = None
 
     @property
     def bars(self) -> tuple[Bar, ...]:
@@ -104,12 +107,14 @@ class Report:
             bars.append(Bar("class recognised, ratio", self.generated.class_ratio.value, CLASS_BAR))
         if self.generated and self.generated.style_ratio:
             bars.append(Bar("style recognised, ratio", self.generated.style_ratio.value, STYLE_BAR))
+        if self.painting:
+            bars += [Bar(*bar) for bar in self.painting.bars()]
         return tuple(bars)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: everything the table shows."""
-        whole = asdict(replace(self, neighbours=None))
-        del whole["neighbours"]
+        whole = asdict(replace(self, neighbours=None, painted=None))
+        del whole["neighbours"], whole["painted"]
         return whole | {"bars": [asdict(bar) | {"met": bar.met} for bar in self.bars]}
 
 
@@ -122,18 +127,20 @@ def evaluate(
     judge: Judge | None = None,
     against: Subject | None = None,
     generated: int = 0,
+    painting: bool = False,
     skip_small: bool = False,
 ) -> Report:
     """Measure ``subject`` (modules in evaluation mode) on a split of the data in ``folder`` (see ``load_data``).
 
     judge: a classifier to measure distances with; against: another tokenizer to measure as well; generated: how many
-    images to draw and judge, for the held-out split only; skip_small: leave out images smaller than the resolution.
+    images to draw and judge, for the held-out split only; painting: whether to paint in images of the split, and hold
+    them against what they were; skip_small: leave out images smaller than the resolution.
     Raises ``InputError`` if there is no such folder or split, the images do not fit the tokenizers' resolution, the
     model or the classifier does not know the data's classes, or images are to be judged without a generator or a judge.
     """
     check_split(split)
     existing_folder(folder)
-    _check(subject, split, judge, against, generated)
+    _check(subject, split, judge, against, generated, painting)
     resolution = square_resolution(subject.tokenizer)
     read = partial(load_data, folder, resolution, skip_small=skip_small, captions=subject.reads_captions)
     data = read(split)
@@ -150,6 +157,10 @@ def evaluate(
         assert judge is not None
         judged, neighbours = judge_generated(subject, judge, folder, data, train, generated, progress)
         report = replace(report, generated=judged, neighbours=neighbours)
+    if painting:
+        assert shown is not None
+        painted = judge_painting(subject, judge, folder, data, tokens[0], shown[0], progress)
+        report = replace(report, painting=painted[0], painted=painted[1])
     return report
 
 
@@ -162,7 +173,9 @@ class EncodedSplit:
     shown: Callable[[Tensor], Features]
 
 
-def _check(subject: Subject, split: str, judge: Judge | None, against: Subject | None, generated: int) -> None:
+def _check(
+    subject: Subject, split: str, judge: Judge | None, against: Subject | None, generated: int, painting: bool
+) -> None:
     """Refuse what cannot be measured before any work is done."""
     resolution = square_resolution(subject.tokenizer)
     if against is not None and square_resolution(against.tokenizer) != resolution:
@@ -170,6 +183,8 @@ def _check(subject: Subject, split: str, judge: Judge | None, against: Subject |
         raise InputError(
             f"{against.name} keeps images of {other} pixels; expected {resolution}, as {subject.name} does"
         )
+    if painting and subject.model is None:
+        raise InputError(f"{subject.name} is a tokenizer alone; expected a model with a generator to paint with")
     if not generated:
         return
     if subject.model is None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from nextscale.evaluation.columns import aligned
 from nextscale.evaluation.generated import GeneratedReport
+from nextscale.evaluation.painting_table import painting_text
 from nextscale.evaluation.report import GeneratorReport, Report
 from nextscale.evaluation.subject import Sample
 from nextscale.evaluation.tokenizer_report import Named, StyleQuality, TokenizerReport
@@ -33,6 +34,9 @@ def text(report: Report) -> str:
         parts.append(_generator(report, report.generator))
     if report.generated is not None:
         parts.append(_generated(report, report.generated))
+    if report.painting is not None:
+        painting = report.painting
+        parts.append(painting_text(painting, _on(report, painting.source, report.tokenizer), _judge(report)))
     return "\n\n".join([*parts, _bars(report)] if report.bars else parts)
 
 
@@ -140,7 +144,7 @@ def _generated(report: Report, g: GeneratedReport) -> str:
 def _bars(report: Report) -> str:
     rows = [("bar", "measured", "at least", "")]
     for bar in report.bars:
-        rows.append((bar.name, f"{bar.value:.3f}", f"{bar.at_least:g}", "pass" if bar.met else "miss"))
+        rows.append((bar.name, f"{bar.value:.3f}", f"{bar.at_least:.3g}", "pass" if bar.met else "miss"))
     return f"Bars of the bundled model\n{aligned(rows)}"
 
 

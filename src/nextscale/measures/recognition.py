@@ -59,13 +59,18 @@ def recognition(
     if not real:
         return None
     apart = weights * (real_hits.double() - (right / there.clamp_min(1))[real_labels])
-    numbers = {family: i for i, family in enumerate(dict.fromkeys(families))}
-    of_family = torch.tensor([numbers[family] for family in families])
-    sums = torch.zeros(len(numbers), dtype=torch.float64).index_add(0, of_family, apart)
-    generated, real_error = Rate.of(hits), float(sums.square().sum()) ** 0.5
+    generated, real_error = Rate.of(hits), error_by_family(apart, families)
     value = generated.value / real
     error = (generated.error**2 + (value * real_error) ** 2) ** 0.5 / real
     return Ratio(generated, Rate(real, real_error, int((weights > 0).sum())), value, error)
+
+
+def error_by_family(apart: Tensor, families: Sequence[str]) -> float:
+    """The standard error of a sum of numbers whose deviations are ``apart`` (N,), with families as independent."""
+    numbers = {family: i for i, family in enumerate(dict.fromkeys(families))}
+    of_family = torch.tensor([numbers[family] for family in families])
+    sums = torch.zeros(len(numbers), dtype=torch.float64).index_add(0, of_family, apart.double())
+    return float(sums.square().sum()) ** 0.5
 
 
 def wide_classes(labels: Tensor, families: Sequence[str]) -> Tensor:

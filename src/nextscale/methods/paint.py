@@ -53,7 +53,7 @@ def given_of(
     Raises ``InputError`` for another rule, or a mask of another shape.
     """
     if rule not in RULES:
-        raise InputError(f"rule is {quoted(rule)}; expected {', '.join(RULES)}")
+        raise InputError(f"rule is {quoted(rule)}; expected one of {', '.join(RULES)}")
     schedule = schedule or tokenizer.schedule
     kept = shares(repaint, schedule.grid) < HALF
     with torch.no_grad():
