@@ -53,9 +53,15 @@ def evaluate(
     against: Annotated[
         str | None, typer.Option(help="Another tokenizer (a bundled model or a checkpoint) to measure beside it.")
     ] = None,
-    generated: Annotated[int, typer.Option(help="Images to generate and have judged by the classifier.")] = 0,
+    generated: Annotated[
+        int | None,
+        typer.Option(
+            help="Images to generate and have judged by the classifier; 0 by default, for emoji drawn from text 400 "
+            "for each bar."
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for pictures: generated images beside their nearest training images.")
+        Path | None, typer.Option(help="Folder for pictures: generated images beside the real ones nearest to them.")
     ] = None,
     overwrite: Overwrite = False,
     guidance_scale: GuidanceScale = None,
@@ -75,6 +81,7 @@ def evaluate(
     from nextscale.data.images import check_split, existing_folder
     from nextscale.evaluation.compare import compare, comparison_text
     from nextscale.evaluation.report import evaluate as measure
+    from nextscale.evaluation.report import images_to_draw
     from nextscale.evaluation.table import text
 
     check_split(split)
@@ -82,7 +89,7 @@ def evaluate(
     names = models or [DEFAULT_MODEL]
     sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
     place = None if out is None else Pictures(out, overwrite)
-    _check_options(names, classifier, against, generated, place, sampling)
+    _check_options(names, classifier, against, generated, place)
     subjects = [_load(name, device, dtype) for name in names]
     with remarks():
         if len(subjects) > 1:
@@ -92,6 +99,7 @@ def evaluate(
             other = None if against is None else _load(against, device, dtype, alone=True)
             subject = replace(subjects[0], defaults={**subjects[0].defaults, **sampling})
             judge = _judge(classifier, subject)
+            _check_drawn(images_to_draw(subject, data, split, judge, generated), place, sampling)
             report = measure(
                 subject, data, split, progress, judge=judge, against=other, generated=generated, skip_small=skip_small
             )
@@ -105,12 +113,7 @@ def evaluate(
 
 
 def _check_options(
-    names: list[str],
-    classifier: str | None,
-    against: str | None,
-    generated: int,
-    place: Pictures | None,
-    sampling: dict[str, float],
+    names: list[str], classifier: str | None, against: str | None, generated: int | None, place: Pictures | None
 ) -> None:
     """Refuse options that would be ignored, before any work is done."""
     from nextscale.errors import InputError
@@ -119,17 +122,23 @@ def _check_options(
     named = [option for option, value in alone.items() if value]
     if len(names) > 1 and named:
         raise InputError(f"{named[0]} is for one model, and {len(names)} were named; expected one, or no {named[0]}")
-    if sampling and not generated:
-        option = next(iter(sampling)).replace("_", "-")
-        raise InputError(f"--{option} is for generated images; expected --generated with their number")
-    if not 0 <= generated <= MOST_GENERATED:
+    if generated is not None and not 0 <= generated <= MOST_GENERATED:
         raise InputError(
             f"--generated is {generated}; expected a number of images up to {MOST_GENERATED:,}, 0 for none"
         )
+
+
+def _check_drawn(images: int, place: Pictures | None, sampling: dict[str, float]) -> None:
+    """Refuse what is for generated images where there are none, and a place where nothing can be written."""
+    from nextscale.errors import InputError
+
+    if sampling and not images:
+        option = next(iter(sampling)).replace("_", "-")
+        raise InputError(f"--{option} is for generated images; expected --generated with their number")
     if place is not None:
         from nextscale.evaluation.curves import check_curves
 
-        if not generated:
+        if not images:
             raise InputError(
                 f"--out {place.out} is for pictures of generated images; expected --generated with their number"
             )
@@ -189,8 +198,11 @@ def _judge(name: str | None, subject: Subject) -> Judge | None:
 
 
 def _save_pictures(report: Report, place: Pictures) -> None:
-    """Generated images beside their nearest training images, and the curves of nearest distances."""
-    assert report.neighbours is not None
-    neighbours = report.neighbours
-    for name, picture in (("nearest", neighbours.picture()), ("distances", neighbours.curve())):
+    """Generated images beside their nearest training images, and the curves of nearest distances; emoji drawn from text
+    beside their own drawings.
+    """
+    pictures = {name: sheet.picture() for name, sheet in report.sheets.items()}
+    if report.neighbours is not None:
+        pictures |= {"nearest": report.neighbours.picture(), "distances": report.neighbours.curve()}
+    for name, picture in pictures.items():
         remark(f"{name}: {place.save(picture, name)}")
