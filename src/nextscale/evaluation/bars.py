@@ -37,8 +37,6 @@ FIVE_BAR, FIRST_BAR, CELL_BAR, STYLE_BAR, ORDER_BAR, NEGATIVE_BAR = 0.7, 0.45, 0
 real drawings; (f) nearer to the own drawing than to the twin's; (g) what a negative prompt may leave."""
 SEEN, CELLS, FAMILIES = "seen emoji in seen styles", "held-out cells", "held-out families"
 SHORT = {SEEN: "seen", CELLS: "cells", FAMILIES: "families"}
-LEAST = 1e-12
-"""What a share that something is divided by is at least."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +110,15 @@ class BarsReport:
         bars = [bar for one in self.retrievals for bars in (_found(one), _styled(one), _apart(one)) for bar in bars]
         if self.order is not None:
             bars.append(Bar("(f) nearer to its own drawing than to its twin's", self.order.drawn.value, ORDER_BAR))
-        if self.negative is not None:
-            left = self.negative.given.value / max(LEAST, self.negative.alone.value)
+        if self.negative is not None and self.negative.alone.value:
+            left = self.negative.given.value / self.negative.alone.value
             bars.append(Bar("(g) recognised as Twemoji, with that negative prompt / without", left, None, NEGATIVE_BAR))
         return tuple(sorted(bars, key=lambda bar: bar.name[:3]))
 
 
 def _ratio(name: str, drawn: Share, other: Share, at_least: float) -> Bar:
-    return Bar(name, drawn.value / max(LEAST, other.value), at_least)
+    """Where the other share is 0, as that of a tokenizer which keeps nothing, nothing is reached."""
+    return Bar(name, drawn.value / other.value if other.value else 0.0, at_least)
 
 
 def _found(found: Retrieval) -> Iterator[Bar]:
@@ -199,7 +198,7 @@ def judge_bars(
         left_out.append("the classifier does not know the styles of the set: (c) is left out")
     if order is None:
         left_out.append("no two names of seen emoji have the same words in another order: (f) is left out")
-    if negative is None:
+    if negative is None or not negative.alone.value:
         left_out.append(f"{_no_negative(bench, negatives)}: (g) is left out")
     found = (tuple(retrievals), order, negation, negative, tuple(left_out))
     return BarsReport(SEEDS, sampling, *found), sheets
@@ -243,4 +242,6 @@ def _no_negative(bench: Bench, negatives: bool) -> str:
         return "negative prompts have no say with these settings (guidance scale 1, say)"
     if STYLE not in bench.drawings.styles:
         return f"the set is not drawn in the style {STYLE}"
-    return "the classifier does not know the styles of the set"
+    if not bench.knows_styles:
+        return "the classifier does not know the styles of the set"
+    return f"no picture of a prompt without a style is recognised as {STYLE}"

@@ -97,6 +97,11 @@ class Bench:
     def drawings(self) -> Drawings:
         return self.galleries.drawings
 
+    @property
+    def knows_styles(self) -> bool:
+        """Whether the classifier knows the styles of the set."""
+        return set(self.drawings.styles) <= set(self.judge.network.config.styles)
+
     def drawn(self, prompts: Prompts, title: str) -> Drawn:
         """Pictures of prompts, each with ``SEEDS`` seeds."""
         with self.show(f"drawing {title}", "images") as step:
@@ -142,7 +147,7 @@ class Bench:
         """
         network = self.judge.network
         known = network.config.styles
-        if not set(self.drawings.styles) <= set(known):
+        if not self.knows_styles:
             return None
         with torch.no_grad():
             logits = network.named(features.flatten(0, 1).to(_device(self.judge))).styles

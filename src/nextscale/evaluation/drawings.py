@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nextscale.data.captions import require_captions, spoken
+from nextscale.data.captions import short
+from nextscale.data.emoji_captions import captions_of
 from nextscale.data.emoji_cells import is_flag, sides
 from nextscale.data.emoji_reader import read_metadata
 from nextscale.data.images import ImageData
@@ -36,17 +37,15 @@ class Drawings:
 
     @classmethod
     def of(cls, folder: Path | str, heldout: ImageData, train: ImageData) -> Drawings:
-        """Of an emoji set whose two sides were read with captions."""
+        """Of an emoji set, whose two sides were read with captions."""
         records = read_metadata(folder)
         found = sides(records)
         here = torch.tensor([side == "train" for side in found])
         place = torch.where(here, here.cumsum(0), (~here).cumsum(0)) - 1
-        texts = [""] * len(records)
         for data, side in ((train, here), (heldout, ~here)):
-            rows = side.nonzero()[:, 0].tolist()
-            assert [records[row]["name"] for row in rows] == data.names, "the set is split otherwise than its records"
-            for row, one in zip(rows, require_captions(data.captions, "the set"), strict=True):
-                texts[row] = spoken(one, (0, 0))
+            names = [records[row]["name"] for row in side.nonzero()[:, 0].tolist()]
+            assert names == data.names, "the set was not read as it is split for texts"
+        texts = [short(captions_of(record)) for record in records]
 
         def pixels(rows: Tensor) -> Tensor:
             found = [(train if here[row] else heldout).read(place[row, None]) for row in rows]
@@ -108,6 +107,10 @@ class Drawings:
                 record = self.records[row]
                 found[kind, record[kind], record["style"]].append(row)
         return found
+
+    def differ(self, row: int, other: int) -> bool:
+        """Whether two drawings are not the same, pixel by pixel."""
+        return not torch.equal(*self.pixels(torch.tensor([row, other])))
 
     def order(self, row: int, beside: int | None = None) -> int:
         """A hash by which rows are put in order; beside: another row that they are chosen for."""

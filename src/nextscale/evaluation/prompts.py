@@ -103,7 +103,7 @@ def in_turn(drawings: Drawings, rows: Sequence[int], count: int) -> list[int]:
 
 def word_order_twins(drawings: Drawings) -> list[tuple[int, int]]:
     """Rows of emoji and of their twins, whose names have the same words in another order, in a style that both were
-    seen in; those without skin tones first.
+    seen in and that draws them differently; those without skin tones first.
     """
     alike = defaultdict[tuple[str, ...], dict[str, tuple[str, ...]]](dict)
     for record in drawings.records:
@@ -120,7 +120,8 @@ def word_order_twins(drawings: Drawings) -> list[tuple[int, int]]:
                 for style in drawings.styles
             ]
             seen = [(a, b) for a, b in pairs if a is not None and b is not None and _seen(drawings, a, b)]
-            found += [min(seen, key=lambda pair: drawings.order(*pair))] if seen else []
+            ordered = sorted(seen, key=lambda pair: drawings.order(*pair))
+            found += [pair for pair in ordered if drawings.differ(*pair)][:1]
     return sorted(found, key=lambda pair: (bool(drawings.records[pair[0]]["tones"]), drawings.order(pair[0])))
 
 
