@@ -35,11 +35,6 @@ class Faithful(Bench):
 
 
 @pytest.fixture(scope="module")
-def emoji_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cells.draw_cells(tmp_path_factory.mktemp("sets") / "cells")
-
-
-@pytest.fixture(scope="module")
 def drawings(emoji_cells: Path) -> Drawings:
     return Drawings.of(
         emoji_cells, *(load_data(emoji_cells, 16, split, captions=True) for split in ("heldout", "train"))
@@ -248,9 +243,10 @@ def test_a_sheet_shows_pictures_beside_their_own_drawings(bench: Bench, drawings
     sheet = drawing.sheet(drawing.drawn(prompts, SEEN))
     assert torch.equal(sheet.pictures, sheet.own)
     assert torch.equal(sheet.own, sheet.nearest)
-    assert sheet.labels[0][0] == prompts.texts[0]
-    assert {label[1] for label in sheet.labels} == {"its drawing: place 1"}
-    assert sheet.picture().width > 500
+    assert [label[0] for label in sheet.labels] == [label[2] for label in sheet.labels]
+    assert {label[1] for label in sheet.labels} == {f"{style}, place 1" for style in cells.STYLES}
+    assert {label[0] for label in sheet.labels} == {drawings.records[row]["name"] for row in prompts.rows}
+    assert sheet.picture().width > 400
 
 
 def test_the_rows_of_both_sides_read_the_pictures_of_their_records(emoji_cells: Path, drawings: Drawings) -> None:

@@ -59,7 +59,8 @@ def _retrieval(one: Retrieval) -> str:
             f"; near copies of training pictures: {share(one.copies)} (at most {one.threshold:.3f} of the usual "
             "distance of two drawings away, as the nearest hundredth of the held-out drawings has it)"
         )
-    return f"{one.name[0].upper()}{one.name[1:]}: {one.prompts} prompts{copies}\n{aligned(rows)}"
+    many = "" if one.prompts == 1 else "s"
+    return f"{one.name[0].upper()}{one.name[1:]}: {one.prompts} prompt{many}{copies}\n{aligned(rows)}"
 
 
 def _order(report: BarsReport) -> list[str]:

@@ -36,7 +36,8 @@ KIN: Mapping[Kin, str] = {
     "class": "another emoji of the class",
 }
 NO_STYLE, NO_TEXT = "without the style word", "empty prompt"
-SHOWN, PER_ROW = 24, 3
+SHOWN, PER_ROW = 24, 2
+"""Samples of a sheet, and in a row of it."""
 
 Draw = Callable[[Prompts, Step], Tensor]
 """Pictures of prompts, uint8 (S P, 3, H, W): all with one seed after the other."""
@@ -53,9 +54,9 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Some pictures, evenly spread over all, each with its own drawing and the nearest one of its gallery beside it:
-    pictures, own, nearest (N, 3, H, W) uint8, over what was asked for, the place of the own drawing among the nearest
-    and the name of the nearest one.
+    """Some pictures, evenly spread over the prompts, each with its own drawing and the nearest one of its gallery
+    beside it: pictures, own, nearest (N, 3, H, W) uint8, over the emoji that was asked for, the style and the place of
+    the own drawing among the nearest ones, and the name of the nearest one.
     """
 
     pictures: Tensor
@@ -67,7 +68,7 @@ class Sheet:
         """All of it on one page."""
         tiles = to_pil(torch.stack([self.pictures, self.own, self.nearest], 1).flatten(0, 1) / 255)
         labels = [label for three in self.labels for label in three]
-        return grid(tiles, 3 * PER_ROW, factor_for(tiles[0], 128), labels)
+        return grid(tiles, 3 * PER_ROW, factor_for(tiles[0]), labels)
 
 
 @dataclass(frozen=True)
@@ -155,15 +156,18 @@ class Bench:
         return Share.of(said == torch.tensor([known.index(style) for style in styles]))
 
     def sheet(self, drawn: Drawn) -> Sheet:
-        """Some of the pictures, none picked."""
-        prompts, count = drawn.prompts, min(SHOWN, len(drawn.pictures))
-        some = torch.arange(count) * len(drawn.pictures) // count
-        asked = [i % len(prompts) for i in some.tolist()]
-        rows = [prompts.rows[i] for i in asked]
+        """Pictures of some of the prompts, none picked: each with one seed."""
+        prompts = drawn.prompts
+        count = min(SHOWN, len(prompts))
+        asked = torch.arange(count) * len(prompts) // count
+        some = torch.arange(count) % SEEDS * len(prompts) + asked
+        rows = [prompts.rows[i] for i in asked.tolist()]
         at, nearest = self.galleries.nearest(drawn.features.flatten(0, 1)[some], rows)
-        names = [self.drawings.records[row]["name"] for row in nearest.tolist()]
-        places = [f"its drawing: place {place + 1}" for place in at.tolist()]
-        labels = zip((prompts.texts[i] for i in asked), places, (f"nearest: {name}" for name in names), strict=True)
+        records = self.drawings.records
+        labels = [
+            (records[row]["name"], f"{records[row]['style']}, place {place + 1}", records[near]["name"])
+            for row, place, near in zip(rows, at.tolist(), nearest.tolist(), strict=True)
+        ]
         own = self.drawings.pixels(torch.tensor(rows))
         return Sheet(drawn.pictures[some], own, self.drawings.pixels(nearest), tuple(labels))
 
