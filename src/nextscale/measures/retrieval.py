@@ -50,6 +50,8 @@ def nearest_alone(features: Tensor, right: Tensor, drawings: Tensor, others: Ten
 
 
 def _count(features: Tensor, right: Tensor, drawings: Tensor, among: Tensor, ties: bool) -> Tensor:
+    needed = among.any(0).index_fill(0, right, True)  # the others' distances would be for nothing
+    drawings, among, right = drawings[needed], among[:, needed], (needed.cumsum(0) - 1)[right]
     found = []
     for part, row, counted in zip(features.split(ROWS), right.split(ROWS), among.split(ROWS), strict=True):
         distances = torch.cdist(part, drawings, compute_mode="donot_use_mm_for_euclid_dist")
