@@ -8,16 +8,22 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nextscale import load
+from nextscale import Pipeline, load
 from nextscale.checkpoints.load import bundled_names
 from nextscale.checkpoints.store import save_checkpoint
 from nextscale.cli.console import DEFAULT_MODEL
 from nextscale.cli.evaluate import _judge
 from nextscale.conditions.classes import ClassVocabulary
+from nextscale.conditions.text import TextConditioner
 from nextscale.evaluation.subject import Subject
+from nextscale.models.infinity import Infinity, InfinityConfig
 from tests.cli.conftest import Command
+from tests.conditions.tiny_t5 import WIDTH, reference, save_t5
+from tests.evaluation.cells import CLASSES as CELL_CLASSES
+from tests.evaluation.cells import STYLES as CELL_STYLES
+from tests.evaluation.cells import draw_cells
 from tests.evaluation.conftest import draw_emoji, draw_folder, tiny_classifier
-from tests.makers import tiny_m_var, tiny_pipeline, tiny_pipeline_of_styles, tiny_tokenizer
+from tests.makers import SIZES, tiny_bitwise, tiny_m_var, tiny_pipeline, tiny_pipeline_of_styles, tiny_tokenizer
 
 CLASSES = ("cat-face", "animal-bird", "food-fruit", "flag", "tool")  # those of ``tiny_model``
 
@@ -262,3 +268,27 @@ def test_a_class_is_known_however_its_name_is_spelled(nextscale: Command, tmp_pa
     pipe.save_pretrained(tmp_path / "model")
     done = nextscale("evaluate", tmp_path / "model", "--data", pictures, "--device", "cpu", "--json")
     assert done.code == 0, done.err
+
+
+def test_a_model_that_draws_emoji_from_text_has_bars_unless_nobody_wants_them(
+    nextscale: Command, tmp_path: Path
+) -> None:
+    cells = draw_cells(tmp_path / "cells")
+    save_checkpoint(tmp_path / "judge", {"classifier": tiny_classifier(CELL_CLASSES, CELL_STYLES)})
+    save_t5(tmp_path / "encoder")
+    sizes = {"text_width": WIDTH, "text_length": 16, "text_heads": 2, "sizes": SIZES}
+    model = Infinity(InfinityConfig(depth=1, width=16, heads=2, hidden=32, bits=3, **sizes))  # type: ignore[arg-type]
+    Pipeline(tiny_bitwise(), model, TextConditioner(reference(tmp_path / "encoder"))).save_pretrained(tmp_path / "text")
+    words = ("evaluate", "text", "--data", cells, "--dtype", "float32", "--classifier", "judge")
+    done = nextscale(*words, "--generated", 4, "--guidance-scale", 2, "--out", "pictures")
+    assert done.code == 0, done.err
+    for shown in ("text gain on held-out cells", "Held-out cells: 1 prompt;", "guidance_scale 2", "(b) cells"):
+        assert shown in done.out
+    for name in ("seen", "cells", "families"):
+        assert f"{name}: pictures/{name}.png" in done.err
+        assert (tmp_path / "pictures" / f"{name}.png").is_file()
+    told = json.loads(nextscale(*words, "--generated", 0, "--json").out)
+    assert told["from_text"] is None
+    refused = nextscale(*words, "--generated", 0, "--top-p", 0.5)
+    assert (refused.code, refused.out) == (2, "")
+    assert "--top-p is for generated images" in refused.err

@@ -16,6 +16,7 @@ from PIL import Image
 from nextscale.data.emoji import FORMAT_VERSION
 from nextscale.evaluation.subject import Judge, Subject
 from nextscale.features.classifier import Classifier, ClassifierConfig
+from tests.evaluation.cells import draw_cells
 from tests.makers import randomise, tiny_pipeline, tiny_pipeline_of_styles
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine may take longer than 200 ms over one example
@@ -83,6 +84,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """27 drawings to train on and 36 held out, in three classes and three styles."""
     return draw_emoji(tmp_path_factory.mktemp("sets") / "emoji", train=3, heldout=4)
+
+
+@pytest.fixture(scope="session")
+def emoji_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """34 drawings to train on and 15 held out by texts, in three styles."""
+    return draw_cells(tmp_path_factory.mktemp("sets") / "cells")
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,17 @@ def test_losses_and_parameters_are_those_of_single_evaluations(
     assert comparison.same_tokenizer
 
 
+def test_the_difference_of_losses_is_that_of_whole_images(comparison: Comparison) -> None:
+    first, other = comparison.models
+    assert first.more is None
+    assert other.more is not None
+    tokens = sum(h * w for h, w in SIZES)
+    assert other.more.value == pytest.approx(tokens * (other.scores.total.loss - first.scores.total.loss))
+    assert (other.more.images, other.more.families) == (10, 10)  # outside emoji sets every image is one of its own
+    shown = f"loss of other minus that of tiny: {other.more.value:+.3f} ± {other.more.error:.3f} nats per image"
+    assert shown in comparison_text(comparison)
+
+
 def test_ratios_are_to_the_first_model(comparison: Comparison) -> None:
     first, other = comparison.models
     ratios = {line.name: line.ratios for line in comparison.lines}

@@ -15,7 +15,8 @@ import torch
 from nextscale.conditions.classes import ClassVocabulary, class_features
 from nextscale.data.folder import load_data
 from nextscale.errors import InputError
-from nextscale.evaluation.report import Bar, evaluate
+from nextscale.evaluation.bars import Bar
+from nextscale.evaluation.report import evaluate
 from nextscale.evaluation.subject import Judge, Subject, sample_rows
 from nextscale.measures.generator import score_generator
 from nextscale.measures.tokenizer import Spread, Step, code_use, encode_all, reconstruction_psnr

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nextscale.conditions.classes import class_features
-from nextscale.measures.generator import Scores, score_generator, token_scores
+from nextscale.measures.generator import Scores, score_generator, score_images, token_scores
 from nextscale.measures.tokenizer import BATCH
 from nextscale.scales import ScaleSchedule
 from tests.makers import CLASSES, CODES, SIZES, tiny_tokenizer, tiny_var
@@ -101,3 +101,12 @@ def test_scoring_leaves_training_possible() -> None:
     model.train().requires_grad_(True)
     model(tokenizer.follow(maps).inputs, model.condition(class_features(labels))).sum().backward()
     assert model.head_lin.weight.grad is not None
+
+
+def test_the_loss_of_an_image_is_that_of_all_its_draws_together() -> None:
+    model, tokenizer, (maps, labels) = tiny_var(), tiny_tokenizer(), some_tokens(3)
+    scores, losses = score_images(model, tokenizer, maps, class_features(labels).select)
+    assert float(losses.mean()) == pytest.approx(scores.total.loss * sum(LENGTHS), rel=1e-6)
+    for i in range(3):
+        alone = score_images(model, tokenizer, [m[i, None] for m in maps], class_features(labels[i, None]).select)
+        assert float(losses[i]) == pytest.approx(float(alone[1]), rel=1e-5)

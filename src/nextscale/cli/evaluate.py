@@ -53,13 +53,19 @@ def evaluate(
     against: Annotated[
         str | None, typer.Option(help="Another tokenizer (a bundled model or a checkpoint) to measure beside it.")
     ] = None,
-    generated: Annotated[int, typer.Option(help="Images to generate and have judged by the classifier.")] = 0,
+    generated: Annotated[
+        int | None,
+        typer.Option(
+            help="Images to generate and have judged by the classifier; 0 by default, for emoji drawn from text 400 "
+            "for each bar."
+        ),
+    ] = None,
     painting: Annotated[
         bool, typer.Option("--painting", help="Paint a box of 200 drawings anew, and hold them against what they were.")
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for pictures: generated images beside their nearest training images, and painting."),
+        typer.Option(help="Folder for pictures: generated images beside the real ones nearest to them, and painting."),
     ] = None,
     overwrite: Overwrite = False,
     guidance_scale: GuidanceScale = None,
@@ -79,6 +85,7 @@ def evaluate(
     from nextscale.data.images import check_split, existing_folder
     from nextscale.evaluation.compare import compare, comparison_text
     from nextscale.evaluation.report import evaluate as measure
+    from nextscale.evaluation.report import images_to_draw
     from nextscale.evaluation.table import text
 
     check_split(split)
@@ -86,7 +93,7 @@ def evaluate(
     names = models or [DEFAULT_MODEL]
     sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
     place = None if out is None else Pictures(out, overwrite)
-    _check_options(names, classifier, against, generated, painting, place, sampling)
+    _check_options(names, classifier, against, generated, painting, place)
     subjects = [_load(name, device, dtype) for name in names]
     with remarks():
         if len(subjects) > 1:
@@ -96,7 +103,9 @@ def evaluate(
             other = None if against is None else _load(against, device, dtype, alone=True)
             subject = replace(subjects[0], defaults={**subjects[0].defaults, **sampling})
             judge = _judge(classifier, subject)
-            asked: dict[str, Any] = {"generated": generated, "painting": painting, "skip_small": skip_small}
+            count = images_to_draw(subject, data, split, judge, generated)
+            _check_drawn(count, painting, place, sampling)
+            asked: dict[str, Any] = {"generated": count, "painting": painting, "skip_small": skip_small}
             report = measure(subject, data, split, progress, judge=judge, against=other, **asked)
             told, shown = report.to_dict(), text(report)
             if place is not None:
@@ -111,10 +120,9 @@ def _check_options(
     names: list[str],
     classifier: str | None,
     against: str | None,
-    generated: int,
+    generated: int | None,
     painting: bool,
     place: Pictures | None,
-    sampling: dict[str, float],
 ) -> None:
     """Refuse options that would be ignored, before any work is done."""
     from nextscale.errors import InputError
@@ -124,23 +132,28 @@ def _check_options(
     named = [option for option, value in alone.items() if value]
     if len(names) > 1 and named:
         raise InputError(f"{named[0]} is for one model, and {len(names)} were named; expected one, or no {named[0]}")
-    drawn = generated or painting
-    if sampling and not drawn:
-        option = next(iter(sampling)).replace("_", "-")
-        raise InputError(f"--{option} is for generated images; expected --generated with their number, or --painting")
-    if not 0 <= generated <= MOST_GENERATED:
+    if generated is not None and not 0 <= generated <= MOST_GENERATED:
         raise InputError(
             f"--generated is {generated}; expected a number of images up to {MOST_GENERATED:,}, 0 for none"
         )
+
+
+def _check_drawn(images: int, painting: bool, place: Pictures | None, sampling: dict[str, float]) -> None:
+    """Refuse what is for generated images where there are none, and a place where nothing can be written."""
+    from nextscale.errors import InputError
+
+    if sampling and not (images or painting):
+        option = next(iter(sampling)).replace("_", "-")
+        raise InputError(f"--{option} is for generated images; expected --generated with their number, or --painting")
     if place is not None:
         from nextscale.evaluation.curves import check_curves
 
-        if not drawn:
+        if not (images or painting):
             raise InputError(
                 f"--out {place.out} is for pictures of generated images; expected --generated with their number, or "
                 "--painting"
             )
-        if generated:
+        if images:
             check_curves()
         place.check_count(2)
         place.check()
@@ -197,10 +210,11 @@ def _judge(name: str | None, subject: Subject) -> Judge | None:
 
 
 def _save_pictures(report: Report, place: Pictures) -> None:
-    """Generated images beside their nearest training images, and the curves of nearest distances; drawings before and
-    after they were painted in.
+    """Generated images beside their nearest training images, and the curves of nearest distances; emoji drawn from text
+    beside their own drawings; drawings before and after they were painted in.
     """
-    pictures = {} if report.painted is None else report.painted.sheets()
+    pictures = {name: sheet.picture() for name, sheet in report.sheets.items()}
+    pictures |= {} if report.painted is None else report.painted.sheets()
     if report.neighbours is not None:
         pictures |= {"nearest": report.neighbours.picture(), "distances": report.neighbours.curve()}
     for name, picture in pictures.items():

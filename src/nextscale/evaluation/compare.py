@@ -16,14 +16,15 @@ from torch import Tensor
 from nextscale import __version__
 from nextscale.conditions.base import Features
 from nextscale.conditions.classes import class_features
-from nextscale.data.emoji_reader import holds_emoji
+from nextscale.data.emoji_reader import families_of, holds_emoji
 from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.errors import InputError
 from nextscale.evaluation.columns import aligned
 from nextscale.evaluation.speed import BlockFlops, Contestant, Speed, block_flops, generation_speeds
 from nextscale.evaluation.subject import Progress, Subject, no_progress, square_resolution
-from nextscale.measures.generator import Scores, score_generator
+from nextscale.measures.generator import Scores, score_images
+from nextscale.measures.paired import Difference
 from nextscale.measures.tokenizer import encode_all
 from nextscale.models.base import NextScaleModel
 from nextscale.plan import default_plan
@@ -35,7 +36,9 @@ IMAGES, ROUNDS, GUIDANCE = 8, 7, 1.5
 
 @dataclass(frozen=True)
 class Measured:
-    """One generator. parameters: of the transformer, and of its blocks; loss in nats per token."""
+    """One generator. parameters: of the transformer, and of its blocks; loss in nats per token; more: its loss minus
+    that of the first one, in nats per image, image by image; None for the first, and where tokens are other ones.
+    """
 
     name: str
     revision: str
@@ -44,6 +47,7 @@ class Measured:
     flops: BlockFlops
     scores: Scores
     speed: Speed
+    more: Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -136,19 +140,24 @@ def compare(
             )
     data = load_data(folder, square_resolution(first.tokenizer), split, skip_small=skip_small, captions=captions)
     shown = [subject.shown(data) for subject in subjects]
-    tokens, scores = list[Tensor](), list[Scores]()
+    tokens, scores, losses = list[Tensor](), list[Scores](), list[Tensor]()
     for i, (subject, model) in enumerate(zip(subjects, models, strict=True)):
         if i == 0 or not same_weights(subject.tokenizer, subjects[i - 1].tokenizer):
             with progress(f"encoding for {subject.name}", "images") as step:
                 tokens = encode_all(subject.tokenizer, data, step)
         with progress(f"predicting with {subject.name}", "images") as step:
-            scores.append(score_generator(model, subject.tokenizer, tokens, shown[i], step))
+            found = score_images(model, subject.tokenizer, tokens, shown[i], step)
+        scores.append(found[0])
+        losses.append(found[1])
     contestants = [_contestant(*one, len(data)) for one in zip(subjects, models, shown, strict=True)]
-    measured = zip(subjects, models, scores, generation_speeds(contestants, ROUNDS), strict=True)
+    same = [same_weights(subject.tokenizer, first.tokenizer) for subject in subjects]
+    families = families_of(folder, data)
+    more = [Difference.of(loss - losses[0], families) if i and same[i] else None for i, loss in enumerate(losses)]
+    measured = zip(subjects, models, scores, generation_speeds(contestants, ROUNDS), more, strict=True)
     return Comparison(
         _settings(subjects, models[0], folder, data),
         tuple(f"{h}x{w}" for h, w in first.tokenizer.schedule),
-        all(same_weights(subject.tokenizer, first.tokenizer) for subject in subjects[1:]),
+        all(same),
         tuple(_measured(*one) for one in measured),
     )
 
@@ -179,7 +188,13 @@ def comparison_text(c: Comparison) -> str:
     for line in c.lines:
         ratios = ("-" if ratio is None else f"{ratio:.3f}" for ratio in line.ratios)
         rows.append((line.name, *map(line.write, line.values), *ratios))
-    return "\n".join([*models, *notes]) + "\n\n" + aligned(rows)
+    paired = [
+        f"loss of {m.name} minus that of {c.models[0].name}: {m.more.value:+.3f} ± {m.more.error:.3f} nats per image "
+        f"({m.more.images} images, image by image; standard error with their {m.more.families} families as independent)"
+        for m in c.models
+        if m.more is not None
+    ]
+    return "\n".join([*models, *notes]) + "\n\n" + "\n".join([aligned(rows), *paired])
 
 
 def _generator(subject: Subject) -> NextScaleModel:
@@ -217,7 +232,9 @@ def _settings(
     }
 
 
-def _measured(subject: Subject, model: NextScaleModel, scores: Scores, speed: Speed) -> Measured:
+def _measured(
+    subject: Subject, model: NextScaleModel, scores: Scores, speed: Speed, more: Difference | None
+) -> Measured:
     return Measured(
         name=subject.name,
         revision=subject.revision,
@@ -226,6 +243,7 @@ def _measured(subject: Subject, model: NextScaleModel, scores: Scores, speed: Sp
         flops=block_flops(model),
         scores=scores,
         speed=speed,
+        more=more,
     )
 
 

@@ -5,6 +5,7 @@ Shape letters: ``N`` generated images, ``M`` held-out ones, ``D`` features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextscale.conditions.base import Features
 from nextscale.conditions.classes import class_features
 from nextscale.data.emoji_reader import families_of
 from nextscale.data.images import ImageData
@@ -114,15 +116,20 @@ def balanced_rows(labels: Tensor, count: int) -> Tensor:
 
 def draw_images(subject: Subject, plan: Plan, labels: Tensor, step: Step = silent) -> Tensor:
     """Images of ``labels`` (N,), uint8 (N, 3, H, W) on the CPU as a PNG would hold them; image i has seed i."""
+    return draw_shown(subject, plan, class_features(labels).select, len(labels), step)
+
+
+def draw_shown(
+    subject: Subject, plan: Plan, shown: Callable[[Tensor], Features], count: int, step: Step = silent
+) -> Tensor:
+    """The same of ``count`` images; shown: what the images ``rows`` (B,) are to show."""
     assert subject.model is not None
     parts, device = {"tokenizer": subject.tokenizer, "model": subject.model}, next(subject.model.parameters()).device
     drawn = []
-    for start in range(0, len(labels), BATCH):
-        batch = labels[start : start + BATCH].to(device)
-        seeds = list(range(start, start + len(batch)))
-        *_, last = generate(plan, parts, class_features(batch), IndependentNoise(seeds))
+    for rows in torch.arange(count).split(BATCH):
+        *_, last = generate(plan, parts, shown(rows).to(device), IndependentNoise(rows.tolist()))
         drawn.append((decode(subject.tokenizer, last.canvas) * 255).round().clamp(0, 255).byte().cpu())
-        step(start + len(batch), len(labels))
+        step(int(rows[-1]) + 1, count)
     return torch.cat(drawn)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,13 @@ from torch import Tensor
 
 from nextscale import __version__
 from nextscale.conditions.base import Features
+from nextscale.data.emoji_reader import holds_emoji
 from nextscale.data.folder import load_data
 from nextscale.data.images import ImageData, check_split, existing_folder
 from nextscale.errors import InputError
+from nextscale.evaluation.bars import PICTURES, Bar, BarsReport, judge_text
+from nextscale.evaluation.bench import SEEDS, Sheet
+from nextscale.evaluation.drawings import Drawings
 from nextscale.evaluation.generated import GeneratedReport, judge_generated
 from nextscale.evaluation.nearest import NearestPictures
 from nextscale.evaluation.painting import PaintedPictures, PaintingReport, judge_painting
@@ -31,8 +35,10 @@ from nextscale.evaluation.subject import (
     sample_rows,
     square_resolution,
 )
+from nextscale.evaluation.text_gain import text_gain
 from nextscale.evaluation.tokenizer_report import TokenizerReport, tokenizer_report
-from nextscale.measures.generator import Scores, score_generator
+from nextscale.measures.generator import Scores, score_generator, score_images
+from nextscale.measures.paired import Difference
 from nextscale.measures.tokenizer import CodeUse
 
 PSNR_BAR, STYLE_PSNR_BAR, USE_BAR, PERPLEXITY_BAR = 23.0, 21.0, 0.95, 0.3
@@ -47,6 +53,7 @@ class GeneratorReport:
     """scores: of the split; train: of as many images of the training split, None where that is no comparison.
 
     peak_share: FLOP/s of the evaluation as a share of what matrix products of this machine reach in the same precision.
+    text_gain: by the side of an emoji set, what the text is worth, in nats per image (see ``text_gain.py``).
     """
 
     source: Sample
@@ -57,25 +64,13 @@ class GeneratorReport:
     images_per_second: float
     tokens_per_second: float
     peak_share: float
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A number that should be at least so large."""
-
-    name: str
-    value: float
-    at_least: float
-
-    @property
-    def met(self) -> bool:
-        return self.value >= self.at_least
+    text_gain: Mapping[str, Difference] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was measured, and on what. ``settings`` is plain data; ``neighbours`` and ``painted`` are what
-    pictures are made of, and no part of the numbers.
+    """Everything that was measured, and on what. ``settings`` is plain data; ``neighbours``, ``sheets`` and ``painted``
+    are what pictures are made of, and no part of the numbers.
     """
 
     settings: dict[str, Any]
@@ -84,7 +79,9 @@ class Report:
     against: TokenizerReport | None = None
     generator: GeneratorReport | None = None
     generated: GeneratedReport | None = None
+    from_text: BarsReport | None = None
     neighbours: NearestPictures | None = None
+    sheets: Mapping[str, Sheet] = field(default_factory=dict)
     painting: PaintingReport | None = None
     painted: PaintedPictures | None = None
 
@@ -109,12 +106,12 @@ class Report:
             bars.append(Bar("style recognised, ratio", self.generated.style_ratio.value, STYLE_BAR))
         if self.painting:
             bars += [Bar(*bar) for bar in self.painting.bars()]
-        return tuple(bars)
+        return (*bars, *(self.from_text.bars if self.from_text else ()))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: everything the table shows."""
-        whole = asdict(replace(self, neighbours=None, painted=None))
-        del whole["neighbours"], whole["painted"]
+        whole = asdict(replace(self, neighbours=None, sheets={}, painted=None))
+        del whole["neighbours"], whole["sheets"], whole["painted"]
         return whole | {"bars": [asdict(bar) | {"met": bar.met} for bar in self.bars]}
 
 
@@ -126,21 +123,22 @@ def evaluate(
     *,
     judge: Judge | None = None,
     against: Subject | None = None,
-    generated: int = 0,
+    generated: int | None = None,
     painting: bool = False,
     skip_small: bool = False,
 ) -> Report:
     """Measure ``subject`` (modules in evaluation mode) on a split of the data in ``folder`` (see ``load_data``).
 
     judge: a classifier to measure distances with; against: another tokenizer to measure as well; generated: how many
-    images to draw and judge, for the held-out split only; painting: whether to paint in images of the split, and hold
-    them against what they were; skip_small: leave out images smaller than the resolution.
+    images to draw and judge, for the held-out split only (see :func:`images_to_draw`); painting: whether to paint in
+    images of the split, and hold them against what they were; skip_small: leave out images smaller than the resolution.
     Raises ``InputError`` if there is no such folder or split, the images do not fit the tokenizers' resolution, the
     model or the classifier does not know the data's classes, or images are to be judged without a generator or a judge.
     """
     check_split(split)
     existing_folder(folder)
-    _check(subject, split, judge, against, generated, painting)
+    count = images_to_draw(subject, folder, split, judge, generated)
+    _check(subject, split, judge, against, folder, count, painting)
     resolution = square_resolution(subject.tokenizer)
     read = partial(load_data, folder, resolution, skip_small=skip_small, captions=subject.reads_captions)
     data = read(split)
@@ -150,18 +148,37 @@ def evaluate(
     report = Report(_settings(subject, folder, data, train, judge), tokenizer.scales, tokenizer)
     if against is not None:
         report = replace(report, against=tokenizer_report(against, data, train, judge, progress)[0])
+    drawings = Drawings.of(folder, data, train) if split == "heldout" and draws_emoji(subject, folder) else None
     if shown is not None:
         seen = EncodedSplit(data, tokens[0], shown[0]), EncodedSplit(train, tokens[1], shown[1])
-        report = replace(report, generator=_generator_report(subject, *seen, progress))
-    if generated:
+        report = replace(report, generator=_generator_report(subject, *seen, drawings, progress))
+    if count:
         assert judge is not None
-        judged, neighbours = judge_generated(subject, judge, folder, data, train, generated, progress)
-        report = replace(report, generated=judged, neighbours=neighbours)
+        if drawings is not None:
+            judged, sheets = judge_text(subject, judge, drawings, count, progress)
+            report = replace(report, from_text=judged, sheets=sheets)
+        else:
+            of_classes, neighbours = judge_generated(subject, judge, folder, data, train, count, progress)
+            report = replace(report, generated=of_classes, neighbours=neighbours)
     if painting:
         assert shown is not None
         painted = judge_painting(subject, judge, folder, data, tokens[0], shown[0], progress)
         report = replace(report, painting=painted[0], painted=painted[1])
     return report
+
+
+def draws_emoji(subject: Subject, folder: Path | str) -> bool:
+    """Whether a model draws from text, and the data are an emoji set: then its pictures have bars of their own."""
+    return subject.model is not None and subject.reads_captions and holds_emoji(folder)
+
+
+def images_to_draw(subject: Subject, folder: Path | str, split: str, judge: Judge | None, generated: int | None) -> int:
+    """How many images to draw: as many as asked for, by default none; of emoji drawn from text, ``PICTURES`` for each
+    bar where they can be judged.
+    """
+    if generated is None:
+        return PICTURES if split == "heldout" and judge is not None and draws_emoji(subject, folder) else 0
+    return generated
 
 
 @dataclass(frozen=True)
@@ -174,7 +191,13 @@ class EncodedSplit:
 
 
 def _check(
-    subject: Subject, split: str, judge: Judge | None, against: Subject | None, generated: int, painting: bool
+    subject: Subject,
+    split: str,
+    judge: Judge | None,
+    against: Subject | None,
+    folder: Path | str,
+    generated: int,
+    painting: bool,
 ) -> None:
     """Refuse what cannot be measured before any work is done."""
     resolution = square_resolution(subject.tokenizer)
@@ -189,7 +212,12 @@ def _check(
         return
     if subject.model is None:
         raise InputError(f"{subject.name} is a tokenizer alone; expected a model with a generator to judge its images")
-    if subject.vocabulary is None:
+    emoji = draws_emoji(subject, folder)
+    if emoji and generated % SEEDS:
+        raise InputError(
+            f"{generated} images of each bar are to be drawn; expected a multiple of {SEEDS}, the seeds of each prompt"
+        )
+    if subject.vocabulary is None and not emoji:
         raise InputError(
             f"generated images are judged by the classes they were asked for, and {subject.name} reads captions; "
             "expected a model of classes, or no --generated"
@@ -201,13 +229,13 @@ def _check(
 
 
 def _generator_report(
-    subject: Subject, split: EncodedSplit, training: EncodedSplit, progress: Progress
+    subject: Subject, split: EncodedSplit, training: EncodedSplit, drawings: Drawings | None, progress: Progress
 ) -> GeneratorReport:
     model = subject.model
     assert model is not None
     start = time.perf_counter()
     with progress("predicting", "images") as step:
-        scores = score_generator(model, subject.tokenizer, split.tokens, split.shown, step)
+        scores, losses = score_images(model, subject.tokenizer, split.tokens, split.shown, step)
     speed = len(split.data) / (time.perf_counter() - start)
     train_scores = train_source = None
     if split.data.split == "heldout":
@@ -216,6 +244,9 @@ def _generator_report(
         sampled = [maps[rows] for maps in training.tokens]
         with progress("predicting training images", "images") as step:
             train_scores = score_generator(model, subject.tokenizer, sampled, lambda at: training.shown(rows[at]), step)
+    gain = dict[str, Difference]()
+    if drawings is not None:
+        gain = text_gain(model, subject.tokenizer, split.tokens, split.shown, losses, drawings, progress)
     weight = next(model.parameters())
     return GeneratorReport(
         source=Sample.of(split.data),
@@ -226,6 +257,7 @@ def _generator_report(
         images_per_second=speed,
         tokens_per_second=speed * model.schedule.tokens,
         peak_share=speed * forward_flops(model) / matmul_peak(weight.device, weight.dtype),
+        text_gain=gain,
     )
 
 

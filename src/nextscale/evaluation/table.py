@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nextscale.evaluation.bars_table import bars_text, gain_text
 from nextscale.evaluation.columns import aligned
 from nextscale.evaluation.generated import GeneratedReport
 from nextscale.evaluation.painting_table import painting_text
@@ -34,6 +35,8 @@ def text(report: Report) -> str:
         parts.append(_generator(report, report.generator))
     if report.generated is not None:
         parts.append(_generated(report, report.generated))
+    if report.from_text is not None:
+        parts.append(bars_text(report.from_text, _judge(report)))
     if report.painting is not None:
         painting = report.painting
         parts.append(painting_text(painting, _on(report, painting.source, report.tokenizer), _judge(report)))
@@ -103,7 +106,8 @@ def _generator(report: Report, g: GeneratorReport) -> str:
         f"{g.images_per_second:.1f} images/s, {g.tokens_per_second:.0f} tokens/s, "
         f"{100 * g.peak_share:.0f} % of this machine's matrix-product speed"
     )
-    return f"{title}\n{_on(report, g.source, report.tokenizer)}{sampled}\n{speed}\n{aligned(rows)}"
+    gain = f"\n{gain_text(g.text_gain)}" if g.text_gain else ""
+    return f"{title}\n{_on(report, g.source, report.tokenizer)}{sampled}\n{speed}\n{aligned(rows)}{gain}"
 
 
 def _generated(report: Report, g: GeneratedReport) -> str:
@@ -142,9 +146,11 @@ def _generated(report: Report, g: GeneratedReport) -> str:
 
 
 def _bars(report: Report) -> str:
-    rows = [("bar", "measured", "at least", "")]
+    most = any(bar.at_most is not None for bar in report.bars)
+    rows: list[tuple[str, ...]] = [("bar", "measured", "at least", *(["at most"] if most else []), "")]
     for bar in report.bars:
-        rows.append((bar.name, f"{bar.value:.3f}", f"{bar.at_least:.3g}", "pass" if bar.met else "miss"))
+        bounds = ("" if bound is None else f"{bound:.3g}" for bound in (bar.at_least, bar.at_most)[: 1 + most])
+        rows.append((bar.name, f"{bar.value:.3f}", *bounds, "pass" if bar.met else "miss"))
     return f"Bars of the bundled model\n{aligned(rows)}"
 
 

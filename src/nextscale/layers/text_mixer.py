@@ -50,15 +50,9 @@ class TextMixer(nn.Module):
         """Matrices a normal of std 1 / sqrt(c), the last of each branch divided by sqrt(2 layers), biases zero;
         positions half as large as states of unit variance, so that an order is seen from the first step.
         """
-        width = self.positions.shape[1]
         nn.init.trunc_normal_(self.positions, std=0.5)
         for layer in self.layers:
-            for module in layer.modules():
-                if isinstance(module, nn.Linear):
-                    nn.init.trunc_normal_(module.weight, std=1 / math.sqrt(width))
-                    nn.init.zeros_(module.bias)
-            for last in (layer.proj, layer.ffn.fc2):
-                last.weight.div_(math.sqrt(2 * len(self.layers)))  # type: ignore[operator,union-attr]
+            layer.init_weights(math.sqrt(2 * len(self.layers)))  # type: ignore[operator]
 
 
 class TextLayer(nn.Module):
@@ -83,3 +77,12 @@ class TextLayer(nn.Module):
         """FLOPs of :meth:`forward` for one text of ``tokens`` tokens."""
         c = self.proj.in_features
         return 8 * tokens * c * c + 4 * tokens * tokens * c + self.ffn.flops(tokens)
+
+    def init_weights(self, shrink: float) -> None:
+        """See :meth:`TextMixer.init_weights`; shrink: what the last matrices are divided by."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=1 / math.sqrt(self.proj.in_features))
+                nn.init.zeros_(module.bias)
+        for last in (self.proj, self.ffn.fc2):
+            last.weight.div_(shrink)

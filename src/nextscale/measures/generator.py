@@ -73,8 +73,6 @@ def token_scores(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return (loss, hits) if tokens.ndim == 2 else (loss.mean(-1), hits.mean(-1))
 
 
-# no_grad and not inference_mode: the attention mask made here is kept and may serve a training step later.
-@torch.no_grad()
 def score_batches(
     model: NextScaleModel, batches: Iterable[tuple[Encoded, Features]], step: Callable[[int], None] = lambda done: None
 ) -> Scores:
@@ -83,24 +81,7 @@ def score_batches(
 
     step: called with the images done so far.
     """
-    assert not model.training, "a model in training mode drops paths; call eval() first"
-    device, done = next(model.parameters()).device, 0
-    sums: dict[ScaleSchedule, tuple[Tensor, Tensor]] = {}
-    images: dict[ScaleSchedule, int] = {}
-    for encoded, features in batches:
-        schedule = encoded.canvas.schedule
-        logits = model(encoded.inputs, model.condition(features.to(device), schedule=schedule), schedule)
-        found = token_scores(logits, torch.cat([t.flatten(1, 2) for t in encoded.tokens], 1))
-        zeros = torch.zeros(2, schedule.tokens, dtype=torch.float64)
-        before = sums.get(schedule, (zeros[0], zeros[1]))
-        sums[schedule] = before[0] + found[0].cpu().double().sum(0), before[1] + found[1].cpu().double().sum(0)
-        images[schedule] = images.get(schedule, 0) + features.images
-        done += features.images
-        step(done)
-    return Scores.mean(
-        [Scores.of(loss / images[one], hits / images[one], one) for one, (loss, hits) in sums.items()],
-        list(images.values()),
-    )
+    return _measured(model, batches, step)[0]
 
 
 def score_generator(
@@ -115,10 +96,51 @@ def score_generator(
     tokens: (N, h, w) or (N, h, w, d) int64, one per scale, as ``encode_all`` gives them; shown: the features of the
     images ``rows`` (B,) of these.
     """
+    return score_images(model, tokenizer, tokens, shown, step)[0]
+
+
+def score_images(
+    model: NextScaleModel,
+    tokenizer: Tokenizer,
+    tokens: Sequence[Tensor],
+    shown: Callable[[Tensor], Features],
+    step: Step = silent,
+) -> tuple[Scores, Tensor]:
+    """The scores of :func:`score_generator`, and the cross-entropy of each image, (N,) float64 in nats: the sum over
+    all draws of all its tokens.
+    """
     device, images = next(model.parameters()).device, len(tokens[0])
 
     def batches() -> Iterator[tuple[Encoded, Features]]:
         for rows in torch.arange(images).split(BATCH):
             yield tokenizer.follow([t[rows].to(device) for t in tokens], model.schedule), shown(rows)
 
-    return score_batches(model, batches(), lambda done: step(done, images))
+    return _measured(model, batches(), lambda done: step(done, images))
+
+
+# no_grad and not inference_mode: the attention mask made here is kept and may serve a training step later.
+@torch.no_grad()
+def _measured(
+    model: NextScaleModel, batches: Iterable[tuple[Encoded, Features]], step: Callable[[int], None]
+) -> tuple[Scores, Tensor]:
+    assert not model.training, "a model in training mode drops paths; call eval() first"
+    device, done, losses = next(model.parameters()).device, 0, list[Tensor]()
+    sums: dict[ScaleSchedule, tuple[Tensor, Tensor]] = {}
+    images: dict[ScaleSchedule, int] = {}
+    for encoded, features in batches:
+        schedule = encoded.canvas.schedule
+        logits = model(encoded.inputs, model.condition(features.to(device), schedule=schedule), schedule)
+        scores = token_scores(logits, torch.cat([t.flatten(1, 2) for t in encoded.tokens], 1))
+        loss, hits = (score.cpu().double() for score in scores)
+        zeros = torch.zeros(2, schedule.tokens, dtype=torch.float64)
+        before = sums.get(schedule, (zeros[0], zeros[1]))
+        sums[schedule] = before[0] + loss.sum(0), before[1] + hits.sum(0)
+        images[schedule] = images.get(schedule, 0) + features.images
+        losses.append(loss.sum(1) * model.draws)
+        done += features.images
+        step(done)
+    total = Scores.mean(
+        [Scores.of(loss / images[one], hits / images[one], one) for one, (loss, hits) in sums.items()],
+        list(images.values()),
+    )
+    return total, torch.cat(losses)
