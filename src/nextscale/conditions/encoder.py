@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nextscale.conditions import networks, word_pieces
 from nextscale.conditions.networks import INDEX, WHOLE
@@ -94,8 +94,9 @@ class TextEncoder:
         self.reference = reference
         self.device, self.dtype = (torch.device("cpu"), torch.float32) if static else (device, dtype)
         self.turn = 1 if device.type == "cpu" else TURN
+        self.network: nn.Module
         if network is None:
-            self.network, pieces = word_pieces.read_pieces(folder)
+            self.network, pieces = word_pieces.read_pieces(folder, reference.width)
             self._words = word_pieces.cutter(pieces)
         else:
             self.network = networks.with_values(network, folder, self.kind, device, dtype)
