@@ -80,7 +80,7 @@ def opened(folder: Path, length: int) -> TextEncoder:
 
 
 def agreement(model: Path, folder: Path, texts: Sequence[str], pairs: int = 40_000) -> str:
-    """How alike both find pairs of texts, by the cosine of their mean states; the static end is in all, and left out."""
+    """How alike both find pairs of texts, by the cosine of their mean states (without the static end)."""
     theirs, ours = opened(model, 64), opened(folder, 64)
     means = [torch.stack([states.mean(0) for states in theirs.states(theirs.tokens(texts))])]
     tokens = [ids[:-1] or ids for ids in ours.tokens(texts)]

@@ -135,6 +135,11 @@ class TextEncoder:
         return [found[i] for i in range(len(tokens))]
 
 
+def bundled_encoders() -> list[str]:
+    """Names of the text encoders that ship with the package, all of them vectors of word pieces."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{word_pieces.FILE}"))
+
+
 def encoder_folder(reference: EncoderReference) -> Path:
     """The folder of an encoder: a bundled one, the one that is named, that of a package, or one in the hub's own cache,
     fetched where it is not there.
@@ -142,14 +147,14 @@ def encoder_folder(reference: EncoderReference) -> Path:
     Raises ``CheckpointError``, which says how to get the encoder, where it cannot be fetched.
     """
     name = reference.encoder
-    if name in (bundled := sorted(path.parent.name for path in BUNDLED.glob(f"*/{word_pieces.FILE}"))):
+    if name in bundled_encoders():
         return BUNDLED / name
     if os.path.isdir(name):
         return Path(name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise CheckpointError(
             f"the text encoder {name} is neither a folder here nor org/name on the hub, nor bundled "
-            f"({', '.join(bundled)})"
+            f"({', '.join(bundled_encoders())})"
         )
     from huggingface_hub import try_to_load_from_cache
 
