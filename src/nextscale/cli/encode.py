@@ -87,6 +87,7 @@ def _encode_prompts(file: Path, out: Path, model: str, overwrite: bool, device: 
     from nextscale.checkpoints.find import model_folder
     from nextscale.checkpoints.load import saved_conditioner
     from nextscale.checkpoints.published import published
+    from nextscale.conditions.encoder import bundled_encoders
     from nextscale.conditions.text import TextConditioner
     from nextscale.device import choose_device, choose_dtype
 
@@ -98,7 +99,11 @@ def _encode_prompts(file: Path, out: Path, model: str, overwrite: bool, device: 
     chosen, why = choose_device(device)
     number, reason = choose_dtype(dtype, chosen)
     conditioner.to(chosen, number)
-    remark(f"{conditioner.reference.encoder} on {chosen} ({why}) in {str(number).removeprefix('torch.')} ({reason})")
+    encoder = conditioner.reference.encoder
+    if encoder in bundled_encoders():  # a table, which computes nothing
+        remark(f"{encoder}, which is bundled, in float32")
+    else:
+        remark(f"{encoder} on {chosen} ({why}) in {str(number).removeprefix('torch.')} ({reason})")
     with remarks(), progress("encoding", "prompts") as step:
         features = conditioner.save_features(out, prompts, overwrite, step)
     count = len(features.prompts)

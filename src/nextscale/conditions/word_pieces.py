@@ -50,8 +50,8 @@ def save_pieces(folder: Path, network: PieceVectors, pieces: Sequence[str]) -> N
     (folder / FILE).write_bytes(save({"vectors": network.vectors, "scales": network.scales, "pieces": listed}))
 
 
-def read_pieces(folder: Path) -> tuple[PieceVectors, list[str]]:
-    """The vectors, and what they are of. Raises ``CheckpointError`` for a file that is missing or damaged."""
+def read_pieces(folder: Path, width: int) -> tuple[PieceVectors, list[str]]:
+    """Vectors of this width, and what they are of. Raises ``CheckpointError`` for a file that is missing or damaged."""
     path = folder / FILE
     try:
         with safe_open(path, "pt") as file:
@@ -61,7 +61,7 @@ def read_pieces(folder: Path) -> tuple[PieceVectors, list[str]]:
         raise CheckpointError(f"{path} cannot be read ({one_line(error)}); expected a list of word pieces") from None
     count = len(pieces)
     typed = (vectors.dtype, scales.dtype, listed.dtype) == (torch.int8, torch.float32, torch.uint8)
-    shaped = vectors.ndim == 2 and (len(vectors), scales.shape) == (count, (count,))
+    shaped = (vectors.shape, scales.shape) == ((count, width), (count,))
     if not typed or not shaped or not scales.isfinite().all() or len({*pieces, UNKNOWN, END}) != count:
         raise CheckpointError(f"{path} is damaged: its vectors, scales and {count:,} word pieces do not fit together")
     return PieceVectors(vectors, scales), pieces
