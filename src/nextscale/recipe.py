@@ -32,7 +32,7 @@ EDIT = {"image", "mask_image", "box", "outpaint", "rule", "blank", "paste"}
 class Recipe:
     """Of one picture or of a page of several. entries, seeds: one per picture; revision: of the model, None where it
     was not noted; edit: the digest of the picture that was edited, and the arguments of ``Pipeline.edit`` that say
-    where and how; None where nothing was edited; enlarge: the factor by which pictures were enlarged when they were drawn.
+    where and how; None where nothing was edited; enlarge: by how much pictures were enlarged.
     """
 
     model: str
