@@ -12,6 +12,7 @@ import re
 import warnings
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,11 @@ def strip(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] | None = 
     return grid([image for row in rows for image in row], columns, scale, below)
 
 
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(TEXT)
+
+
 def _foot(lines: int) -> int:
     """The pixels that labels of so many lines take."""
     return lines * (TEXT + LEADING) + LEADING
@@ -134,7 +140,7 @@ def _lines(text: str, width: int, most: int) -> list[str]:
     """A label in at most so many lines, none wider than its picture: broken between words where one fits, and shortened
     with dots where it has more.
     """
-    font, lines, rest = ImageFont.load_default(TEXT), list[str](), re.sub(r"\s", " ", text)
+    font, lines, rest = _font(), list[str](), re.sub(r"\s", " ", text)
     while True:
         fits = max(1, bisect_right(range(1, len(rest) + 1), width, key=lambda n: font.getlength(rest[:n])))
         if fits >= len(rest):
@@ -150,7 +156,7 @@ def _lines(text: str, width: int, most: int) -> list[str]:
 
 def _write(page: Image.Image, lines: Sequence[str], left: int, top: int, width: int) -> None:
     """The lines of a label, centred."""
-    font, draw = ImageFont.load_default(TEXT), ImageDraw.Draw(page)
+    font, draw = _font(), ImageDraw.Draw(page)
     for i, line in enumerate(lines):
         at = (left + (width - font.getlength(line)) / 2, top + LEADING + i * (TEXT + LEADING))
         draw.text(at, line, fill=INK, font=font)
