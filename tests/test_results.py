@@ -111,6 +111,7 @@ def test_enlarged_pictures_say_so_and_are_repeated(pipe: Pipeline, result: Gener
     assert [image.size for image in larger] == [(48, 48)] * 3
     assert larger.recipe == result.recipe | {"enlarge": 3}
     assert result.enlarged(1) is result
+    assert type(result.enlarged(np.int64(3)).recipe["enlarge"]) is int  # type: ignore[arg-type]
     larger.images[1].save(tmp_path / "one.png")
     larger.grid().save(tmp_path / "page.png")
     assert pipe.repeat(tmp_path / "one.png")[0].tobytes() == larger[1].tobytes()

@@ -24,6 +24,7 @@ from nextscale.plan import Plan
 from nextscale.recipe import recipe_of, shown
 from nextscale.state import ScaleEvent
 from nextscale.tokenizers.base import Canvas, Tokenizer
+from nextscale.values import plain
 
 OutputType = Literal["pil", "pt", "np", "latent"]
 OUTPUT_TYPES: dict[str, OutputType] = {
@@ -104,6 +105,7 @@ class GenerationResult:
         self._need_pictures()
         if "enlarge" in self.recipe:
             raise InputError(f"the pictures are enlarged already, by {self.recipe['enlarge']}; enlarge what was drawn")
+        factor = plain(factor)
         larger = [enlarged(image, factor) for image in self.images]
         if factor == 1:
             return self

@@ -82,8 +82,7 @@ def test_classes_are_drawn_as_before(with_text: Path, nextscale: Command, words:
 def test_words_with_a_style_are_drawn_as_classes_and_that_is_said(with_text: Path, nextscale: Command) -> None:
     done = nextscale("generate", "a face", "--style", "openmoji", "--seed", 1)
     assert done.code == 0, done.err
-    assert "--style is of classes, so emoji-m-var draws them; emoji-text reads a style among the words" in done.err
-    assert "'a face, openmoji'" in done.err
+    assert "--style is of classes, so emoji-m-var draws; emoji-text reads a style among the words\n" in done.err
     assert drawn_by("face-openmoji-1.png") == "emoji-m-var"
 
 

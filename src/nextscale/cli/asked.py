@@ -92,8 +92,8 @@ class Asked:
                 "say what to draw in words"
             )
         if len(self.words) > 1 and len(self.prompts) == 1:
-            each = "; a picture for each: " + " ".join(f"-c {word}" for word in self.words[:3])
-            remark(f"these words are one prompt, {self.prompts[0]!r}{each if of_classes else ''}")
+            several = " ".join(f"-c {word}" for word in self.words[:3]) if of_classes else "a line of --prompts FILE"
+            remark(f"these words are one prompt, {self.prompts[0]!r}; a picture for each: {several}")
         typed = {"prompt": self.prompts, "class_labels": self.classes, "style": self.styles}
         typed |= {"negative_prompt": [] if self.negative is None else [self.negative]}
         spread = {name: texts for name, texts in typed.items() if texts}

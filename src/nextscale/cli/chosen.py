@@ -44,10 +44,7 @@ def default_model(asked: Asked) -> str:
     if not asked.prompts or TEXT_MODEL not in bundled_names():
         return DEFAULT_MODEL
     if asked.styles:
-        remark(
-            f"--style is of classes, so {DEFAULT_MODEL} draws them; {TEXT_MODEL} reads a style among the words, as in "
-            f"{f'{asked.prompts[0]}, {asked.styles[0]}'!r}"
-        )
+        remark(f"--style is of classes, so {DEFAULT_MODEL} draws; {TEXT_MODEL} reads a style among the words")
         return DEFAULT_MODEL
     remark(f"{TEXT_MODEL} draws the words as a text; --class, or --model {DEFAULT_MODEL}, draws classes")
     known = _class_names()
