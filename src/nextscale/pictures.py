@@ -142,7 +142,7 @@ def _lines(text: str, width: int, most: int) -> list[str]:
     """
     font, lines, rest = _font(), list[str](), re.sub(r"\s", " ", text)
     while True:
-        fits = max(1, bisect_right(range(1, len(rest) + 1), width, key=lambda n: font.getlength(rest[:n])))
+        fits = max(1, bisect_right(range(1, len(rest) + 1), False, key=lambda n: font.getlength(rest[:n]) > width))
         if fits >= len(rest):
             return [*lines, rest]
         if len(lines) == most - 1:

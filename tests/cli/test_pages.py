@@ -151,7 +151,12 @@ def test_what_shows_all_is_opened(
     nextscale: Command, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, more: list[object], opened: str
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr("typer.launch", lambda path: seen.append(path) or 0)
+
+    def launch(path: str) -> int:
+        seen.append(path)
+        return 0
+
+    monkeypatch.setattr("typer.launch", launch)
     monkeypatch.setenv("DISPLAY", ":0")
     done = nextscale("generate", "-c", 0, "--seed", 1, "--model", tiny_model, *more, "--open")
     assert done.code == 0, done.err
