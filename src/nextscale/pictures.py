@@ -140,7 +140,7 @@ def _lines(text: str, width: int, most: int) -> list[str]:
     """A label in at most so many lines, none wider than its picture: broken between words where one fits, and shortened
     with dots where it has more.
     """
-    font, lines, rest = _font(), list[str](), re.sub(r"\s", " ", text)
+    font, lines, rest = _font(), list[str](), re.sub(r"\s", " ", text).rstrip()
     while True:
         fits = max(1, bisect_right(range(1, len(rest) + 1), False, key=lambda n: font.getlength(rest[:n]) > width))
         if fits >= len(rest):
