@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageSequence, PngImagePlugin
 
 from nextscale.errors import InputError
 from nextscale.pictures import (
     GAP,
+    MOST_LINES,
     MOST_PIXELS,
+    enlarged,
     factor_for,
     grid,
     open_picture,
     page_scale,
     read_recipe,
+    save_animation,
     save_beside,
     save_png,
     strip,
@@ -61,6 +64,46 @@ def test_labels_stand_under_their_pictures_and_inside_their_width() -> None:
     assert max(ink) <= labelled.width - GAP
 
 
+def ink_of(page: Image.Image) -> int:
+    """How many pixels of a page are not white."""
+    return sum(page.convert("L").point(lambda level: level < 255).histogram()[1:])
+
+
+def test_long_labels_are_written_whole_on_several_lines() -> None:
+    """All their words are there: as much ink as the words need one by one, under as many lines as they take."""
+    words = ["a", "cool", "smiling", "face", "with", "sunglasses,", "in", "the", "style", "of", "twemoji"]
+    labelled, bare = grid([plain((255, 255, 255), 96)], labels=[" ".join(words)]), grid([plain((255, 255, 255), 96)])
+    alone = [grid([plain((255, 255, 255), 96)], labels=[word]) for word in words]
+    assert ink_of(labelled) == pytest.approx(sum(map(ink_of, alone)), rel=0.02)
+    line = alone[0].height - bare.height
+    assert labelled.height - bare.height > 4 * (line - 3)
+    beyond = grid([plain(RED, 96)], labels=["endless " * 1000])
+    assert beyond.height - bare.height == MOST_LINES * (line - 3) + 3
+
+
+def test_only_rows_with_long_labels_are_higher() -> None:
+    short, long = "cat", "a cat on a mat in a house by the sea"
+    both, first = (grid([plain(RED, 64)] * 2, 1, labels=[long, last]) for last in (long, short))
+    none = grid([plain(RED, 64)] * 2, 1, labels=[short, short])
+    assert both.height - first.height == first.height - none.height > 0
+
+
+@pytest.mark.parametrize("label", ["", " ", "x" * 500, "two\nlines", "tab\there", "…", "猫 " * 90])
+def test_a_label_may_be_any_text(label: str) -> None:
+    page = grid([plain(RED, 32)], labels=[label])
+    below = page.crop((0, GAP + 32, page.width, page.height))
+    ink = [x for x in range(below.width) if any(below.getpixel((x, y)) != (255, 255, 255) for y in range(below.height))]
+    assert not ink or (min(ink) >= GAP - 1 and max(ink) <= page.width - GAP)
+
+
+def test_labels_give_way_where_a_page_would_be_too_large_to_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, labels = [plain(RED, 64)] * 100, ["a very long name for so small a picture"] * 100
+    room = grid(pictures, labels=["cat"] * 100).size
+    assert grid(pictures, labels=labels).height > room[1]
+    monkeypatch.setattr("nextscale.pictures.MOST_PIXELS", room[0] * room[1] + 20_000)
+    assert grid(pictures, labels=labels).size == room
+
+
 def test_pictures_that_grow_are_shown_at_the_size_of_the_largest() -> None:
     small = plain(RED)
     large = plain(GREEN).resize((small.width * 3, small.height * 3))
@@ -93,6 +136,45 @@ def test_an_empty_grid_and_wrong_labels_are_refused() -> None:
 @pytest.mark.parametrize(("side", "factor"), [(16, 4), (64, 3), (128, 1), (512, 1)])
 def test_small_pictures_are_enlarged_on_a_page(side: int, factor: int) -> None:
     assert factor_for(plain(RED, side)) == factor
+
+
+@pytest.mark.parametrize("factor", [0, -2, 1.0, True, "2", None, 10**30])
+def test_pictures_are_enlarged_by_whole_factors_alone(factor: Any) -> None:
+    image = noise(16)
+    assert enlarged(image, 1) is image
+    assert enlarged(image, 3).size == (48, 48)
+    with pytest.raises(
+        InputError, match=r"16x16 pixels cannot be enlarged by .*; expected a whole number from 1 to 559"
+    ):
+        enlarged(image, factor)
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.gif", "new/A.WEBP"])
+def test_an_animation_shows_pictures_one_after_another(tmp_path: Path, name: str) -> None:
+    """Smaller ones at the size of the largest; those of a WebP keep their pixels."""
+    pictures = [plain(RED, 8), noise(16), plain(BLUE)]
+    path = save_animation(pictures, tmp_path / name)
+    with Image.open(path) as file:
+        assert (file.size, file.info["loop"]) == ((16, 16), 0)
+        shown = [frame.convert("RGB") for frame in ImageSequence.Iterator(file)]
+    assert len(shown) == 3
+    assert shown[0].getpixel((15, 15)) == RED
+    if path.suffix.lower() == ".webp":
+        assert shown[1].tobytes() == pictures[1].tobytes()
+    with pytest.raises(InputError, match="exists; choose another name"):
+        save_animation(pictures, path)
+    save_animation(pictures[:1], path, overwrite=True)
+    with Image.open(path) as file:
+        assert file.n_frames == 1  # type: ignore[attr-defined]
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_what_is_no_animation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a.png is no name of an animation; expected one that ends in .webp or .gif"):
+        save_animation([plain(RED)], tmp_path / "a.png")
+    with pytest.raises(InputError, match="0 pictures; expected at least 1"):
+        save_animation([], tmp_path / "a.webp")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_picture_keeps_its_pixels_and_its_recipe(tmp_path: Path) -> None:

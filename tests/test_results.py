@@ -106,6 +106,24 @@ def test_a_grid_shows_all_and_carries_the_recipe_of_all(result: GenerationResult
     assert result.grid(columns=1).height > result.grid(columns=3).height
 
 
+def test_enlarged_pictures_say_so_and_are_repeated(pipe: Pipeline, result: GenerationResult, tmp_path: Path) -> None:
+    larger = result.enlarged(3)
+    assert [image.size for image in larger] == [(48, 48)] * 3
+    assert larger.recipe == result.recipe | {"enlarge": 3}
+    assert result.enlarged(1) is result
+    assert type(result.enlarged(np.int64(3)).recipe["enlarge"]) is int  # type: ignore[arg-type]
+    larger.images[1].save(tmp_path / "one.png")
+    larger.grid().save(tmp_path / "page.png")
+    assert pipe.repeat(tmp_path / "one.png")[0].tobytes() == larger[1].tobytes()
+    assert [image.tobytes() for image in pipe.repeat(tmp_path / "page.png")] == [image.tobytes() for image in larger]
+    with pytest.raises(InputError, match="enlarged already, by 3; enlarge what was drawn"):
+        larger.enlarged(2)
+    with pytest.raises(InputError, match=r"cannot be enlarged by 1\.5; expected a whole number from 1 to 559"):
+        result.enlarged(1.5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="holds numbers, not pictures"):
+        pipe("face", seed=1, output_type="pt").enlarged(2)
+
+
 def test_a_notebook_shows_the_picture_or_a_page_of_several(pipe: Pipeline, result: GenerationResult) -> None:
     one = pipe("face", seed=1)
     with Image.open(BytesIO(one._repr_png_() or b"")) as shown:

@@ -99,8 +99,10 @@ class Editor(Coder, ABC):
         something was. Raises ``InputError`` where there is no recipe, another model drew the picture, or another one
         was edited; warns where the new picture will differ.
         """
-        arguments = self.arguments_of(Recipe.read(picture), image, mask_image)
-        return self(**arguments) if image is None else self.edit(**arguments)
+        recipe = Recipe.read(picture)
+        arguments = self.arguments_of(recipe, image, mask_image)
+        result = self(**arguments) if image is None else self.edit(**arguments)
+        return result.enlarged(recipe.enlarge)
 
     def arguments_of(self, recipe: Recipe, image: Picture | None = None, mask_image: Any = None) -> dict[str, Any]:
         """The arguments of the call, or the edit, that repeats a recipe; errors and warnings as for ``repeat``."""

@@ -1,4 +1,4 @@
-"""How pictures are laid out and saved: grids, scale strips, and the recipe that every PNG carries.
+"""How pictures are laid out and saved: grids, scale strips, animations, and the recipe that every PNG carries.
 
 Works on PIL images; whoever has tensors converts them first. No file is ever half there, and none is replaced unasked.
 """
@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import warnings
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,9 +27,18 @@ from nextscale.values import is_whole, plain
 
 RECIPE_KEY = "nextscale"  # the PNG text chunk that holds the recipe as JSON
 BACKGROUND, INK = "white", "#444444"
+ENLARGING = Image.Resampling.LANCZOS  # drawings have soft edges, which larger pixels would break into steps
 GAP = 8  # pixels between pictures, and around them
 TEXT = 14  # height of a label's letters in pixels
+LEADING = 3  # pixels above every line of a label, and below the last
+MOST_LINES = 6  # of a label
 MOST_PIXELS = 80_000_000  # of a page; what is larger Pillow takes for an attack when it is read again
+ANIMATIONS: Mapping[str, Mapping[str, Any]] = {
+    ".webp": {"format": "WEBP", "lossless": True},
+    ".gif": {"format": "GIF"},
+}
+"""Endings of animations, and how Pillow writes them."""
+PAUSE, LAST_PAUSE = 400, 2000  # milliseconds that a picture of an animation is shown, and the last one
 
 
 def factor_for(image: Image.Image, side: int = 192) -> int:
@@ -34,16 +46,16 @@ def factor_for(image: Image.Image, side: int = 192) -> int:
     return _factor(image.width, side)
 
 
-def page_scale(size: tuple[int, int], count: int) -> int:
-    """By how much to enlarge ``count`` pictures of ``size`` (height, width) on one page: 1 to 4, less where the page
-    would have more than ``MOST_PIXELS``, and 0 where it has too many all the same.
+def page_scale(size: tuple[int, int], count: int, least: int = 1) -> int:
+    """By how much to enlarge ``count`` pictures of ``size`` (height, width) on one page: 1 to 4, or ``least`` if that
+    is more; less where the page would have more than ``MOST_PIXELS``, and 0 where it has too many all the same.
     """
     height, width = size
 
     def pixels(scale: int) -> int:
-        return count * (width * scale + GAP) * (height * scale + TEXT + 6 + GAP)
+        return count * (width * scale + GAP) * (height * scale + _foot(1) + GAP)
 
-    return next((scale for scale in range(_factor(width), 0, -1) if pixels(scale) <= MOST_PIXELS), 0)
+    return next((scale for scale in range(max(_factor(width), least), 0, -1) if pixels(scale) <= MOST_PIXELS), 0)
 
 
 def _factor(width: int, side: int = 192) -> int:
@@ -62,7 +74,7 @@ def grid(
         images: at least one picture; all are shown at the size of the largest.
         columns: how many stand in a row; by default about as many as there are rows.
         scale: enlarge every picture by this factor.
-        labels: one short text to stand under each picture.
+        labels: a text to stand under each picture, in at most ``MOST_LINES`` lines; what is longer ends in dots.
 
     Raises:
         InputError: there is no picture, the labels are not one for each, or there cannot be so many columns.
@@ -75,16 +87,21 @@ def grid(
     if columns is not None and not (is_whole(columns) and columns > 0):
         raise InputError(f"columns is {quoted(columns)}; expected a whole number of at least 1")
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
-    rows = math.ceil(len(images) / columns)
+    rows = [range(start, min(start + columns, len(images))) for start in range(0, len(images), columns)]
     width, height = max(image.width for image in images) * scale, max(image.height for image in images) * scale
-    foot = TEXT + 6 if labels is not None else 0
-    page = Image.new("RGB", (GAP + columns * (width + GAP), GAP + rows * (height + foot + GAP)), BACKGROUND)
-    for i, image in enumerate(images):
-        left = GAP + (i % columns) * (width + GAP)
-        top = GAP + (i // columns) * (height + foot + GAP)
-        page.paste(image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), (left, top))
-        if labels is not None:
-            _write(page, labels[i], left, top + height + 3, width)
+    across = GAP + columns * (width + GAP)
+    room = (MOST_PIXELS // across // len(rows) - height - GAP - LEADING) // (TEXT + LEADING)
+    lines = [_lines(label, width, max(1, min(room, MOST_LINES))) for label in labels or []]
+    feet = [_foot(max(len(lines[i]) for i in row)) if lines else 0 for row in rows]
+    page = Image.new("RGB", (across, GAP + sum(height + foot + GAP for foot in feet)), BACKGROUND)
+    top = GAP
+    for row, foot in zip(rows, feet, strict=True):
+        for i in row:
+            left = GAP + (i - row[0]) * (width + GAP)
+            page.paste(images[i].convert("RGB").resize((width, height), ENLARGING), (left, top))
+            if lines:
+                _write(page, lines[i], left, top + height, width)
+        top += height + foot + GAP
     return page
 
 
@@ -109,13 +126,90 @@ def strip(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] | None = 
     return grid([image for row in rows for image in row], columns, scale, below)
 
 
-def _write(page: Image.Image, text: str, left: int, top: int, width: int) -> None:
-    """A centred label, shortened with dots where it would be wider than its picture."""
-    font = ImageFont.load_default(TEXT)
-    shown = text
-    while font.getlength(shown) > width and len(shown) > 1:
-        shown = shown.rstrip("…")[:-1] + "…"
-    ImageDraw.Draw(page).text((left + (width - font.getlength(shown)) / 2, top), shown, fill=INK, font=font)
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(TEXT)
+
+
+def _foot(lines: int) -> int:
+    """The pixels that labels of so many lines take."""
+    return lines * (TEXT + LEADING) + LEADING
+
+
+def _lines(text: str, width: int, most: int) -> list[str]:
+    """A label in at most so many lines, none wider than its picture: broken between words where one fits, and shortened
+    with dots where it has more.
+    """
+    font, lines, rest = _font(), list[str](), re.sub(r"\s", " ", text).rstrip()
+    while True:
+        fits = max(1, bisect_right(range(1, len(rest) + 1), False, key=lambda n: font.getlength(rest[:n]) > width))
+        if fits >= len(rest):
+            return [*lines, rest]
+        if len(lines) == most - 1:
+            while fits > 1 and font.getlength(rest[:fits] + "…") > width:
+                fits -= 1
+            return [*lines, rest[:fits] + "…"]
+        space = rest.rfind(" ", 1, fits + 1)
+        lines.append(rest[: space if space > 0 else fits].rstrip())
+        rest = rest[space if space > 0 else fits :].lstrip()
+
+
+def _write(page: Image.Image, lines: Sequence[str], left: int, top: int, width: int) -> None:
+    """The lines of a label, centred."""
+    font, draw = _font(), ImageDraw.Draw(page)
+    for i, line in enumerate(lines):
+        at = (left + (width - font.getlength(line)) / 2, top + LEADING + i * (TEXT + LEADING))
+        draw.text(at, line, fill=INK, font=font)
+
+
+def enlarged(image: Image.Image, factor: int) -> Image.Image:
+    """A picture enlarged by a whole factor, smoothly, as on pages.
+
+    Raises:
+        InputError: the factor is none, or makes a picture that could not be opened again.
+    """
+    check_enlarge(factor, (image.height, image.width))
+    return image if factor == 1 else image.resize((image.width * factor, image.height * factor), ENLARGING)
+
+
+def check_enlarge(factor: Any, size: tuple[int, int]) -> None:
+    """Raises ``InputError`` unless pictures of ``size`` (height, width) can be enlarged by this factor."""
+    height, width = size
+    most = math.isqrt(MOST_PIXELS // (height * width))
+    if not is_whole(factor) or not 1 <= factor <= most:
+        raise InputError(
+            f"pictures of {width}x{height} pixels cannot be enlarged by {quoted(factor)}; expected a whole number from "
+            f"1 to {most}"
+        )
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path | str, overwrite: bool = False) -> Path:
+    """Write pictures one after another, as those of a stream, into an animated WebP or GIF, whole or not at all; it
+    rests at its last picture and begins again. Returns the path.
+
+    Raises:
+        InputError: there is no picture, the name ends otherwise, there is such a file and no leave to ``overwrite`` it,
+            or it cannot be written there.
+    """
+    check_animation(path)
+    if not frames:
+        raise InputError("an animation was asked for, but there are 0 pictures; expected at least 1")
+    path, size = Path(path), (max(frame.width for frame in frames), max(frame.height for frame in frames))
+    first, *others = [frame.convert("RGB").resize(size, ENLARGING) for frame in frames]
+    pauses = [PAUSE] * len(others) + [LAST_PAUSE]
+    settings = ANIMATIONS[path.suffix.lower()]
+    try:
+        with written_aside(path, overwrite) as aside, aside.open("wb") as file:
+            first.save(file, save_all=True, append_images=others, duration=pauses, loop=0, **settings)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error}); expected a folder that can") from error
+    return path
+
+
+def check_animation(path: Path | str) -> None:
+    """Raises ``InputError`` for the name of a file that is no animation's."""
+    if Path(path).suffix.lower() not in ANIMATIONS:
+        raise InputError(f"{path} is no name of an animation; expected one that ends in {' or '.join(ANIMATIONS)}")
 
 
 def save_png(

@@ -32,7 +32,7 @@ EDIT = {"image", "mask_image", "box", "outpaint", "rule", "blank", "paste"}
 class Recipe:
     """Of one picture or of a page of several. entries, seeds: one per picture; revision: of the model, None where it
     was not noted; edit: the digest of the picture that was edited, and the arguments of ``Pipeline.edit`` that say
-    where and how; None where nothing was edited.
+    where and how; None where nothing was edited; enlarge: by how much pictures were enlarged.
     """
 
     model: str
@@ -42,6 +42,7 @@ class Recipe:
     seeds: list[int]
     plan: Plan
     edit: Mapping[str, Any] | None = None
+    enlarge: int = 1
 
     @classmethod
     def read(cls, picture: Path | str) -> Recipe:
@@ -73,7 +74,10 @@ class Recipe:
         edit = lists.get("edit")
         if edit is not None and not (isinstance(edit, dict) and set(edit) <= EDIT and "image" in edit):
             raise InputError(f"{name} has the edit {quoted(edit)}; expected a table of {', '.join(sorted(EDIT))}")
-        return cls(lists["model"], revision, lists["dtype"], entries, seeds, _plan(name, lists["plan"]), edit)
+        enlarge = lists.get("enlarge", 1)
+        if type(enlarge) is not int or enlarge < 1:
+            raise InputError(f"{name} has the enlargement {quoted(enlarge)}; expected a whole number of at least 1")
+        return cls(lists["model"], revision, lists["dtype"], entries, seeds, _plan(name, lists["plan"]), edit, enlarge)
 
     def arguments(self, conditioner: Conditioner, model: str, revision: str, dtype: str) -> dict[str, Any]:
         """The arguments of the call that repeats it, by a pipeline of this name and revision in this number type.

@@ -18,12 +18,13 @@ from torch import Tensor
 from nextscale.drawn import DrawnImage
 from nextscale.errors import InputError, quoted
 from nextscale.files import check_writable
+from nextscale.pictures import enlarged, page_scale, save_beside, save_png
 from nextscale.pictures import grid as lay_out
-from nextscale.pictures import page_scale, save_beside, save_png
 from nextscale.plan import Plan
 from nextscale.recipe import recipe_of, shown
 from nextscale.state import ScaleEvent
 from nextscale.tokenizers.base import Canvas, Tokenizer
+from nextscale.values import plain
 
 OutputType = Literal["pil", "pt", "np", "latent"]
 OUTPUT_TYPES: dict[str, OutputType] = {
@@ -96,6 +97,21 @@ class GenerationResult:
             raise InputError(f"{len(self):,} pictures are too many for a page; expected fewer")
         labels = [", ".join(shown(self.recipe_of(i)).values()) for i in range(len(self))]
         return DrawnImage(lay_out(self.images, columns, scale, labels), self.recipe)
+
+    def enlarged(self, factor: int) -> GenerationResult:
+        """The same with every picture enlarged by a whole factor, smoothly; recipes say so, and repeat it. Raises
+        ``InputError`` for another factor, where ``output_type`` was not "pil", and for pictures that are enlarged.
+        """
+        self._need_pictures()
+        if "enlarge" in self.recipe:
+            raise InputError(f"the pictures are enlarged already, by {self.recipe['enlarge']}; enlarge what was drawn")
+        factor = plain(factor)
+        larger = [enlarged(image, factor) for image in self.images]
+        if factor == 1:
+            return self
+        recipe = {**self.recipe, "enlarge": factor}
+        images = [DrawnImage(image, recipe_of(recipe, i)) for i, image in enumerate(larger)]
+        return replace(self, images=images, recipe=recipe)
 
     def save(self, path: str | Path, overwrite: bool = False) -> list[Path]:
         """Write every picture as a PNG with its recipe; returns the files.

@@ -191,7 +191,7 @@ def test_what_is_said_of_classes_is_not_said_of_texts(saved: Path, nextscale: Co
     ]
     done = nextscale("generate", "red", "fox", "--model", saved, *EXACT)
     assert done.code == 0, done.err
-    assert "these words are one prompt, 'red fox'\n" in done.err
+    assert "these words are one prompt, 'red fox'; a picture for each: a line of --prompts FILE\n" in done.err
 
 
 def test_with_low_memory_the_encoder_is_gone_when_the_model_draws(

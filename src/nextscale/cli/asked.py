@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nextscale.cli.console import given, remark
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
 
 MOST_PICTURES = 10_000
 """Pictures of one command; all of them are drawn before the first is written."""
+MOST_BYTES = 1 << 30
+"""Of a file of prompts."""
 LONGEST_NAME, LONGEST_PROMPT = 500, 10_000
 """Letters of a class's name, or of a prompt that is to find a class: every word is looked for; and of any other."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a user asked for, before anything is loaded."""
+    """What a user asked for, before anything is loaded. lines: the prompts of a file, None where none was named."""
 
     words: list[str]
     classes: list[str]
@@ -29,12 +32,15 @@ class Asked:
     num_images: int | None
     seed: int | list[int] | None
     sampling: dict[str, Any]
+    lines: list[str] | None = None
 
     @property
     def prompts(self) -> list[str]:
-        """Every argument is a prompt if one of them holds a space, as in "red heart" "grinning cat"; else all of them
-        are the words of one.
+        """The lines of a file; else the arguments, each a prompt if one of them holds a space, as in "red heart" "a
+        cat", and all together one if none does.
         """
+        if self.lines is not None:
+            return self.lines
         several = any(len(words.split()) > 1 for words in self.words)
         return self.words if several else [" ".join(self.words)] if self.words else []
 
@@ -44,9 +50,13 @@ class Asked:
         """
         if self.num_images is not None and self.num_images < 1:
             raise InputError(f"--num-images is {self.num_images}; expected at least 1")
-        if self.words and self.classes:
-            raise InputError(f"words ({' '.join(self.words)!r}) and --class were both given; expected one of them")
-        if needed and not self.words and not self.classes:
+        words = f"words ({' '.join(self.words)!r})"
+        told = [
+            name for name, value in ((words, self.words), ("--prompts", self.lines), ("--class", self.classes)) if value
+        ]
+        if len(told) > 1:
+            raise InputError(f"{told[0]} and {told[1]} were both given; expected one of them")
+        if needed and not told:
             raise InputError(
                 'nothing to draw was named; expected words, as in nextscale generate "grinning cat", or --class '
                 "(--list-classes lists the classes)"
@@ -58,7 +68,7 @@ class Asked:
 
     def options(self) -> list[str]:
         """The names of all that was asked for, as options."""
-        named = {"class": self.classes, "style": self.styles}
+        named = {"prompts": self.lines or [], "class": self.classes, "style": self.styles}
         named |= given(negative_prompt=self.negative, num_images=self.num_images, seed=self.seed, **self.sampling)
         options = ["--" + name.replace("_", "-") for name, value in named.items() if value != []]
         return ["the words", *options] if self.words else options
@@ -82,12 +92,12 @@ class Asked:
                 "say what to draw in words"
             )
         if len(self.words) > 1 and len(self.prompts) == 1:
-            each = "; a picture for each: " + " ".join(f"-c {word}" for word in self.words[:3])
-            remark(f"these words are one prompt, {self.prompts[0]!r}{each if of_classes else ''}")
+            several = " ".join(f"-c {word}" for word in self.words[:3]) if of_classes else "a line of --prompts FILE"
+            remark(f"these words are one prompt, {self.prompts[0]!r}; a picture for each: {several}")
         typed = {"prompt": self.prompts, "class_labels": self.classes, "style": self.styles}
         typed |= {"negative_prompt": [] if self.negative is None else [self.negative]}
         spread = {name: texts for name, texts in typed.items() if texts}
-        if self.words or self.classes:
+        if self.prompts or self.classes:
             spread = pipe.conditioner.spread(remark, **spread)
         drawn = max(map(len, spread.values()), default=1)
         counted = len(self.seed) // drawn if isinstance(self.seed, list) else 1  # a list of seeds says how many
@@ -99,6 +109,23 @@ def _check_length(texts: list[str], most: int) -> None:
     for text in texts:
         if len(text) > most:
             raise InputError(f"{quoted(text)} has {len(text):,} letters; expected at most {most:,}")
+
+
+def prompts_in(file: Path) -> list[str]:
+    """The lines of a file, without the empty ones, which is said. Raises ``InputError`` for what is no text."""
+    from nextscale.documents import read_text
+
+    text = read_text(file, largest=MOST_BYTES)
+    if "\0" in text:
+        raise InputError(f"{file} is not text (byte 0 stands in it); expected prompts in UTF-8, one a line")
+    lines = [line.strip() for line in text.split("\n")]
+    prompts = [line for line in lines if line]
+    if not prompts:
+        raise InputError(f"{file} holds no prompt; expected one a line")
+    empty = len(lines) - len(prompts) - (not lines[-1])  # what follows the last line's end is no line
+    if empty:
+        remark(f"{file} has empty lines, which were skipped: {empty:,}")
+    return prompts
 
 
 def seeds_of(text: str | None) -> int | list[int] | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextscale.cli.asked import Asked, check_number, seeds_of
+from nextscale.cli.chosen import loaded, recipe_to_repeat
 from nextscale.cli.console import (
     MODEL,
     AsJson,
@@ -36,7 +37,6 @@ from nextscale.cli.console import (
     given,
     remarks,
 )
-from nextscale.cli.generate import loaded, recipe_to_repeat
 from nextscale.cli.outputs import Overwrite, Pictures
 from nextscale.errors import InputError
 
@@ -108,7 +108,7 @@ def edit(
     _check_region(picture, where, repeats=recipe is not None)
     place = Pictures(out, overwrite)
     place.check()
-    pipe = loaded(recipe, model, device, dtype, revision, **given(features=features, low_memory=low_memory))
+    pipe = loaded(asked, recipe, model, device, dtype, revision, **given(features=features, low_memory=low_memory))
     start = time.perf_counter()
     with remarks():
         if recipe is None:
@@ -118,7 +118,7 @@ def edit(
         check_number(_count(arguments))
         place.check_count(_count(arguments))
         pipe.set_progress_bar_config(disable=False, desc="painting")
-        result = pipe.edit(**arguments)
+        result = pipe.edit(**arguments).enlarged(1 if recipe is None else recipe.enlarge)
     _tell(_write(result, place, picture), result, time.perf_counter() - start, as_json)
     place.tell_moved()
 

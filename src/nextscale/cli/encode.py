@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from nextscale.cli.asked import prompts_in
 from nextscale.cli.console import (
     DEFAULT_MODEL,
     AsJson,
@@ -24,9 +25,6 @@ from nextscale.cli.console import (
 from nextscale.cli.outputs import Overwrite
 from nextscale.errors import InputError
 from nextscale.files import check_new
-
-MOST_BYTES = 1 << 30
-"""Of a file of prompts."""
 
 
 def encode(
@@ -82,7 +80,9 @@ def _encode_pictures(
 def _encode_prompts(file: Path, out: Path, model: str, overwrite: bool, device: str, dtype: str, as_json: bool) -> None:
     """The text encoder alone is loaded, and no weights of the model that reads it."""
     check_new(out, overwrite)
-    prompts = _prompts(file)
+    prompts = prompts_in(file)
+    if again := len(prompts) - len(set(prompts)):
+        remark(f"{file} has lines that stand there before, whose prompts are encoded once: {again:,}")
 
     from nextscale.checkpoints.find import model_folder
     from nextscale.checkpoints.load import saved_conditioner
@@ -113,23 +113,3 @@ def _encode_prompts(file: Path, out: Path, model: str, overwrite: bool, device: 
         answer_json({"features": str(out), "prompts": count, "tokens": features.tokens, **about})
     else:
         answer(f"{out}: {counted}, {features.tokens:,} tokens of {features.reference.encoder}")
-
-
-def _prompts(file: Path) -> list[str]:
-    """The lines of a file, without the empty ones, which is said. Raises ``InputError`` for what is no text."""
-    from nextscale.documents import read_text
-
-    text = read_text(file, largest=MOST_BYTES)
-    if "\0" in text:
-        raise InputError(f"{file} is not text (byte 0 stands in it); expected prompts in UTF-8, one a line")
-    lines = [line.strip() for line in text.split("\n")]
-    prompts = [line for line in lines if line]
-    if not prompts:
-        raise InputError(f"{file} holds no prompt; expected one a line")
-    empty = len(lines) - len(prompts) - (not lines[-1])  # what follows the last line's end is no line
-    again = len(prompts) - len(set(prompts))
-    if empty:
-        remark(f"{file} has empty lines, which were skipped: {empty:,}")
-    if again:
-        remark(f"{file} has lines that stand there before, whose prompts are encoded once: {again:,}")
-    return prompts

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextscale.cli.asked import Asked, check_number, seeds_of
+from nextscale.cli.asked import Asked, check_number, prompts_in, seeds_of
+from nextscale.cli.chosen import loaded, recipe_to_repeat
 from nextscale.cli.console import (
     DEFAULT_MODEL,
     MODEL,
@@ -35,12 +36,11 @@ from nextscale.cli.console import (
     answer,
     answer_json,
     given,
-    load_pipeline,
     progress,
-    remark,
     remarks,
 )
-from nextscale.cli.outputs import Overwrite, Pictures
+from nextscale.cli.outputs import Overwrite, Pictures, open_viewer
+from nextscale.cli.pages import Pages, Wished
 from nextscale.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,22 +49,41 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from nextscale.pipeline import GenerationResult, Pipeline
-    from nextscale.recipe import Recipe
     from nextscale.state import ScaleEvent
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="What to draw, in plain words: a red heart. Models of classes draw the class that they find. Several "
+        'prompts: "a red heart" "a cat".'
+    ),
+]
+PromptFile = Annotated[
+    Path | None, typer.Option("--prompts", metavar="FILE", help="A text file of prompts, one a line, instead of words.")
+]
+Styles = Annotated[
+    list[str] | None,
+    typer.Option("--style", help="A style, for models of classes; may be given several times, or 'all' for every one."),
+]
+Enlarge = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Write pictures N times as wide and high, smoothly enlarged.")
+]
+Strip = Annotated[bool, typer.Option("--strip", help="Also write strip.png: all pictures, scale by scale.")]
+Grid = Annotated[bool | None, typer.Option(help="Write grid.png with all pictures (by default, if there are several).")]
+Animate = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also write the picture growing scale by scale, or the grid: out.webp, out.gif."),
+]
+Open = Annotated[bool, typer.Option("--open", help="Open what was drawn with the system's viewer.")]
+Like = Annotated[Path | None, typer.Option(help="Repeat the recipe in this PNG, instead of prompts and options.")]
+ListClasses = Annotated[bool, typer.Option("--list-classes", help="List the model's classes and styles and stop.")]
 
 
 def generate(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="What to draw, in plain words: red heart. Models of classes draw the class that they find. Several "
-            'prompts: "red heart" "a cat".'
-        ),
-    ] = None,
+    words: Words = None,
+    prompts: PromptFile = None,
     classes: Classes = None,
-    styles: Annotated[
-        list[str] | None, typer.Option("--style", help="A style; may be given several times, or 'all' for every one.")
-    ] = None,
+    styles: Styles = None,
     negative_prompt: NegativePrompt = None,
     model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     revision: Revision = None,
@@ -79,16 +98,13 @@ def generate(
     smooth: Smooth = False,
     out: Out = Path("out"),
     overwrite: Overwrite = False,
-    strip: Annotated[bool, typer.Option("--strip", help="Also write strip.png: all pictures, scale by scale.")] = False,
-    grid: Annotated[
-        bool | None, typer.Option(help="Write grid.png with all pictures (by default, if there are several).")
-    ] = None,
-    like: Annotated[
-        Path | None, typer.Option(help="Repeat the recipe in this PNG, instead of prompts and options.")
-    ] = None,
-    list_classes: Annotated[
-        bool, typer.Option("--list-classes", help="List the model's classes and styles and stop.")
-    ] = False,
+    enlarge: Enlarge = None,
+    grid: Grid = None,
+    strip: Strip = False,
+    animate: Animate = None,
+    opened: Open = False,
+    like: Like = None,
+    list_classes: ListClasses = False,
     features: Features = None,
     low_memory: LowMemory = False,
     device: Device = "auto",
@@ -98,69 +114,38 @@ def generate(
     """Draw new pictures of what a text says or plain words name, or of a class."""
     sampling = given(ratio=ratio, pixels=pixels, guidance_scale=guidance_scale, temperature=temperature)
     sampling |= given(top_k=top_k, top_p=top_p, smooth=smooth)
-    asked = Asked(words or [], classes or [], styles or [], negative_prompt, num_images, seeds_of(seed), sampling)
     if list_classes:
         _list_classes(DEFAULT_MODEL if model is None else model, revision, styles or [], as_json)
         return
+    lines = None if prompts is None else prompts_in(prompts)
+    asked = Asked(
+        words or [], classes or [], styles or [], negative_prompt, num_images, seeds_of(seed), sampling, lines
+    )
     recipe = None if like is None else recipe_to_repeat(like, asked)
     if recipe is None:
         asked.check()
-    place = Pictures(out, overwrite)
+    elif enlarge is None:
+        enlarge = recipe.enlarge
+    place, wished = Pictures(out, overwrite), Wished(grid, strip, animate, enlarge)
     place.check()
-    pipe = loaded(recipe, model, device, dtype, revision, **given(features=features, low_memory=low_memory))
+    wished.check(overwrite)
+    pipe = loaded(asked, recipe, model, device, dtype, revision, **given(features=features, low_memory=low_memory))
     start = time.perf_counter()
     with remarks():
         arguments = asked.arguments(pipe) if recipe is None else pipe.arguments_of(recipe)
     check_number(_count(arguments))
-    pages = Pages.of(pipe, arguments, grid, strip)
+    pages = Pages.of(pipe, arguments["plan"], _count(arguments), wished)
     place.check_count(pages.count, bool(pages.grid or pages.strip))
     result, growth = _draw(pipe, arguments, pages)
-    written = _write(result, growth, place, pages)
+    written = pages.write(result, growth, place)
     seconds = time.perf_counter() - start
     place.tell_moved()
     if as_json:
         answer_json({**written, "recipe": result.recipe, "seconds": round(seconds, 3)})
     else:
         answer(_sentence(written, out, seconds))
-
-
-def recipe_to_repeat(picture: Path, asked: Asked) -> Recipe:
-    """The recipe of a picture, if nothing else was asked for."""
-    from nextscale.recipe import Recipe
-
-    if asked.options():
-        raise InputError(f"--like repeats a recipe as it is; leave {', '.join(asked.options())} out")
-    return Recipe.read(picture)
-
-
-def loaded(
-    recipe: Recipe | None, model: str | None, device: str, dtype: str, revision: str | None, **text: Any
-) -> Pipeline:
-    """The model that was named, else the recipe's; in the recipe's number type, unless another is asked for. text: how
-    texts are encoded.
-    """
-    if recipe is not None:
-        dtype = recipe.dtype if dtype == "auto" else dtype
-        model = _model_of(recipe) if model is None else model
-    return load_pipeline(DEFAULT_MODEL if model is None else model, device, dtype, revision, **text)
-
-
-def _model_of(recipe: Recipe) -> str:
-    """The model that a recipe names, if it is bundled, or published and here. A picture may come from anybody: nothing
-    else that it names is looked for, neither on this disk nor on the hub.
-    """
-    from nextscale.checkpoints.load import bundled_names, checkpoint_folder
-    from nextscale.checkpoints.published import published
-
-    if recipe.model in bundled_names():
-        return recipe.model
-    if published(recipe.model):
-        checkpoint_folder(recipe.model)
-        return recipe.model
-    raise InputError(
-        f"the picture was drawn by {recipe.model}, which is no bundled model; name its folder with --model, or its "
-        "repository (org/name)"
-    )
+    if opened:
+        open_viewer(_result(written, out))
 
 
 def _list_classes(model: str, revision: str | None, styles: list[str], as_json: bool) -> None:
@@ -194,40 +179,8 @@ def _list_classes(model: str, revision: str | None, styles: list[str], as_json: 
         answer(f"not in {style}: {', '.join(names)}")
 
 
-@dataclass(frozen=True)
-class Pages:
-    """The pages beside the pictures, known before anything is drawn. grid, strip: by how much pictures are enlarged
-    there, 0 for no such page.
-    """
-
-    count: int
-    scales: int
-    grid: int
-    strip: int
-
-    @classmethod
-    def of(cls, pipe: Pipeline, arguments: dict[str, Any], grid: bool | None, strip: bool) -> Pages:
-        """Raises ``InputError`` where a page that was asked for would be too large to be opened again."""
-        from nextscale.pictures import page_scale
-
-        count = _count(arguments)
-        scales, size = len(arguments["plan"].rows), pipe.tokenizer.pixels(arguments["plan"].schedule)
-        laid_out = {"grid": page_scale(size, count), "strip": page_scale(size, count * scales)}
-        for page, asked in (("grid", grid), ("strip", strip)):
-            if asked and not laid_out[page]:
-                raise InputError(
-                    f"--{page} with {count:,} pictures makes too large a page; expected fewer, or no --{page}"
-                )
-        wanted = count > 1 if grid is None else grid
-        if wanted and not laid_out["grid"]:
-            remark(f"no grid: {count:,} pictures are too many for a page")
-        return cls(count, scales, laid_out["grid"] if wanted else 0, laid_out["strip"] if strip else 0)
-
-
-def _draw(
-    pipe: Pipeline, arguments: dict[str, Any], pages: Pages
-) -> tuple[GenerationResult, list[list[Image.Image]] | None]:
-    """The result, drawn in turns, and for a strip what every picture looked like after each scale."""
+def _draw(pipe: Pipeline, arguments: dict[str, Any], pages: Pages) -> tuple[GenerationResult, list[list[Image.Image]]]:
+    """The result, drawn in turns, and where pages grow what every picture looked like after each scale."""
     from nextscale.pipeline import BATCH
     from nextscale.recipe import PER_IMAGE
 
@@ -245,12 +198,12 @@ def _draw(
             before = pages.count * first // prompts
             watch = _watcher(pipe, pages, before if many else None, step, growth)
             results.append(pipe(**part, callback_on_scale_end=watch))
-    recipe = dict(results[0].recipe)
+    recipe = results[0].recipe | ({"enlarge": pages.enlarge} if pages.enlarge > 1 else {})
     for name in PER_IMAGE.keys() & recipe:
         recipe[name] = [value for result in results for value in result.recipe[name]]
     drawn = replace(results[0], images=[image for result in results for image in result.images], recipe=recipe)
     rows = [list(row) for row in zip(*(growth[k] for k in sorted(growth)), strict=True)]
-    return drawn, rows if pages.strip else None
+    return drawn, rows
 
 
 def _per_prompt(arguments: dict[str, Any]) -> dict[str, list[Any]]:
@@ -285,7 +238,7 @@ def _watcher(
     growth: dict[int, list[Image.Image]],
 ) -> Callable[[ScaleEvent], None]:
     """What happens after every scale: the bar moves, by pictures where there are some ``before`` these, and the canvas
-    is decoded for a strip.
+    is decoded for pages that grow.
     """
     from nextscale.pipeline import decode, to_pil
 
@@ -295,42 +248,10 @@ def _watcher(
             step(done, pages.scales)
         else:
             step(before + len(event.tokens) * done / pages.scales, pages.count)
-        if pages.strip:
+        if pages.grow:
             growth.setdefault(event.k, []).extend(to_pil(decode(pipe.tokenizer, event.canvas)))
 
     return watch
-
-
-def _write(
-    result: GenerationResult, growth: list[list[Image.Image]] | None, place: Pictures, pages: Pages
-) -> dict[str, Any]:
-    """Save everything; returns the names of the files."""
-    from nextscale.pictures import grid as lay_out
-    from nextscale.pictures import strip as lay_out_scales
-    from nextscale.recipe import shown
-    from nextscale.results import file_stem
-
-    written: dict[str, Any] = {"images": []}
-    names = [shown(result.recipe_of(i)) for i in range(len(result.images))]
-    for i, image in enumerate(result.images):
-        recipe = result.recipe_of(i)
-        path = place.save(image, file_stem(recipe), recipe)
-        written["images"].append({"file": str(path), **names[i], "seed": recipe["seed"]})
-    if pages.grid:
-        labels = [", ".join(named.values()) for named in names]
-        page = lay_out(result.images, columns=_columns(names), scale=pages.grid, labels=labels)
-        written["grid"] = str(place.save(page, "grid", result.recipe))
-    if growth is not None:
-        labels = [f"{h}x{w}" for h, w in (row.size for row in result.plan.rows)]
-        page = lay_out_scales(growth, labels, scale=pages.strip)
-        written["strip"] = str(place.save(page, "strip", result.recipe))
-    return written
-
-
-def _columns(names: list[dict[str, str]]) -> int | None:
-    """Of the grid, such that pictures of one style stand below each other; None where there are not several."""
-    styles = len({named.get("style") for named in names})
-    return None if styles == 1 or len(names) % styles else styles * max(1, 10 // styles)
 
 
 def _sentence(written: dict[str, Any], out: Path, seconds: float) -> str:
@@ -342,5 +263,12 @@ def _sentence(written: dict[str, Any], out: Path, seconds: float) -> str:
         counted = seeds == list(range(seeds[0], seeds[0] + len(seeds)))
         told = f"{seeds[0]} to {seeds[-1]}" if counted else ", ".join(map(str, seeds))
         parts = [f"{len(images)} pictures in {out}, seeds {told}"]
-    parts += [written[page] for page in ("grid", "strip") if page in written]
+    parts += [written[page] for page in ("grid", "strip", "animation") if page in written]
     return "; ".join(parts) + f" ({seconds:.1f} s)"
+
+
+def _result(written: dict[str, Any], out: Path) -> Path:
+    """The one thing that shows all that was drawn."""
+    if page := written.get("animation") or written.get("grid"):
+        return Path(page)
+    return Path(written["images"][0]["file"]) if len(written["images"]) == 1 else out

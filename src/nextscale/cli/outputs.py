@@ -5,6 +5,8 @@ Everything is checked before any work is done, and nothing of a user's is replac
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,3 +81,11 @@ def check_picture(path: Path, overwrite: bool) -> None:
     if path.suffix.lower() in OTHER_FORMATS:
         raise InputError(f"{path} would be a PNG file under another format's name; expected a name that ends in .png")
     check_new(path, overwrite)
+
+
+def open_viewer(path: Path) -> None:
+    """Open a file or folder with the system's viewer; where that cannot be, it is said, since nothing is lost."""
+    if sys.platform not in ("darwin", "win32") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        remark(f"{path} is not opened, since there is no display here")
+    elif typer.launch(str(path.absolute())):
+        remark(f"{path} is not opened, since this system has no viewer for it")
