@@ -175,7 +175,9 @@ def test_of_several_frames_the_first_is_taken_which_is_said(tmp_path: Path) -> N
         assert np.asarray(region_of(tmp_path / "a.gif", box=(0, 0, 1, 1)).picture).any()
     with Image.open(tmp_path / "a.gif") as opened:
         opened.seek(1)
-        with pytest.warns(UserWarning, match="several frames, of which the one that it stands at is taken"):
+        with pytest.warns(
+            UserWarning, match="the picture holds several frames or pages, of which the one that it stands at"
+        ):
             assert not np.asarray(region_of(opened, box=(0, 0, 1, 1)).picture).any()
 
 

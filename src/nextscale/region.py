@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from nextscale.decoding import DAMAGE, reason, visible
+from nextscale.decoding import DAMAGE, has_frames, reason, visible
 from nextscale.errors import InputError, quoted, warn_user
 from nextscale.pictures import MOST_PIXELS
 from nextscale.scales import Size
@@ -118,8 +118,6 @@ def region_of(image: Any, mask_image: Any = None, box: Any = None, outpaint: Any
         found = f"{' and '.join(named)} were given" if named else "nothing says where to paint"
         raise InputError(f"{found}; expected one of mask_image, box and outpaint")
     picture = _read(image, "picture")
-    if getattr(image, "is_animated", False):
-        warn_user("the picture holds several frames, of which the one that it stands at is taken")
     source: dict[str, Any] = {"image": _digest(np.asarray(picture))}
     if mask_image is not None:
         mask = _mask(mask_image, picture)
@@ -173,6 +171,8 @@ def _resized(picture: Image.Image, size: Size) -> Image.Image:
 
 
 def _read(given: Any, what: str, alpha: bool = True) -> Image.Image:
+    if isinstance(given, Image.Image) and has_frames(given):
+        warn_user(f"the {what} holds several frames or pages, of which the one that it stands at is taken")
     try:
         return visible(picture_of(given, alpha), alpha).picture
     except DAMAGE as error:
