@@ -87,11 +87,12 @@ class Report:
 
     @property
     def bars(self) -> tuple[Bar, ...]:
-        """The bars that apply: PSNR and distance for held-out images only. Of those that are held out from a model of
-        texts, its tokenizer has seen many.
+        """The bars that apply: PSNR and distance for held-out images only. Of the emoji that are held out from a model
+        of texts, its tokenizer has seen many.
         """
         t, other, bars = self.tokenizer, self.against, list[Bar]()
-        if t.source.split == "heldout" and "captions_hash" not in self.settings:
+        of_texts = self.generator is not None and bool(self.generator.text_gain)
+        if t.source.split == "heldout" and not of_texts:
             bars.append(Bar("PSNR, dB", t.psnr.mean, PSNR_BAR))
             if t.styles:
                 worst = min(t.styles, key=lambda style: style.psnr.mean)
