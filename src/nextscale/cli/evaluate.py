@@ -93,7 +93,6 @@ def evaluate(
     from nextscale.evaluation.report import evaluate as measure
     from nextscale.evaluation.report import images_to_draw
     from nextscale.evaluation.table import text
-    from nextscale.plan import shaped_plan
 
     check_split(split)
     existing_folder(data)
@@ -112,9 +111,7 @@ def evaluate(
             subject = replace(subjects[0], defaults={**subjects[0].defaults, **sampling})
             judge = _judge(classifier, subject)
             count = images_to_draw(subject, data, split, judge, generated)
-            _check_drawn(count, painting, place, sampling)
-            if sampling and subject.model is not None:
-                shaped_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
+            _check_drawn(subject, count, painting, place, sampling)
             asked: dict[str, Any] = {"generated": count, "painting": painting, "skip_small": skip_small}
             report = measure(subject, data, split, progress, judge=judge, against=other, **asked)
             told, shown = report.to_dict(), text(report)
@@ -148,13 +145,20 @@ def _check_options(
         )
 
 
-def _check_drawn(images: int, painting: bool, place: Pictures | None, sampling: dict[str, Any]) -> None:
-    """Refuse what is for generated images where there are none, and a place where nothing can be written."""
+def _check_drawn(
+    subject: Subject, images: int, painting: bool, place: Pictures | None, sampling: dict[str, Any]
+) -> None:
+    """Refuse what is for generated images where there are none, settings that the model cannot draw by, and a place
+    where nothing can be written.
+    """
     from nextscale.errors import InputError
+    from nextscale.plan import shaped_plan
 
     if sampling and not (images or painting):
         option = next(iter(sampling)).replace("_", "-")
         raise InputError(f"--{option} is for generated images; expected --generated with their number, or --painting")
+    if sampling and subject.model is not None:
+        shaped_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
     if place is not None:
         from nextscale.evaluation.curves import check_curves
 
