@@ -83,8 +83,9 @@ class Editor(Coder, ABC):
         picture are kept, see :func:`nextscale.methods.paint.given_of`; blank: hide what is masked from the model, by
         default where a class or words are given (not where something is outpainted, nor by VAR's official rule);
         paste: every pixel that is not masked is the picture's own. class_labels, prompt: what to paint; without them
-        the model is asked for nothing in particular. The other arguments are those of a call; ratio and pixels say at
-        what size the model paints. Raises ``InputError`` or ``PlanError`` for what cannot be done.
+        the model is asked for nothing in particular. The other arguments are those of a call; ratio, pixels, size,
+        scales and steps say at what size the model paints, and on which scales. Raises ``InputError`` or ``PlanError``
+        for what cannot be done.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "sampling")}
         return self._carried_out(self._understood(**given, **sampling))
@@ -200,7 +201,7 @@ class Editor(Coder, ABC):
         def make(**sampling: Any) -> Plan:
             shape = region.size if self.shapes.size(self.shapes.fitting(*region.size)) == region.size else None
             height, width = shape or region.box()[2:]
-            if len(self.shapes.schedules) > 1:
+            if len(self.shapes.schedules) > 1 and not {"size", "scales"} & sampling.keys():
                 sampling = {"ratio": ratio_of(self.shapes.fitting(height, width)), **sampling}
             if labelled:
                 return self.plan(**sampling)

@@ -21,6 +21,7 @@ from nextscale.models.base import NextScaleModel
 from nextscale.row import COLUMNS, MOST_GUIDANCE, Row, check_row, read_value, real, several, text, whole
 from nextscale.sampling import smooth_settings
 from nextscale.scales import ScaleSchedule, Size
+from nextscale.sizes import SHAPE, asked_schedule
 from nextscale.values import listed
 
 FORMAT = 2
@@ -287,9 +288,10 @@ def default_plan(
     return Plan(tuple(rows), branches, {"model": MemoryPlan(model.memory)})
 
 
-def shaped_plan(model: NextScaleModel, stride: int, *, ratio: Any = None, pixels: Any = None, **sampling: Any) -> Plan:
-    """The plan of a plain generation of pictures of a ratio and size; see :meth:`nextscale.ratios.Shapes.choose`."""
-    return default_plan(model, schedule=model.shapes(stride).choose(ratio, pixels), **sampling)
+def shaped_plan(model: NextScaleModel, stride: int, **asked: Any) -> Plan:
+    """The plan of a plain generation on the scales that were asked for; see :func:`nextscale.sizes.asked_schedule`."""
+    shape = {name: asked.pop(name) for name in SHAPE if name in asked}
+    return default_plan(model, schedule=asked_schedule(model, stride, **shape), **asked)
 
 
 def _check_populations(plan: Plan) -> None:

@@ -15,9 +15,12 @@ from nextscale.cli.console import (
     Device,
     Dtype,
     GuidanceScale,
+    PictureSize,
     Pixels,
     Ratio,
+    Scales,
     Smooth,
+    Steps,
     Temperature,
     TopK,
     TopP,
@@ -63,6 +66,9 @@ def plan(
     ] = None,
     ratio: Ratio = None,
     pixels: Pixels = None,
+    size: PictureSize = None,
+    scales: Scales = None,
+    steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -84,8 +90,8 @@ def plan(
 
     where, _ = choose_device(device)
     number, _ = choose_dtype(dtype, where)
-    asked = given(ratio=ratio, pixels=pixels, guidance_scale=guidance_scale, temperature=temperature)
-    asked |= given(top_k=top_k, top_p=top_p, smooth=smooth)
+    asked = given(ratio=ratio, pixels=pixels, size=size, scales=scales, steps=steps, guidance_scale=guidance_scale)
+    asked |= given(temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
     parts, defaults = _parts(model)
     with remarks():
         rows = _plan(parts, defaults | asked)
@@ -116,9 +122,8 @@ def plan(
             told["against"] = _side_by_side(model, against, asked, num_images, where, number)[1]
         answer_json(told)
         return
-    answer(_heading(told, rows, parts["tokenizer"].pixels(rows.schedule)))
-    answer(table(rows, priced))
-    answer(_memory(priced, rehearsed))
+    heading = _heading(told, rows, parts["tokenizer"].pixels(rows.schedule))
+    answer("\n".join([heading, table(rows, priced), _memory(priced, rehearsed)]))
     if seconds is not None:
         answer(_time(seconds, priced, speed, told["threads"]))
 

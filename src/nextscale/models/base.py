@@ -6,6 +6,7 @@ of one scale, ``L`` of all, ``P`` of a prefix, ``C`` width, ``d`` draws of a tok
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +22,8 @@ from nextscale.guidance import mix as mix_branches
 from nextscale.layers.slots import SlotSpec, SlotWrapper
 from nextscale.memory.base import Course, Memory, Outlook
 from nextscale.memory.segments import TeacherForcing
-from nextscale.ratios import Shapes
-from nextscale.scales import ScaleSchedule, Size
+from nextscale.ratios import Shapes, apart
+from nextscale.scales import ScaleSchedule, Size, spaced
 
 Mix = tuple[int, tuple[float, ...]]
 """(block, weights): after that block the branches are mixed, and every branch goes on with the mixture."""
@@ -147,6 +148,8 @@ class NextScaleModel(nn.Module, ABC):
     """Settings that shape no weights, so that a run which starts from a checkpoint may have others."""
     has_passes: bool = False
     """Whether it can go over a scale again, see ``Again``."""
+    levels: int | None = None
+    """Most scales that it can draw; None: any number."""
 
     @property
     def schedules(self) -> tuple[ScaleSchedule, ...]:
@@ -161,6 +164,28 @@ class NextScaleModel(nn.Module, ABC):
     def shapes(self, stride: int) -> Shapes:
         """The pictures that it draws. stride: pixels per token."""
         return Shapes(self.schedule, self.schedules, self.lengths, stride)
+
+    def schedule_of(self, grid: Size, steps: int | None = None) -> ScaleSchedule:
+        """The scales of a picture of ``grid`` tokens: ``steps`` of them, from 1 to the longer side and to ``levels``,
+        or as many as suit it.
+
+        One that was trained, where one ends so; else they are spaced (see :func:`nextscale.scales.spaced`) as those of
+        the trained schedule of the nearest ratio, with as many scales where there is one, else of the nearest size. The
+        first of these is not enlarged, since drawing always begins with it. Raises ``PlanError`` where the model draws
+        by one schedule alone.
+        """
+        trained = [self.schedule, *(largest.prefix(n) for largest in self.schedules for n in self.lengths)]
+        for one in trained:
+            if one.grid == grid and steps in (None, len(one)):
+                return one
+        largest = self.shapes(1).nearest(*grid)
+        like = min(
+            (largest.prefix(n) for n in self.lengths),
+            key=lambda one: (len(one) != steps, apart(math.prod(one.grid), math.prod(grid))),
+        )
+        sides = [float(max(size)) for size in like]
+        first = sides[0] / max(1.0, max(grid) / sides[-1])
+        return spaced([first, *sides[1:]] if len(sides) > 1 else sides, steps or min(len(like), max(grid)), grid)
 
     @property
     @abstractmethod

@@ -95,6 +95,11 @@ class ClassTransformer(NextScaleModel):
                 f"this {self.name} was trained on the scales {self.schedule} and cannot draw the scales {schedule}"
             )
 
+    def schedule_of(self, grid: Size, steps: int | None = None) -> ScaleSchedule:
+        if grid == self.schedule.grid and steps in (None, len(self.schedule)):
+            return self.schedule
+        raise PlanError(f"this {self.name} was trained on the scales {self.schedule} and draws no others")
+
     @abstractmethod
     def modulation(self, activated: Tensor) -> tuple[Tensor, ...]:
         """SiLU of the condition (R, C) to the modulation (R, 1, n, C) of every block."""
