@@ -12,7 +12,7 @@ from nextscale.errors import InputError, PlanError, quoted
 from nextscale.models.base import NextScaleModel
 from nextscale.pictures import MOST_PIXELS
 from nextscale.ratios import Shapes
-from nextscale.scales import ScaleSchedule, Size
+from nextscale.scales import LARGEST_SIDE, ScaleSchedule, Size
 from nextscale.values import is_real, is_whole, listed, plain
 
 SHAPE = ("ratio", "pixels", "size", "scales", "steps")
@@ -120,9 +120,12 @@ def _check(model: NextScaleModel, schedule: ScaleSchedule, said: str) -> None:
 
 
 def _check_area(said: str, grid: Size, shapes: Shapes) -> None:
-    height, width = (side * shapes.stride for side in grid)
-    if height * width > MOST_PIXELS:
-        raise InputError(f"{said}, which is {height:,}x{width:,} pixels; expected at most {MOST_PIXELS:,} in a picture")
+    h, w = grid
+    if h * w * shapes.stride**2 > MOST_PIXELS or max(h, w) > LARGEST_SIDE:
+        raise InputError(
+            f"{said}, which is too large; expected at most {MOST_PIXELS:,} pixels in a picture, and {LARGEST_SIDE:,} "
+            "tokens along a side"
+        )
 
 
 def _pair(given: Any, side: bool = False) -> Size | None:
