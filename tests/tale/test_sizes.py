@@ -54,7 +54,7 @@ def test_what_is_asked_for_is_drawn_streamed_priced_and_repeated(pipe: Pipeline,
         *_, last = pipe.stream(prompt="ab", seed=1, **asked)
         assert last.images()[0].tobytes() == drawn.images[0].tobytes()
         assert pipe.price(images=2, **asked) == pipe.price(drawn.plan, 2)
-        (saved,) = drawn.save(tmp_path / f"{scales}.png")
+        (saved,) = drawn.save(tmp_path / "drawn.png", overwrite=True)
         assert same(pipe.repeat(saved).tokens, drawn.tokens)
         again = pipe.decode(drawn.tokens, schedule=drawn.plan.schedule)
         assert again[0].tobytes() == drawn.images[0].tobytes()
