@@ -75,7 +75,6 @@ CALL: Mapping[str, Habit] = {
     "guidance": Habit("guidance_scale"),
     "height": ONE_SIDE,
     "width": ONE_SIDE,
-    "resolution": Habit("size"),
     "num_inference_steps": STEPS,
     "num_steps": STEPS,
     "timesteps": STEPS,

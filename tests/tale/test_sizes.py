@@ -89,7 +89,6 @@ def test_what_contradicts_itself_is_refused() -> None:
             {"steps": 5},
             f"steps is 5; expected at most 4, the most scales that this model draws {4 * side}x{4 * side} pix",
         ),
-        ({"resolution": (side, side + 1)}, f"the nearest that this model draws is {side}x{side} pixels"),
     ]
     for asked, sentence in refused:
         for call in (pipe, pipe.stream, pipe.edit):

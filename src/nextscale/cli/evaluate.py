@@ -16,7 +16,10 @@ from nextscale.cli.console import (
     Device,
     Dtype,
     GuidanceScale,
+    PictureSize,
+    Scales,
     SkipSmall,
+    Steps,
     Temperature,
     TopK,
     TopP,
@@ -68,6 +71,9 @@ def evaluate(
         typer.Option(help="Folder for pictures: generated images beside the real ones nearest to them, and painting."),
     ] = None,
     overwrite: Overwrite = False,
+    size: PictureSize = None,
+    scales: Scales = None,
+    steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -87,11 +93,13 @@ def evaluate(
     from nextscale.evaluation.report import evaluate as measure
     from nextscale.evaluation.report import images_to_draw
     from nextscale.evaluation.table import text
+    from nextscale.plan import shaped_plan
 
     check_split(split)
     existing_folder(data)
     names = models or [DEFAULT_MODEL]
-    sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
+    sampling = given(size=size, scales=scales, steps=steps, guidance_scale=guidance_scale, temperature=temperature)
+    sampling |= given(top_k=top_k, top_p=top_p)
     place = None if out is None else Pictures(out, overwrite)
     _check_options(names, classifier, against, generated, painting, place)
     subjects = [_load(name, device, dtype) for name in names]
@@ -105,6 +113,8 @@ def evaluate(
             judge = _judge(classifier, subject)
             count = images_to_draw(subject, data, split, judge, generated)
             _check_drawn(count, painting, place, sampling)
+            if sampling and subject.model is not None:
+                shaped_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
             asked: dict[str, Any] = {"generated": count, "painting": painting, "skip_small": skip_small}
             report = measure(subject, data, split, progress, judge=judge, against=other, **asked)
             told, shown = report.to_dict(), text(report)
@@ -138,7 +148,7 @@ def _check_options(
         )
 
 
-def _check_drawn(images: int, painting: bool, place: Pictures | None, sampling: dict[str, float]) -> None:
+def _check_drawn(images: int, painting: bool, place: Pictures | None, sampling: dict[str, Any]) -> None:
     """Refuse what is for generated images where there are none, and a place where nothing can be written."""
     from nextscale.errors import InputError
 
