@@ -92,7 +92,7 @@ def test_what_contradicts_itself_is_refused() -> None:
     ]
     for asked, sentence in refused:
         for call in (pipe, pipe.stream, pipe.edit):
-            what = {"image": picture(8, 8), "box": (0, 0, 4, 4)} if call == pipe.edit else {}
+            what: dict[str, Any] = {"image": picture(8, 8), "box": (0, 0, 4, 4)} if call == pipe.edit else {}
             with pytest.raises(InputError, match=sentence):
                 call(prompt="ab", **what, **asked)
         for count in (pipe.plan, pipe.price):
