@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nextscale.models.var import VAR, VARConfig
-from nextscale.scales import ScaleSchedule, Size
+from nextscale.scales import ScaleSchedule, Size, spaced
 from nextscale.settings import check_bounds
 from nextscale.tokenizers.autoencoder import interpolate
 
@@ -41,6 +41,8 @@ TABLE = {
 """Published schedules by the side of their last map; the first of each is the one that is drawn where nobody says how
 many steps. The table of the paper (its 8 steps differ from those of the authors' script), and 14 steps of the script.
 """
+SIDE = 16
+"""Of the last map of the schedules that were trained."""
 DRAWN = {1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 23, 24, 32}
 """Sides at which the official sampler draws; at all others it takes the likeliest token."""
 
@@ -90,10 +92,21 @@ class FlexVAR(VAR):
         """Any will do."""
 
     def schedule_of(self, grid: Size, steps: int | None = None) -> ScaleSchedule:
+        """The trained one or a published one where it ends so and has ``steps`` scales. Else, where nobody says how
+        many, the paper's rule for other aspect ratios: its ten scales, each in proportion, cut to whole tokens, without
+        what comes twice. Else the published one for 256 pixels with so many scales (or the nearest number of them),
+        scaled to the longer side, see :func:`nextscale.scales.spaced`; its first scale is not enlarged.
+        """
         h, w = grid
-        rows = TABLE.get(h, ()) if h == w else ()
-        row = next((row for row in rows if steps is None or len(row) == steps), None)
-        return super().schedule_of(grid, steps) if row is None else ScaleSchedule.of(row)
+        rows = (self.schedule, *(ScaleSchedule.of(row) for row in TABLE.get(max(grid), ())))
+        found = next((row for row in rows if row.grid == grid and steps in (None, len(row))), None)
+        if found is not None:
+            return found
+        if steps is None:
+            sizes = ((max(1, h * i // SIDE), max(1, w * i // SIDE)) for i in TABLE[SIDE][0])
+            return ScaleSchedule(tuple(dict.fromkeys(sizes)))
+        row = min(TABLE[SIDE], key=lambda row: abs(len(row) - steps))
+        return spaced([1 / max(1, max(grid) / SIDE), *row[1:]], steps, grid)
 
     def is_greedy(self, size: Size) -> bool:
         side = max(size)

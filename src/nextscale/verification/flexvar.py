@@ -99,7 +99,7 @@ def tokenizer_of(settings: Settings, state: Mapping[str, Tensor], schedule: Scal
     layout = config.autoencoder
     found: dict[str, Any] = {"codebook_size": config.codes, "codebook_embed_dim": config.code_dim}
     found |= {"z_channels": layout.z, "ch": layout.ch, "num_res_blocks": layout.res_blocks}
-    agree(settings, found | dict.fromkeys(("encoder_ch_mult", "decoder_ch_mult"), [*layout.mult]))
+    agree(settings, found | {name: [*layout.mult] for name in ("encoder_ch_mult", "decoder_ch_mult")})
     tokenizer = DirectTokenizer(config)
     tokenizer.load_state_dict(convert.tokenizer_from_official(state, config))
     return tokenizer.eval().requires_grad_(False)
@@ -121,7 +121,7 @@ def model_of(settings: Settings, state: Mapping[str, Tensor], trained: ScaleSche
 def encode(
     checks: Checks, prefix: str, tokenizer: DirectTokenizer, f: Tensor, schedule: ScaleSchedule, codes: bool = True
 ) -> tuple[list[Tensor], list[Canvas]]:
-    """Check tokens and, where the file has them, codes of every scale; returns the tokens and canvases to go on with."""
+    """Check tokens and, where ``codes``, vectors of every scale; returns tokens and canvases to go on with."""
 
     def keep_to_the_file(canvas: Canvas, k: int) -> Tensor:
         tokens = tokenizer.quantize(f, canvas, k)
