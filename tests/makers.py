@@ -217,7 +217,7 @@ def branches_of(model: NextScaleModel) -> Branches:
 
 def tokenizer_of(model: NextScaleModel) -> Tokenizer:
     """A tokenizer whose tokens the model predicts."""
-    if isinstance(model, FlexVAR):
+    if isinstance(getattr(model, "config", None), FlexVARConfig):
         return tiny_direct()
     return tiny_tokenizer() if model.draws == 1 else tiny_bitwise(bits=CODE_DIM)
 
