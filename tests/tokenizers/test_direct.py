@@ -26,7 +26,8 @@ def latent(tokenizer: DirectTokenizer) -> torch.Tensor:
 def test_the_tokens_of_a_map_do_not_depend_on_the_other_scales(
     tokenizer: DirectTokenizer, latent: torch.Tensor
 ) -> None:
-    many, few = (tokenizer.encode(latent, ScaleSchedule.of(sizes)).tokens for sizes in ([1, 2, (2, 3), 4], [(2, 3), 3]))
+    many = tokenizer.encode(latent, ScaleSchedule.of([1, 2, (2, 3), 4])).tokens
+    few = tokenizer.encode(latent, ScaleSchedule.of([(2, 3), 3])).tokens
     assert torch.equal(many[2], few[0])
     assert not torch.equal(many[1], many[3][:, :2, :2])
 

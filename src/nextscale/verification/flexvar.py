@@ -16,7 +16,7 @@ from nextscale.errors import InputError
 from nextscale.generate import generate
 from nextscale.guidance import SCHEDULES
 from nextscale.models.base import Condition
-from nextscale.models.flexvar import FlexVAR, waves
+from nextscale.models.flexvar import FlexVAR, FlexVARConfig, waves
 from nextscale.plan import Plan, default_plan
 from nextscale.sampling import OfficialNoise
 from nextscale.scales import ScaleSchedule
@@ -57,7 +57,7 @@ def check_position(file: VectorFile, checks: Checks) -> None:
     stored = file.state.get("pos_1LC")
     if stored is None or stored.ndim != 4 or stored.shape[2] != stored.shape[3]:
         raise InputError("the file lacks state/pos_1LC of (1, C, side, side)")
-    config = convert.FlexVARConfig(depth=1, width=stored.shape[1], heads=1, codes=1, places=stored.shape[2])
+    config = FlexVARConfig(depth=1, width=stored.shape[1], heads=1, codes=1, places=stored.shape[2])
     model = FlexVAR(config)
     model.load_state_dict({"pos_embedding": stored[0]}, strict=False)
     for h, w in setting(file.config, "grids", "the file"):
@@ -203,8 +203,8 @@ def _loss(model: FlexVAR, encoded: Encoded, features: Features, smoothing: float
 def plan_of(run: Settings, model: FlexVAR, schedule: ScaleSchedule, name: str) -> Plan:
     """The plan of a run's settings. Always two branches; the guidance is the model's, or the same at every scale."""
     cfg, constant = float(setting(run, "cfg", name)), bool(run.get("used_llamagen_cfg"))
-    drawn = {"top_k": int(run.get("top_k", 0)), "top_p": float(run.get("top_p", 0.0))}
-    plan = default_plan(model, schedule=schedule, guidance_scale=2.0, **drawn)
+    top_k, top_p = int(run.get("top_k", 0)), float(run.get("top_p", 0.0))
+    plan = default_plan(model, schedule=schedule, guidance_scale=2.0, top_k=top_k, top_p=top_p)
     kind, scale = ("constant", cfg) if constant else (model.guidance, 1 + cfg)
     weights = SCHEDULES[kind](scale, schedule, model.schedule)
     return replace(plan, rows=tuple(replace(row, guidance=(w, 1 - w)) for row, w in zip(plan.rows, weights)))
