@@ -271,7 +271,7 @@ def default_plan(
         raise PlanError(
             f"guidance_scale is {guidance_scale}; it must lie between 0 and {MOST_GUIDANCE:,}, and 1 switches it off"
         )
-    weights = SCHEDULES[model.guidance](guidance_scale, schedule)
+    weights = SCHEDULES[model.guidance](guidance_scale, schedule, model.schedule)
     branches: Branches = (model.sources,) if guidance_scale == 1 else (model.sources, model.away_from)
     rows = []
     for k, size in enumerate(schedule):
@@ -280,7 +280,7 @@ def default_plan(
                 size=size,
                 guidance=(1.0,) if guidance_scale == 1 else (weights[k], 1 - weights[k]),
                 temperature=temperature,
-                top_k=top_k,
+                top_k=1 if model.is_greedy(size) else top_k,
                 top_p=top_p,
                 smooth=smooth_settings(schedule.progress(k)) if smooth else None,
             )

@@ -196,6 +196,10 @@ class NextScaleModel(nn.Module, ABC):
     def check(self, schedule: ScaleSchedule) -> None:
         """Raises ``PlanError`` where this model cannot draw by ``schedule``."""
 
+    def is_greedy(self, size: Size) -> bool:
+        """Whether a plan takes the likeliest tokens of a map of this size, whatever else is asked for."""
+        return False
+
     def prefix_tokens(self, schedule: ScaleSchedule) -> int:
         """Tokens of the prefix that :meth:`condition` puts in front of the first scale."""
         return 0

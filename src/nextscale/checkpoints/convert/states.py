@@ -163,7 +163,8 @@ def _known(path: Path, place: tuple[str, ...], mapping: Mapping[Any, Any]) -> It
     names = [name for name, _ in tensors if isinstance(name, str)]
     anchors = _anchors()
     prefixes = {prefix for name in names for prefix in _prefixes(name, anchors)}
-    known = {prefix: found for prefix in sorted(prefixes) if (found := _recognised(path, names, prefix)) is not None}
+    among = {name: mapping[name] for name in names}
+    known = {prefix: found for prefix in sorted(prefixes) if (found := _recognised(path, among, prefix)) is not None}
     for prefix, (system, component) in known.items():
         _check_names(path, mapping)
         inner = tuple(other for other in known if other != prefix and other.startswith(prefix))
@@ -208,9 +209,11 @@ def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def _recognised(path: Path, names: Iterable[str], prefix: str) -> tuple[System, str] | None:
-    """Whose component the names behind a prefix are, and which. Systems that build on others are asked before them."""
-    bare = {_bare(name.removeprefix(prefix)) for name in names if name.startswith(prefix)}
+def _recognised(path: Path, tensors: Mapping[str, Tensor], prefix: str) -> tuple[System, str] | None:
+    """Whose component the tensors behind a prefix are, and which. Systems that build on others are asked before
+    them.
+    """
+    bare = {_bare(name.removeprefix(prefix)): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     try:
         for system in reversed(systems.SYSTEMS):
             if component := systems.converter(system).recognises(bare):
