@@ -93,7 +93,6 @@ def evaluate(
     from nextscale.evaluation.report import evaluate as measure
     from nextscale.evaluation.report import images_to_draw
     from nextscale.evaluation.table import text
-    from nextscale.plan import shaped_plan
 
     check_split(split)
     existing_folder(data)
