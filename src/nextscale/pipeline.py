@@ -35,9 +35,10 @@ from nextscale.edit import Editor
 from nextscale.errors import CheckpointError, InputError, quoted
 from nextscale.generate import generate
 from nextscale.habits import LOAD, TO, missing_attribute, translated
+from nextscale.methods.refine import refined_plan
 from nextscale.models.base import NextScaleModel
 from nextscale.pictures import fit
-from nextscale.plan import Plan, shaped_plan
+from nextscale.plan import Plan
 from nextscale.price import Price, price
 from nextscale.ratios import Shapes
 from nextscale.recipe import write_recipe
@@ -127,7 +128,7 @@ class Pipeline(Editor):
     def plan(self, **sampling: Any) -> Plan:
         """The plan of a call with these sampling arguments; what is ``None`` or absent comes from ``defaults``."""
         asked = self.defaults | sampling_arguments(sampling, self.shapes)
-        return shaped_plan(self.model, self.tokenizer.stride, **asked)
+        return refined_plan(self.model, self.tokenizer.stride, **asked)
 
     def price(self, plan: Plan, images: int = 1, parts: Mapping[str, Any] | None = None) -> Price:
         """Predicted FLOPs and memory bytes of ``plan`` for ``images`` prompts in this precision; parts as in a call."""
@@ -149,6 +150,7 @@ class Pipeline(Editor):
         top_k: int | None = None,
         top_p: float | None = None,
         smooth: bool | None = None,
+        refine: str | Sequence[Sequence[int]] | None = None,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
         output_type: OutputType = "pil",
@@ -164,11 +166,12 @@ class Pipeline(Editor):
         labels or one per label, by default the first that the class was seen in; negative_prompt, image: for models
         that read them; ratio: width to height, as in "3:2", and pixels: of a picture, as in "0.25M", for models that
         draw several; guidance_scale: 1 is off; temperature: above 0; top_k, top_p: 0 is off; smooth: VAR's "more
-        smooth" sampling; seed: the first image's seed (the next ones count up), or one per image; generator: official
-        noise instead; callback_on_scale_end: called after every scale, may return another canvas, ``Keep(rows)`` or
-        False to stop, and has all images drawn at once; plan: a whole plan, instead of the sampling arguments; parts:
-        whatever it names beside tokenizer and model; elsewhere: what other libraries call these. Raises ``InputError``
-        or ``PlanError`` for what cannot be done; warns of a style that lacks the class.
+        smooth" sampling; refine: passes over the scales from the second on, for models that have them, see
+        ``methods/refine.py``; seed: the first image's seed (the next ones count up), or one per image; generator:
+        official noise instead; callback_on_scale_end: called after every scale, may return another canvas,
+        ``Keep(rows)`` or False to stop, and has all images drawn at once; plan: a whole plan, instead of the sampling
+        arguments; parts: whatever it names beside tokenizer and model; elsewhere: what other libraries call these.
+        Raises ``InputError`` or ``PlanError`` for what cannot be done; warns of a style that lacks the class.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "elsewhere")}
         return self._carried_out(understood(given, elsewhere, self.conditioner, self.plan, self.shapes))

@@ -26,6 +26,7 @@ from nextscale.cli.console import (
     Out,
     Pixels,
     Ratio,
+    Refine,
     Revision,
     Seed,
     Smooth,
@@ -83,6 +84,7 @@ def edit(
     top_k: TopK = None,
     top_p: TopP = None,
     smooth: Smooth = False,
+    refine: Refine = None,
     out: Out = Path("out"),
     overwrite: Overwrite = False,
     like: Annotated[
@@ -96,7 +98,7 @@ def edit(
 ) -> None:
     """Paint a part of a picture anew: a mask, a box, or new margins."""
     sampling = given(ratio=ratio, pixels=pixels, guidance_scale=guidance_scale, temperature=temperature)
-    sampling |= given(top_k=top_k, top_p=top_p, smooth=smooth)
+    sampling |= given(top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
     asked = Asked(words or [], classes or [], styles or [], negative_prompt, num_images, seeds_of(seed), sampling)
     where = given(mask_image=mask, box=_box(box), outpaint=_sides(outpaint))
     how = {name: value for name, value in (("rule", rule), ("blank", blank), ("paste", paste)) if value is not None}

@@ -27,6 +27,7 @@ from nextscale.cli.console import (
     Out,
     Pixels,
     Ratio,
+    Refine,
     Revision,
     Seed,
     Smooth,
@@ -96,6 +97,7 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = None,
     smooth: Smooth = False,
+    refine: Refine = None,
     out: Out = Path("out"),
     overwrite: Overwrite = False,
     enlarge: Enlarge = None,
@@ -113,7 +115,7 @@ def generate(
 ) -> None:
     """Draw new pictures of what a text says or plain words name, or of a class."""
     sampling = given(ratio=ratio, pixels=pixels, guidance_scale=guidance_scale, temperature=temperature)
-    sampling |= given(top_k=top_k, top_p=top_p, smooth=smooth)
+    sampling |= given(top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
     if list_classes:
         _list_classes(DEFAULT_MODEL if model is None else model, revision, styles or [], as_json)
         return

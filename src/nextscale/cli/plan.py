@@ -17,6 +17,7 @@ from nextscale.cli.console import (
     GuidanceScale,
     Pixels,
     Ratio,
+    Refine,
     Smooth,
     Temperature,
     TopK,
@@ -68,6 +69,7 @@ def plan(
     top_k: TopK = None,
     top_p: TopP = None,
     smooth: Smooth = False,
+    refine: Refine = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     measure: Annotated[
@@ -85,7 +87,7 @@ def plan(
     where, _ = choose_device(device)
     number, _ = choose_dtype(dtype, where)
     asked = given(ratio=ratio, pixels=pixels, guidance_scale=guidance_scale, temperature=temperature)
-    asked |= given(top_k=top_k, top_p=top_p, smooth=smooth)
+    asked |= given(top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
     parts, defaults = _parts(model)
     with remarks():
         rows = _plan(parts, defaults | asked)
@@ -175,9 +177,9 @@ def _side_by_side(
 
 
 def _plan(parts: dict[str, Any], sampling: dict[str, Any]) -> Plan:
-    from nextscale.plan import shaped_plan
+    from nextscale.methods.refine import refined_plan
 
-    return shaped_plan(parts["model"], parts["tokenizer"].stride, **sampling)
+    return refined_plan(parts["model"], parts["tokenizer"].stride, **sampling)
 
 
 def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
