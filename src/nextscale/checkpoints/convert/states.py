@@ -140,7 +140,7 @@ def take(files: Iterable[WeightFile], ema: bool | None) -> dict[str, tuple[Weigh
 
 def _only(files: Iterable[WeightFile], component: str, ema: bool | None) -> tuple[WeightFile, Found] | None:
     """The one file with this component. Where a file holds both (a trainer's), a file of its own goes before it; of two
-    with the same tensors either will do, and two stages of one model are merged.
+    trainer's files with the same tensors either will do, and two stages of one model are merged.
     """
     having = [(file, found) for file in files if (found := file.choose(component, ema)) is not None]
     alone = [(file, found) for file, found in having if {other.component for other in file.found} == {component}]
@@ -150,7 +150,7 @@ def _only(files: Iterable[WeightFile], component: str, ema: bool | None) -> tupl
     for file, found in chosen:
         check_plain(file.path, found)
     (file, first), (other, second), *more = chosen
-    if not more and _same(first.state, second.state):
+    if not more and not alone and _same(first.state, second.state):
         return file, first
     merge = getattr(systems.converter(first.system), "merge", None)
     if merge is not None and first.system is second.system and not more:
