@@ -28,7 +28,7 @@ def check_hmar(file: VectorFile, checks: Checks) -> None:
     model = model_of(file.section("hmar"), file.model_state("hmar"))
     check_phi(file, checks, tokenizer)
     maps, inputs = check_teacher_forcing(file, checks, tokenizer, model)
-    if "loss_lognorm" in {name.rpartition("/")[2] for name in checks.outputs}:
+    if any(name.startswith("train/") for name in file.outputs):
         _check_losses(file, checks, model, maps, inputs)
     if "mask_1" in file.inputs:
         _check_masked(file, checks, tokenizer, model, maps, inputs)
