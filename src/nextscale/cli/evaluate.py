@@ -16,6 +16,7 @@ from nextscale.cli.console import (
     Device,
     Dtype,
     GuidanceScale,
+    Refine,
     SkipSmall,
     Temperature,
     TopK,
@@ -72,6 +73,7 @@ def evaluate(
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
+    refine: Refine = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     skip_small: SkipSmall = False,
@@ -92,6 +94,7 @@ def evaluate(
     existing_folder(data)
     names = models or [DEFAULT_MODEL]
     sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
+    sampling |= given(refine=refine)
     place = None if out is None else Pictures(out, overwrite)
     _check_options(names, classifier, against, generated, painting, place)
     subjects = [_load(name, device, dtype) for name in names]

@@ -25,7 +25,8 @@ from nextscale.measures.distances import farther, features_of, frechet_distance,
 from nextscale.measures.nearest import Neighbours
 from nextscale.measures.recognition import Rate, Ratio, recognition, wide_classes
 from nextscale.measures.tokenizer import BATCH, Images, Step, signed_batches, silent
-from nextscale.plan import Plan, default_plan
+from nextscale.methods.refine import refined_plan
+from nextscale.plan import Plan
 from nextscale.results import decode
 from nextscale.sampling import IndependentNoise
 
@@ -70,7 +71,8 @@ def judge_generated(
         )
     assert subject.model is not None
     assert subject.vocabulary is not None
-    plan, labels = default_plan(subject.model, **subject.defaults), labels_of(subject.vocabulary, heldout)
+    plan = refined_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
+    labels = labels_of(subject.vocabulary, heldout)
     rows = balanced_rows(labels, count)
     with show("generating", "images") as step:
         images = draw_images(subject, plan, labels[rows], step)

@@ -28,8 +28,8 @@ from nextscale.measures.distances import named_by
 from nextscale.measures.painting import Mean, psnr_outside, steps
 from nextscale.measures.tokenizer import BATCH, Step, reconstructed, signed_batches, silent
 from nextscale.methods.paint import paint
+from nextscale.methods.refine import refined_plan
 from nextscale.pictures import factor_for, grid
-from nextscale.plan import default_plan
 from nextscale.region import Region, region_of
 from nextscale.results import decode, to_pil
 from nextscale.sampling import IndependentNoise
@@ -174,7 +174,7 @@ def paint_in(
     """
     assert subject.model is not None
     plan, parts = (
-        default_plan(subject.model, **subject.defaults),
+        refined_plan(subject.model, subject.tokenizer.stride, **subject.defaults),
         {"tokenizer": subject.tokenizer, "model": subject.model},
     )
     size, device = subject.tokenizer.pixels(plan.schedule), next(subject.model.parameters()).device
