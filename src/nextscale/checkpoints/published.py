@@ -112,7 +112,7 @@ PUBLISHED = {
         Published("var-d30", "var", 30, 256, "var_d30.pth", 2_010_020_356, "FID 1.92 (1.97 in the README), IS 323.1"),
         Published("var-d36-512", "var", 36, 512, "var_d36.pth", 2_353_893_904, "FID 2.63, IS 303.2"),
         Published("hmar-d16", "hmar", 16, 256, "hmar-d16.pth", 467_691_904, "FID 3.01, IS 288.6"),
-        Published("hmar-d20", "hmar", 20, 256, "hmar-d20.pth", 845_517_872, "no numbers"),
+        Published("hmar-d20", "hmar", 20, 256, "hmar-d20.pth", 845_517_872, "no FID or IS known"),
         Published("hmar-d24", "hmar", 24, 256, "hmar-d24.pth", 1_384_328_960, "FID 2.10, IS 324.3"),
         Published("hmar-d30", "hmar", 30, 256, "hmar-d30.pth", 2_556_324_212, "FID 1.95, IS 334.5"),
         Published("m-var-d16", "m-var", 16, 256, "d16.pth", 464_157_184, "FID 3.07, IS 294.6", attested=False),
