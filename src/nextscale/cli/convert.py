@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -93,7 +93,7 @@ def convert(
     check_folder(out.absolute(), overwrite)  # before anything is fetched
     by_default = imagenet() if model is not None and model.reads_classes else None
     names = by_default if class_names is None else read_class_names(class_names)
-    told = {"ema": ema, "class_names": names, "system": system if model is None else model.system}
+    told: dict[str, Any] = {"ema": ema, "class_names": names, "system": system if model is None else model.system}
     report = convert_files(_files(files, revision), out, number, sizes, **told, overwrite=overwrite)
     if as_json:
         answer_json(report.to_dict())

@@ -90,7 +90,7 @@ class HMAR(ClassTransformer):
         """Of all blocks, then of the masked branch's own."""
         shared = None if self.shared_ada_lin is None else self.shared_ada_lin(activated)
         every = [*self.blocks, *self.mask_blocks]
-        return tuple(block.modulation(activated, shared) for block in every)  # type: ignore[operator]
+        return tuple(block.modulation(activated, shared) for block in every)
 
     def drop_paths(self, condition: Condition, chance: Tensor) -> Condition:
         """A block of the masked branch drops as the one in whose place it stands."""
@@ -108,13 +108,11 @@ class HMAR(ClassTransformer):
         if again is None:
             return super().embed(inputs, k, condition, schedule)
         own = again.inputs.masked_fill(again.masked.view(-1, 1, *again.inputs.shape[2:]), 0)
+        x = super().embed(None if inputs is None else inputs + own.to(inputs.dtype), k, condition, schedule)
+        added = again.masked[..., None].to(x.dtype) * self.mask_embedding
         if inputs is None:
-            x, weight = super().embed(None, k, condition, schedule), self.word_embedding.weight
-            added = nn.functional.linear(own.flatten(2).mT.to(weight.dtype), weight)
-        else:
-            x = super().embed(inputs + own.to(inputs.dtype), k, condition, schedule)
-            added = 0
-        added = added + again.masked[..., None].to(x.dtype) * self.mask_embedding
+            weight = self.word_embedding.weight
+            added = added + nn.functional.linear(own.flatten(2).mT.to(weight.dtype), weight)
         return x + added.repeat(len(x) // len(added), 1, 1)
 
     def run_block(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class MaskedLesson:
         sums: dict[int, Tensor] = {}
         for encoded, features in batches:
             generator = torch.Generator().manual_seed(0)
-            masks = masks_of(encoded.canvas.schedule, HELD_OUT, lambda n, draw=generator: torch.rand(n, generator=draw))
+            masks = masks_of(encoded.canvas.schedule, HELD_OUT, partial(torch.rand, generator=generator))
             logits, tokens = self._masked(model, encoded, features.to(device), masks)
             losses = F.cross_entropy(logits.movedim(-1, 1), tokens, reduction="none")
             found = torch.stack([losses, (logits.argmax(-1) == tokens).to(losses)]).sum(1).double().cpu()
