@@ -22,6 +22,7 @@ from nextscale.layers.mamba2 import Mamba2
 from nextscale.memory.base import Memory
 from nextscale.memory.make import look_ahead, make_memory
 from nextscale.models.base import NextScaleModel
+from nextscale.models.flexvar import FlexVAR, FlexVARConfig
 from nextscale.models.hmar import HMAR, HMARConfig
 from nextscale.models.infinity import Infinity, InfinityConfig
 from nextscale.models.m_var import MVAR, MVARConfig
@@ -32,6 +33,7 @@ from nextscale.scales import Size
 from nextscale.tokenizers.autoencoder import AutoencoderConfig
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.tokenizers.bitwise import BitwiseConfig, BitwiseTokenizer
+from nextscale.tokenizers.direct import DirectConfig, DirectTokenizer
 from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 
 SIZES = ((1, 1), (2, 2), (3, 3), (4, 4))
@@ -74,6 +76,15 @@ def tiny_bitwise(
     )
     config = BitwiseConfig(bits=bits, sizes=sizes, patchify=patchify, autoencoder=autoencoder)
     tokenizer = BitwiseTokenizer(config)
+    randomise(tokenizer, seed)
+    return tokenizer.eval().requires_grad_(False)
+
+
+def tiny_direct(sizes: tuple[tuple[int, int], ...] = SIZES, seed: int = 0, **changed: Any) -> DirectTokenizer:
+    """16x16 pixels (for the default sizes), stride 4."""
+    autoencoder = AutoencoderConfig(ch=8, mult=(1, 2, 2), z=6, res_blocks=1, groups=4)
+    config = DirectConfig(codes=CODES, code_dim=CODE_DIM, sizes=sizes, autoencoder=autoencoder, **changed)
+    tokenizer = DirectTokenizer(config)
     randomise(tokenizer, seed)
     return tokenizer.eval().requires_grad_(False)
 
@@ -124,6 +135,14 @@ def tiny_hmar(mask_blocks: int = 0, seed: int = 0, **changed: Any) -> HMAR:
     return model.eval().requires_grad_(False)
 
 
+def tiny_flexvar(seed: int = 0, **changed: Any) -> FlexVAR:
+    """Positions are twice as fine as the largest map that it was trained on."""
+    settings: dict[str, Any] = {"depth": 3, "width": 32, "heads": 4, "classes": CLASSES, "codes": CODES}
+    model = FlexVAR(FlexVARConfig(**settings | {"code_dim": CODE_DIM, "sizes": SIZES, "places": 8} | changed))
+    randomise(model, seed, 0.8)
+    return model.eval().requires_grad_(False)
+
+
 def start_decays(model: NextScaleModel, seed: int) -> None:
     """As Mamba-2 starts with them: with random ones the state would die within a token or two."""
     with torch.random.fork_rng():
@@ -166,13 +185,15 @@ CLASS_MODELS: dict[str, Callable[[], NextScaleModel]] = {
     "m-var-plain-attention": lambda: tiny_m_var(l2_norm=False),
     "m-var-attention-between-scales": lambda: tiny_m_var("attention"),
 }
+FREE_CLASS_MODELS: dict[str, Callable[[], NextScaleModel]] = {"flexvar": lambda: tiny_flexvar()}
+"""Those that draw any schedule."""
 TEXT_MODELS: dict[str, Callable[[], NextScaleModel]] = {
     "infinity": lambda: tiny_infinity(),
     "infinity-levels-per-chunk": lambda: tiny_infinity(per_chunk=True),
     "infinity-text-mixer": lambda: tiny_infinity(text_mixer=2),
     "infinity-mamba2": lambda: tiny_text_m_var(),
 }
-MODELS = CLASS_MODELS | TEXT_MODELS
+MODELS = CLASS_MODELS | FREE_CLASS_MODELS | TEXT_MODELS
 """Every model the laws are run over: name -> maker."""
 
 
@@ -213,6 +234,8 @@ def branches_of(model: NextScaleModel) -> Branches:
 
 def tokenizer_of(model: NextScaleModel) -> Tokenizer:
     """A tokenizer whose tokens the model predicts."""
+    if isinstance(getattr(model, "config", None), FlexVARConfig):
+        return tiny_direct()
     return tiny_tokenizer() if model.draws == 1 else tiny_bitwise(bits=CODE_DIM)
 
 

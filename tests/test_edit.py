@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from nextscale.errors import InputError, NextscaleError, PlanError
-from nextscale.methods.paint import RULES, edit_mask, given_tokens, paint
+from nextscale.given import GivenTokens
+from nextscale.methods.paint import RULES, edit_mask, keep_masks, paint
 from nextscale.pipeline import Pipeline
 from nextscale.recipe import Recipe
 from tests.makers import CLASS_MODELS, tiny_pipeline, tiny_pipeline_of_styles
@@ -66,8 +67,8 @@ def test_without_anything_asked_for_no_class_is_drawn(pipe: Pipeline) -> None:
 def test_the_official_rule_is_the_official_procedure(one: Pipeline) -> None:
     asked: dict[str, Any] = {"seed": 2, "guidance_scale": 4.0, "top_k": 9, "smooth": True}
     result = one.edit(picture(), [None], box=(4, 4, 8, 8), rule="official", paste=False, **asked)
-    image = torch.tensor(pixels(picture())).permute(2, 0, 1)[None] / 127.5 - 1
-    given = given_tokens(one.tokenizer, image, edit_mask((4, 4), (0.25, 0.25, 0.75, 0.75)))
+    mask = edit_mask((4, 4), (0.25, 0.25, 0.75, 0.75))
+    given = GivenTokens(one.encode(picture()), keep_masks(mask, one.tokenizer.schedule))
     plan = paint(one.plan(guidance_scale=4.0, top_k=9, smooth=True))
     official = one([None], seed=2, plan=plan, parts={"given": given})
     assert np.array_equal(pixels(result[0]), pixels(official[0]))
@@ -180,7 +181,7 @@ def test_a_recipe_is_repeated_with_what_it_names_alone(one: Pipeline, tmp_path: 
         ("a", (picture(), mask.T[::-1]), "this is not the mask of the edit; expected one of the same pixels"),
         ("a", (picture().rotate(90), mask), "this is not the picture of the edit; expected one of the same pixels"),
         ("b", (picture(), mask), "a mask was given; expected no mask, since the recipe says it"),
-        ("c", (picture(),), "the picture was drawn and not edited; leave the picture and the mask out"),
+        ("c", (picture(),), "the picture was drawn and not edited; leave the picture and the mask out: pipe.repeat"),
     ):
         with pytest.raises(InputError, match=sentence):
             one.repeat(tmp_path / f"{name}.png", *given)
@@ -207,7 +208,12 @@ def test_what_a_stranger_writes_of_an_edit_is_checked(one: Pipeline) -> None:
         ({"blank": 1}, InputError, "blank is 1; it must be True or False"),
         ({"paste": "no"}, InputError, "paste is 'no'; it must be True or False"),
         ({"guidance_scale": 2.0}, InputError, "guidance_scale is 2.0, but nothing says what to paint"),
-        ({"style": "noto"}, InputError, "style is 'noto', but no branch of the plan sees anything; leave it out"),
+        (
+            {"style": "noto"},
+            InputError,
+            "style is 'noto', but nothing says what to paint; expected a class or words beside it, or no style",
+        ),
+        ({"negative_prompt": "red"}, InputError, "negative_prompt is 'red', but nothing says what to paint"),
         ({"labels": ["fish"]}, InputError, "there is no class 'fish'"),
         ({"strength": 0.5}, TypeError, "strength is 0.5"),
         ({"class_labels": 1, "parts": {"given": 1}}, PlanError, "parts has 'given', which an edit makes itself"),

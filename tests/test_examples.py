@@ -57,7 +57,7 @@ def test_every_cell_runs_and_pictures_are_shown(path: Path, tmp_path: Path) -> N
         "the same picture: True",
         "memory MiB",
         "M-VAR",
-        "needs less memory than var-d30-1024 from 3 pictures on",
+        "needs less memory than var-d30-1024 from 2 pictures on",
     ):
         assert words in printed
     stored = nbformat.read(path, as_version=4)

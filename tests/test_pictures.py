@@ -81,6 +81,13 @@ def test_long_labels_are_written_whole_on_several_lines() -> None:
     assert beyond.height - bare.height == MOST_LINES * (line - 3) + 3
 
 
+def test_letters_that_the_font_lacks_lose_their_accents() -> None:
+    """Composed or not; a box would say nothing."""
+    for label, written in (("piñata", "pinata"), ("pin\u0303ata", "pinata"), ("“man’s” …", "“man’s” …")):
+        pages = [grid([plain(RED, 64)], labels=[text]) for text in (label, written)]
+        assert pages[0].tobytes() == pages[1].tobytes()
+
+
 def test_only_rows_with_long_labels_are_higher() -> None:
     short, long = "cat", "a cat on a mat in a house by the sea"
     both, first = (grid([plain(RED, 64)] * 2, 1, labels=[long, last]) for last in (long, short))

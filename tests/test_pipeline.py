@@ -16,7 +16,8 @@ import nextscale
 from nextscale.conditions.classes import ClassVocabulary, class_features
 from nextscale.errors import CheckpointError, InputError, PlanError
 from nextscale.generate import generate
-from nextscale.methods.paint import given_tokens, paint
+from nextscale.given import GivenTokens
+from nextscale.methods.paint import given_of, paint
 from nextscale.pipeline import Pipeline, fit, load
 from nextscale.plan import Plan
 from nextscale.price import price
@@ -133,7 +134,8 @@ def test_many_images_are_drawn_in_turns(pipe: Pipeline, monkeypatch: pytest.Monk
 
 def test_what_is_given_of_many_images_is_that_of_each(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """More images than are drawn at once: each keeps its own tokens."""
-    given = given_tokens(pipe.tokenizer, torch.rand(6, 3, 16, 16) * 2 - 1, torch.ones(4, 4))
+    given = given_of(pipe.tokenizer, torch.rand(6, 3, 16, 16) * 2 - 1, torch.zeros(4, 4))
+    assert isinstance(given, GivenTokens)
     monkeypatch.setattr("nextscale.pipeline.BATCH", 3)
     drawn = pipe([0] * 6, seed=1, plan=paint(pipe.plan()), parts={"given": given})
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(drawn.tokens, given.tokens, strict=True))

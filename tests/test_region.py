@@ -42,6 +42,14 @@ def test_the_window_is_the_smallest_square_with_context(
     assert boxed(Image.new("RGB", size), *box).window((16, 16)) == window
 
 
+def test_what_would_be_too_large_to_be_seen_is_refused_before_it_is_made() -> None:
+    """A line of pixels stands in a square of which only the line is there."""
+    line = Image.new("RGB", (100_000, 1))
+    with pytest.raises(InputError, match=r"would have to see 100,000x100,000 pixels, .* expected at most 80,000,000"):
+        boxed(line, 0, 0, 100_000, 1).window((16, 16))
+    assert boxed(line, 500, 0, 60, 1).window((16, 16)) == (-49, 480, 100, 100)
+
+
 def test_the_window_has_the_shape_of_the_model() -> None:
     assert boxed(Image.new("RGB", (100, 100)), 40, 40, 12, 12).window((16, 32)) == (36, 26, 20, 40)
 
@@ -133,11 +141,12 @@ MASK[2:5, 4:6] = True
         MASK.astype(np.uint8) * 255,
         MASK.astype(np.float32) * 0.6,
         torch.from_numpy(MASK),
+        torch.from_numpy(MASK).bfloat16(),
         Image.fromarray(MASK),
         Image.fromarray(MASK.astype(np.uint8) * 200),
         Image.fromarray(MASK.astype(np.uint8) * 255).convert("RGB"),
     ],
-    ids=["bool", "0-1", "0-255", "float", "tensor", "1", "L", "RGB"],
+    ids=["bool", "0-1", "0-255", "float", "tensor", "bfloat16", "1", "L", "RGB"],
 )
 def test_a_mask_is_white_where_it_is_painted(mask: Any) -> None:
     found = region_of(noise(), mask_image=mask)
@@ -164,6 +173,12 @@ def test_of_several_frames_the_first_is_taken_which_is_said(tmp_path: Path) -> N
     noise().save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (12, 10))])
     with pytest.warns(UserWarning, match="hold several frames or pages, of which the first is taken"):
         assert np.asarray(region_of(tmp_path / "a.gif", box=(0, 0, 1, 1)).picture).any()
+    with Image.open(tmp_path / "a.gif") as opened:
+        opened.seek(1)
+        with pytest.warns(
+            UserWarning, match="the picture holds several frames or pages, of which the one that it stands at"
+        ):
+            assert not np.asarray(region_of(opened, box=(0, 0, 1, 1)).picture).any()
 
 
 @pytest.mark.parametrize(
@@ -184,12 +199,18 @@ def test_of_several_frames_the_first_is_taken_which_is_said(tmp_path: Path) -> N
         ({"mask_image": np.full((10, 12), -1.0)}, "the mask has numbers from -1 to -1; expected 0 to 1, or to 255"),
         ({"mask_image": np.full((10, 12), np.nan)}, "the mask has numbers from nan to nan; expected 0 to 1"),
         ({"mask_image": "none.png"}, "there is no file none.png; expected a picture"),
-        ({"mask_image": 5}, "a picture is 5; expected a PIL image"),
+        ({"mask_image": 5}, "the mask is 5; expected a PIL image, the name of a file, or an array .height, width."),
+        ({"mask_image": torch.ones(1, 10, 12)}, r"the mask is an array \(1, 10, 12\); expected a PIL image"),
+        ({"mask_image": np.ones((10, 12, 3))}, r"a picture is an array \(10, 12, 3\) of float64"),
         ({"outpaint": 16}, "outpaint is 16; expected a table of pixels to add left, right, top, bottom"),
         ({"outpaint": {"up": 16}}, "outpaint is {'up': 16}; expected a table of pixels"),
         ({"outpaint": {"left": -1}}, "outpaint is {'left': -1}; expected a table of pixels"),
         ({"outpaint": {"left": 0}}, "outpaint is {'left': 0}, which adds no pixel; expected at least one"),
-        ({"outpaint": {"left": 10**8}}, "outpaint makes a picture of 100,000,012x10 pixels; expected at most"),
+        ({"outpaint": {"left": 999_999}}, "outpaint is {'left': 999999}; expected at most 8,944 pixels on a side"),
+        (
+            {"outpaint": {"left": 8_944, "top": 8_944}},
+            "outpaint makes a picture of 8,956x8,954 pixels; expected at most 80,000,000",
+        ),
     ],
 )
 def test_what_says_no_region_is_refused(asked: dict[str, Any], sentence: str) -> None:

@@ -301,7 +301,7 @@ def test_files_of_one_more_system_are_verified(tmp_path: Path) -> None:
     assert report.ok, report
     save_file(stored, tmp_path / "x.safetensors", metadata=facts | {"system": "nobody"})
     (report,) = verify_files([tmp_path / "x.safetensors"])
-    assert report.reason == "unknown system 'nobody'; this version knows var, hmar, m-var, infinity, another"
+    assert report.reason == "unknown system 'nobody'; this version knows var, hmar, m-var, infinity, flexvar, another"
 
 
 @pytest.mark.usefixtures("another")
@@ -326,6 +326,7 @@ def test_what_nobody_knows_is_told_with_one_more_system(tmp_path: Path) -> None:
     assert str(refused.value) == (
         f"{tmp_path / 'x.pth'} is neither a VAR tokenizer (quantize.embedding.weight, encoder.down.*) nor a VAR "
         "transformer (pos_1LC, word_embed.weight) nor an Infinity transformer (text_proj_for_sos.ca.mat_q, "
-        "word_embed.weight) nor an Infinity tokenizer (encoder.conv_in.conv.weight, encoder.down.*) nor a Second "
-        "transformer (theirs.word_embedding.weight); it holds 1 tensors, first layer.weight"
+        "word_embed.weight) nor an Infinity tokenizer (encoder.conv_in.conv.weight, encoder.down.*) nor a FlexVAR "
+        "tokenizer (quantize.embedding.weight, encoder.conv_blocks.*) nor a Second transformer "
+        "(theirs.word_embedding.weight); it holds 1 tensors, first layer.weight"
     )

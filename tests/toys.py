@@ -62,7 +62,7 @@ class BitTokenizer(Tokenizer):
     def accumulate_flops(self, schedule: ScaleSchedule, k: int) -> int:
         return 0
 
-    def decode_flops(self, schedule: ScaleSchedule) -> int:
+    def decode_flops(self, schedule: ScaleSchedule, done: int) -> int:
         return 2 * 3 * CODE_DIM * schedule.grid[0] * schedule.grid[1]
 
 

@@ -130,12 +130,16 @@ def _streamed(pipe: Any, labels: list[int], name: str) -> Tensors:
 
 def _painted(pipe: Any, labels: list[int], name: str) -> Tensors:
     """The right half of a picture with other classes; what is kept goes through the plan's column *keep*."""
-    from nextscale.methods.paint import edit_mask, given_tokens, paint
+    from nextscale.given import GivenTokens
+    from nextscale.methods.paint import edit_mask, keep_masks, paint
 
     height, width = pipe.resolution
     image = torch.linspace(-1, 1, 3 * height * width).reshape(1, 3, height, width).expand(len(labels), -1, -1, -1)
-    mask = edit_mask(pipe.tokenizer.schedule.grid, (0.0, 0.5, 1.0, 1.0))
-    given = given_tokens(pipe.tokenizer, image.to(pipe.dtype), mask)
+    schedule = pipe.tokenizer.schedule
+    mask = edit_mask(schedule.grid, (0.0, 0.5, 1.0, 1.0))
+    with torch.no_grad():
+        tokens = pipe.tokenizer.encode(pipe.tokenizer.latent(image.to(pipe.dtype)), schedule).tokens
+    given = GivenTokens(tokens, keep_masks(mask, schedule))
     result = pipe(labels, seed=7, output_type="pt", plan=paint(pipe.plan()), parts={"given": given})
     return _tensors(name, result.images, result.tokens)
 

@@ -90,7 +90,7 @@ def understood(
         raise InputError(f"parts is {quoted(parts)}; expected a table of names and parts")
     request = resolve(
         conditioner,
-        _chosen_plan(asked["plan"], sampling_numbers({name: asked[name] for name in SAMPLING}), make_plan),
+        chosen_plan(asked["plan"], sampling_numbers({name: asked[name] for name in SAMPLING}), make_plan),
         {name: value for name, value in asked.items() if name not in OWN},
         asked["num_images"],
         asked["seed"],
@@ -111,10 +111,10 @@ def _in_our_words(
 ) -> dict[str, Any]:
     """The arguments ``elsewhere``, see :func:`nextscale.habits.translated`."""
     (height, width), scales = shapes.size(shapes.default), len(shapes.default)
-    facts: dict[str, Any] = {"height": height, "width": width, "size": (height, width), "scales": scales}
+    facts: dict[str, Any] = {"height": height, "width": width, "scales": scales}
     if len(shapes.lengths) == 1:
-        facts |= dict.fromkeys(("num_inference_steps", "num_steps", "steps"), scales)
-    return translated(given, sized(given, elsewhere, shapes), CALL, own, **facts)
+        facts |= dict.fromkeys(("num_inference_steps", "num_steps"), scales)
+    return translated(given, sized(given, elsewhere), CALL, own, **facts)
 
 
 def bar_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _ungiven(name: str, value: Any) -> bool:
     return value is None or (type(value) is type(default) and value == default)
 
 
-def _chosen_plan(plan: Any, sampling: Mapping[str, Any], make_plan: Callable[..., Plan]) -> Plan:
+def chosen_plan(plan: Any, sampling: Mapping[str, Any], make_plan: Callable[..., Plan]) -> Plan:
     """The plan that was given, or that of the sampling arguments; not both."""
     if plan is None:
         return make_plan(**sampling)

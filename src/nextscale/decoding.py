@@ -64,7 +64,7 @@ def decode(content: bytes, alpha: bool = False) -> Decoded:
     """
     with Image.open(io.BytesIO(content), formats=_formats()) as opened:
         opened.load()
-        several = getattr(opened, "is_animated", False) and opened.format != "PSD"  # whose frames are layers
+        several = has_frames(opened)
         picture, remarks = visible(opened, alpha)
     return Decoded(picture, ((FRAMES,) if several else ()) + remarks)
 
@@ -93,6 +93,11 @@ def visible(picture: Image.Image, alpha: bool = False) -> Decoded:
     picture = picture.convert(mode) if picture.mode != mode else picture.copy()
     picture.info = {}  # it is upright now, whatever its metadata said
     return Decoded(picture, remarks)
+
+
+def has_frames(opened: Image.Image) -> bool:
+    """Whether a picture is one of several in its file."""
+    return getattr(opened, "is_animated", False) and opened.format != "PSD"  # whose frames are layers
 
 
 def reason(error: BaseException) -> str:

@@ -40,6 +40,8 @@ ASKED = (
     *("callback_on_scale_end", "plan", "parts"),
 )
 """The arguments of an edit that are those of a call."""
+BESIDE = ("style", "negative_prompt", "guidance_scale")
+"""Arguments that mean something beside a class or words alone."""
 
 
 class Editor(Coder, ABC):
@@ -81,8 +83,9 @@ class Editor(Coder, ABC):
         picture are kept, see :func:`nextscale.methods.paint.given_of`; blank: hide what is masked from the model, by
         default where a class or words are given (not where something is outpainted, nor by VAR's official rule);
         paste: every pixel that is not masked is the picture's own. class_labels, prompt: what to paint; without them
-        the model is asked for nothing in particular. The other arguments are those of a call; ratio and pixels say at
-        what size the model paints. Raises ``InputError`` or ``PlanError`` for what cannot be done.
+        the model is asked for nothing in particular. The other arguments are those of a call; ratio, pixels, size,
+        scales and steps say at what size the model paints, and on which scales. Raises ``InputError`` or ``PlanError``
+        for what cannot be done.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "sampling")}
         return self._carried_out(self._understood(**given, **sampling))
@@ -109,7 +112,10 @@ class Editor(Coder, ABC):
         number = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         edit = {} if recipe.edit is None else _edit_of(recipe.edit, image, mask_image)
         if recipe.edit is None and not (image is None and mask_image is None):
-            raise InputError("the picture was drawn and not edited; leave the picture and the mask out")
+            raise InputError(
+                "the picture was drawn and not edited; leave the picture and the mask out: pipe.repeat(picture), or "
+                "nextscale generate --like ..."
+            )
         return {**recipe.arguments(self.conditioner, self.name, self.revision, number), **edit}
 
     @abstractmethod
@@ -172,8 +178,14 @@ class Editor(Coder, ABC):
         """What was asked for, without the picture."""
         given = {name: asked.get(name) for name in ASKED}
         others = {name: value for name, value in asked.items() if name not in ASKED}
-        named = (CALL[name].here if name in CALL else name for name, value in asked.items() if value is not None)
+        named = {CALL[name].here if name in CALL else name: value for name, value in asked.items() if value is not None}
         labelled = not {"class_labels", "prompt"}.isdisjoint(named)
+        beside = [name for name in BESIDE if name in named]
+        if beside and not labelled and "plan" not in named:
+            raise InputError(
+                f"{beside[0]} is {quoted(named[beside[0]])}, but nothing says what to paint; expected a class or words "
+                f"beside it, or no {beside[0]}"
+            )
         call = understood(given, others, self.conditioner, self._plan_for(region, labelled), self.shapes)
         if GIVEN in call.parts:
             raise PlanError(f"parts has {GIVEN!r}, which an edit makes itself; call it something else")
@@ -189,15 +201,10 @@ class Editor(Coder, ABC):
         def make(**sampling: Any) -> Plan:
             shape = region.size if self.shapes.size(self.shapes.fitting(*region.size)) == region.size else None
             height, width = shape or region.box()[2:]
-            if len(self.shapes.schedules) > 1:
+            if len(self.shapes.schedules) > 1 and not {"size", "scales"} & sampling.keys():
                 sampling = {"ratio": ratio_of(self.shapes.fitting(height, width)), **sampling}
             if labelled:
                 return self.plan(**sampling)
-            if "guidance_scale" in sampling:
-                raise InputError(
-                    f"guidance_scale is {quoted(sampling['guidance_scale'])}, but nothing says what to paint; expected "
-                    "a class or words, or no guidance_scale"
-                )
             return replace(self.plan(guidance_scale=1.0, **sampling), branches=((),))
 
         return make

@@ -13,19 +13,36 @@ from torch import Tensor
 from nextscale.scales import ScaleSchedule
 
 
-def ramp(guidance_scale: float, schedule: ScaleSchedule) -> list[float]:
+def ramp(guidance_scale: float, schedule: ScaleSchedule, trained: ScaleSchedule) -> list[float]:
     """VAR's linear ramp (arXiv 2404.02905, official sampler): off at the first scale, ``guidance_scale`` at the
     last.
     """
     return [1 + (guidance_scale - 1) * schedule.progress(k) for k in range(len(schedule))]
 
 
-def constant(guidance_scale: float, schedule: ScaleSchedule) -> list[float]:
+def ramp_of_ten(guidance_scale: float, schedule: ScaleSchedule, trained: ScaleSchedule) -> list[float]:
+    """FlexVAR's ramp (arXiv 2502.20313, official sampler): as VAR's up to ten scales; with more of them the tenth
+    reaches ``guidance_scale``, and those behind it go beyond. Maps that are larger than the trained ones have it in
+    full, and nothing more.
+    """
+    largest, last = max(trained.grid), max(1, min(len(schedule) - 1, 9))
+    shares = (k / last if max(size) <= largest else 1.0 for k, size in enumerate(schedule))
+    return [1 + (guidance_scale - 1) * share for share in shares]
+
+
+def constant(guidance_scale: float, schedule: ScaleSchedule, trained: ScaleSchedule) -> list[float]:
     """The same guidance at every scale."""
     return [guidance_scale] * len(schedule)
 
 
-SCHEDULES: dict[str, Callable[[float, ScaleSchedule], list[float]]] = {"ramp": ramp, "constant": constant}
+SCHEDULES: dict[str, Callable[[float, ScaleSchedule, ScaleSchedule], list[float]]] = {
+    "ramp": ramp,
+    "ramp-of-ten": ramp_of_ten,
+    "constant": constant,
+}
+"""By name, functions of the guidance scale, of the schedule that is drawn and of the one that the model was trained on;
+they give the weight of the first branch at every scale.
+"""
 
 
 def mix(rows: Tensor, weights: tuple[float, ...]) -> Tensor:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nextscale.errors import InputError, quoted
-from nextscale.ratios import Shapes
 from nextscale.values import is_real, listed, plain
 
 
@@ -36,7 +35,11 @@ MIX = Habit("mixing of classes is not possible yet; class_labels names one class
 EMBEDDING = Habit("a call takes no embeddings; say it in words, or name the class with class_labels or prompt")
 PICTURE = Habit("a call starts from no picture; pipe.edit(picture, ...) paints in one, and docs/edit.md tells more")
 EDITING = Habit("pipe.edit(picture, mask_image=...) paints in a picture, and what is masked is drawn wholly anew")
-STEPS = Habit("there is one step per scale, {scales} here; plan=pipe.plan().prefix(n) stops after n of them")
+STEPS = Habit(
+    "there is one step per scale, {scales} here; plan=pipe.plan().prefix(n) stops after n of them, and steps=n has the "
+    "whole picture drawn in n where a model is free in its scales"
+)
+ONE_SIDE = Habit("this model draws {height}x{width} pixels (height x width) unless height and width are given, both")
 CALLBACK = Habit("callback_on_scale_end=f is called as f(event) after every scale")
 WEIGHTS = Habit("load reads tokenizer and model of one checkpoint; exchange parts with pipe.tokenizer or pipe.model")
 TOKEN = Habit("set the environment variable HF_TOKEN, or log in with hf auth login", (False,), secret=True)
@@ -70,12 +73,10 @@ CALL: Mapping[str, Habit] = {
     ),
     "cfg_scale": Habit("guidance_scale is w in uncond + w (cond - uncond), and 1 switches it off"),
     "guidance": Habit("guidance_scale"),
-    "height": Habit("this model draws {height}x{width} pixels (height x width) and no other size"),
-    "width": Habit("this model draws {height}x{width} pixels (height x width) and no other size"),
-    "size": Habit("this model draws {height}x{width} pixels (height x width) and no other size"),
+    "height": ONE_SIDE,
+    "width": ONE_SIDE,
     "num_inference_steps": STEPS,
     "num_steps": STEPS,
-    "steps": STEPS,
     "timesteps": STEPS,
     "sigmas": STEPS,
     "callback": CALLBACK,
@@ -239,33 +240,18 @@ def translated(
     return found
 
 
-def sized(given: Mapping[str, Any], elsewhere: Mapping[str, Any], shapes: Shapes) -> Mapping[str, Any]:
-    """``elsewhere`` with a height and a width, or a size, turned into the ratio and the pixels that ask for it, where a
-    model draws several sizes. given: the arguments in our words. Raises ``UnknownArgument`` for a size that is none of
-    the model's.
+def sized(given: Mapping[str, Any], elsewhere: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``elsewhere`` with a height and a width as the size that they are. given: the arguments in our words. Raises
+    ``UnknownArgument`` where the size is said in another way, too.
     """
-    asked = {name: elsewhere[name] for name in ("height", "width", "size") if elsewhere.get(name) is not None}
-    if not asked or not shapes.several:
+    height, width = (elsewhere.get(name) for name in ("height", "width"))
+    if height is None or width is None:
         return elsewhere
-    said = " and ".join(f"{name} is {quoted(value)}" for name, value in asked.items())
-    both = [name for name in ("ratio", "pixels") if given.get(name) is not None or elsewhere.get(name) is not None]
-    if both:
-        raise UnknownArgument(f"{said}, and {both[0]} was given; expected ratio and pixels alone")
-    size = listed(asked["size"]) if "size" in asked else [plain(asked.get(name)) for name in ("height", "width")]
-    if size is None or len(size) != 2 or len(asked) == 3 or not all(is_real(n) and 0 < n < 1e9 for n in size):
-        raise UnknownArgument(f"{said}; expected height and width in pixels, or ratio=... and pixels=...")
-    h, w = size
-    every = [(a, b, ratio) for ratio, drawn in shapes.sizes.items() for a, b in drawn]
-    height, width, ratio = min(every, key=lambda one: max(one[0] / h, h / one[0], one[1] / w, w / one[1]))
-    if (height, width) != (h, w):
-        raise UnknownArgument(
-            f"{said}; the nearest that this model draws are {height}x{width} pixels (height x width): "
-            f"ratio={ratio!r}, pixels={height * width}"
-        )
-    return {name: value for name, value in elsewhere.items() if name not in asked} | {
-        "ratio": ratio,
-        "pixels": height * width,
-    }
+    for name in ("size", "scales", "ratio", "pixels"):
+        if given.get(name) is not None or elsewhere.get(name) is not None:
+            raise UnknownArgument(f"height, width and {name} were given; expected height and width, or {name} alone")
+    others = {name: value for name, value in elsewhere.items() if name not in ("height", "width")}
+    return others | {"size": (plain(height), plain(width))}
 
 
 def missing_attribute(name: str) -> AttributeError:

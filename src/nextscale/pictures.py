@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import unicodedata
 import warnings
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -131,6 +132,14 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(TEXT)
 
 
+@cache
+def _written(sign: str) -> str:
+    """A sign as the font has it: a letter that it lacks goes without its accent."""
+    if bytes(_font().getmask(sign)) != bytes(_font().getmask("\uffff")):
+        return sign
+    return "".join(part for part in unicodedata.normalize("NFKD", sign) if not unicodedata.combining(part))
+
+
 def _foot(lines: int) -> int:
     """The pixels that labels of so many lines take."""
     return lines * (TEXT + LEADING) + LEADING
@@ -140,7 +149,7 @@ def _lines(text: str, width: int, most: int) -> list[str]:
     """A label in at most so many lines, none wider than its picture: broken between words where one fits, and shortened
     with dots where it has more.
     """
-    font, lines, rest = _font(), list[str](), re.sub(r"\s", " ", text).rstrip()
+    font, lines, rest = _font(), list[str](), "".join(map(_written, re.sub(r"\s", " ", text))).rstrip()
     while True:
         fits = max(1, bisect_right(range(1, len(rest) + 1), False, key=lambda n: font.getlength(rest[:n]) > width))
         if fits >= len(rest):

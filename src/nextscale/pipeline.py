@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nextscale.bar import bar
-from nextscale.call import Call, Watch, bar_settings, checked_plan, sampling_arguments, understood
+from nextscale.call import Call, Watch, bar_settings, chosen_plan, sampling_arguments, understood
 from nextscale.checkpoints.find import model_folder
 from nextscale.checkpoints.load import (
     bundled_names,
@@ -130,9 +130,12 @@ class Pipeline(Editor):
         asked = self.defaults | sampling_arguments(sampling, self.shapes)
         return refined_plan(self.model, self.tokenizer.stride, **asked)
 
-    def price(self, plan: Plan, images: int = 1, parts: Mapping[str, Any] | None = None) -> Price:
-        """Predicted FLOPs and memory bytes of ``plan`` for ``images`` prompts in this precision; parts as in a call."""
-        return price(checked_plan(plan), self._parts(parts or {}), checked_count("images", images), self.dtype.itemsize)
+    def price(
+        self, plan: Plan | None = None, images: int = 1, parts: Mapping[str, Any] | None = None, **sampling: Any
+    ) -> Price:
+        """FLOPs and memory bytes of a plan, or that of a call, for ``images`` prompts in this precision."""
+        chosen = chosen_plan(plan, sampling_arguments(sampling, self.shapes), self.plan)
+        return price(chosen, self._parts(parts or {}), checked_count("images", images), self.dtype.itemsize)
 
     def __call__(
         self,
@@ -145,6 +148,9 @@ class Pipeline(Editor):
         num_images: int = 1,
         ratio: str | float | None = None,
         pixels: str | int | None = None,
+        size: Sequence[int] | str | None = None,
+        scales: Sequence[int | Sequence[int]] | str | None = None,
+        steps: int | None = None,
         guidance_scale: float | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -164,14 +170,14 @@ class Pipeline(Editor):
         class_labels: ids or names, or words as for prompt; None in a list is no class; prompt: plain words, by class
         models resolved to a class, with a warning that says to which; style: for models that have styles, one for all
         labels or one per label, by default the first that the class was seen in; negative_prompt, image: for models
-        that read them; ratio: width to height, as in "3:2", and pixels: of a picture, as in "0.25M", for models that
-        draw several; guidance_scale: 1 is off; temperature: above 0; top_k, top_p: 0 is off; smooth: VAR's "more
-        smooth" sampling; refine: passes over the scales from the second on, for models that have them, see
-        ``methods/refine.py``; seed: the first image's seed (the next ones count up), or one per image; generator:
-        official noise instead; callback_on_scale_end: called after every scale, may return another canvas,
-        ``Keep(rows)`` or False to stop, and has all images drawn at once; plan: a whole plan, instead of the sampling
-        arguments; parts: whatever it names beside tokenizer and model; elsewhere: what other libraries call these.
-        Raises ``InputError`` or ``PlanError`` for what cannot be done; warns of a style that lacks the class.
+        that read them; ratio: width to height ("3:2"), pixels: about how many ("0.25M"), size: height and width, steps:
+        how many scales, scales: all of them, in tokens: for models that draw several, see ``sizes.asked_schedule``;
+        guidance_scale: 1 is off; temperature: above 0; top_k, top_p: 0 is off; smooth: VAR's "more smooth" sampling;
+        refine: passes over a scale, see ``methods/refine.py``; seed: the first image's (the next ones count up), or one
+        per image; generator: official noise instead; callback_on_scale_end: called after every scale, may return
+        another canvas, ``Keep(rows)`` or False to stop, and has all images drawn at once; plan: a whole plan, instead
+        of the sampling arguments; parts: whatever it names; elsewhere: what other libraries call these. Raises
+        ``InputError`` or ``PlanError`` for what cannot be done; warns of a style that lacks the class.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "elsewhere")}
         return self._carried_out(understood(given, elsewhere, self.conditioner, self.plan, self.shapes))
@@ -241,9 +247,7 @@ class Pipeline(Editor):
         self.conditioner = vocabulary
 
     def set_progress_bar_config(self, **settings: Any) -> None:
-        """Settings of the bar that is shown while drawing takes longer than a second: ``disable`` (False), ``desc``
-        ("drawing") and ``leave`` (False: it goes when all is drawn).
-        """
+        """Settings of the bar over scales: ``disable`` (False), ``desc`` ("drawing"), ``leave`` (False: it goes)."""
         self._bar |= bar_settings(settings)
 
     def __repr__(self) -> str:

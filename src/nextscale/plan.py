@@ -21,6 +21,7 @@ from nextscale.models.base import NextScaleModel
 from nextscale.row import COLUMNS, MOST_GUIDANCE, Row, check_row, read_value, real, several, text, whole
 from nextscale.sampling import smooth_settings
 from nextscale.scales import ScaleSchedule, Size
+from nextscale.sizes import SHAPE, asked_schedule
 from nextscale.values import listed
 
 FORMAT = 2
@@ -270,7 +271,7 @@ def default_plan(
         raise PlanError(
             f"guidance_scale is {guidance_scale}; it must lie between 0 and {MOST_GUIDANCE:,}, and 1 switches it off"
         )
-    weights = SCHEDULES[model.guidance](guidance_scale, schedule)
+    weights = SCHEDULES[model.guidance](guidance_scale, schedule, model.schedule)
     branches: Branches = (model.sources,) if guidance_scale == 1 else (model.sources, model.away_from)
     rows = []
     for k, size in enumerate(schedule):
@@ -279,7 +280,7 @@ def default_plan(
                 size=size,
                 guidance=(1.0,) if guidance_scale == 1 else (weights[k], 1 - weights[k]),
                 temperature=temperature,
-                top_k=top_k,
+                top_k=1 if model.is_greedy(size) else top_k,
                 top_p=top_p,
                 smooth=smooth_settings(schedule.progress(k)) if smooth else None,
             )
@@ -287,9 +288,10 @@ def default_plan(
     return Plan(tuple(rows), branches, {"model": MemoryPlan(model.memory)})
 
 
-def shaped_plan(model: NextScaleModel, stride: int, *, ratio: Any = None, pixels: Any = None, **sampling: Any) -> Plan:
-    """The plan of a plain generation of pictures of a ratio and size; see :meth:`nextscale.ratios.Shapes.choose`."""
-    return default_plan(model, schedule=model.shapes(stride).choose(ratio, pixels), **sampling)
+def shaped_plan(model: NextScaleModel, stride: int, **asked: Any) -> Plan:
+    """The plan of a plain generation on the scales that were asked for; see :func:`nextscale.sizes.asked_schedule`."""
+    shape = {name: asked.pop(name) for name in SHAPE if name in asked}
+    return default_plan(model, schedule=asked_schedule(model, stride, **shape), **asked)
 
 
 def _check_populations(plan: Plan) -> None:

@@ -79,7 +79,7 @@ def price(plan: Plan, parts: Mapping[str, Any], images: int = 1, element: int = 
         memory = outlook.bytes(k, branches * alive[k + 1], element)
         lines.append(RowPrice(f"{row.size[0]}x{row.size[1]}", begun + drawn, memory))
     if plan.decode:
-        lines.append(RowPrice("decode", alive[-1] * tokenizer.decode_flops(schedule), 0))
+        lines.append(RowPrice("decode", alive[-1] * tokenizer.decode_flops(schedule, len(plan.rows)), 0))
     return Price(tuple(lines), weight_bytes(parts, element))
 
 

@@ -92,7 +92,7 @@ class Shapes:
         """
         if ratio is None and pixels is None:
             return self.default
-        largest, exact = (self._nearest(*self.default.grid), True) if ratio is None else self._of_ratio(ratio)
+        largest, exact = (self.nearest(*self.default.grid), True) if ratio is None else self._of_ratio(ratio)
         chosen = largest.prefix(len(self.default) if pixels is None else self._count(largest, pixels))
         if not exact:
             h, w = self.size(chosen)
@@ -104,7 +104,11 @@ class Shapes:
 
     def fitting(self, height: int, width: int) -> ScaleSchedule:
         """The schedule, as long as the default, that a picture of these pixels loses least on when it is cropped."""
-        return self._nearest(height, width).prefix(len(self.default))
+        return self.nearest(height, width).prefix(len(self.default))
+
+    def nearest(self, height: float, width: float) -> ScaleSchedule:
+        """The largest schedule of the ratio nearest to this shape's."""
+        return min(self.schedules, key=lambda one: apart(one.grid[1] / one.grid[0], width / height))
 
     def beginning(self, sizes: Sequence[tuple[int, ...]]) -> ScaleSchedule | None:
         """The schedule of maps of these sizes: of a whole picture, or the first that begins with them, the default
@@ -134,15 +138,11 @@ class Shapes:
         """The numbers of pixels of a ratio's pictures, in millions, as :meth:`choose` reads them."""
         return [f"{math.prod(self.size(largest.prefix(n))) / 1e6:.2g}M" for n in self.lengths]
 
-    def _nearest(self, height: float, width: float) -> ScaleSchedule:
-        """The largest schedule of the ratio nearest to this shape's."""
-        return min(self.schedules, key=lambda one: _apart(one.grid[1] / one.grid[0], width / height))
-
     def _of_ratio(self, ratio: Any) -> tuple[ScaleSchedule, bool]:
         """The schedule of a ratio, and whether it is of just that."""
         if wide := _wide(ratio):
-            largest = self._nearest(1, wide)
-            off = _apart(largest.grid[1] / largest.grid[0], wide)
+            largest = self.nearest(1, wide)
+            off = apart(largest.grid[1] / largest.grid[0], wide)
             if off <= (NEAR if len(self.schedules) > 1 else SAME):
                 return largest, off <= SAME
         raise InputError(
@@ -153,7 +153,7 @@ class Shapes:
     def _count(self, largest: ScaleSchedule, pixels: Any) -> int:
         """How many scales of a schedule make a picture of about so many pixels."""
         if asked := _number(pixels):
-            off = {n: _apart(math.prod(self.size(largest.prefix(n))), asked) for n in self.lengths}
+            off = {n: apart(math.prod(self.size(largest.prefix(n))), asked) for n in self.lengths}
             count = min(self.lengths, key=lambda n: off[n])
             if off[count] <= ABOUT:
                 return count
@@ -163,7 +163,7 @@ class Shapes:
         )
 
 
-def _apart(a: float, b: float) -> float:
+def apart(a: float, b: float) -> float:
     """The factor between two numbers, 1 or more."""
     return max(a / b, b / a)
 

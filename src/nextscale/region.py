@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from nextscale.decoding import DAMAGE, reason, visible
+from nextscale.decoding import DAMAGE, has_frames, reason, visible
 from nextscale.errors import InputError, quoted, warn_user
 from nextscale.pictures import MOST_PIXELS
 from nextscale.scales import Size
@@ -27,6 +28,8 @@ from nextscale.values import is_whole, listed, plain
 CONTEXT = 1 / 3
 """How much is seen on each side of what is repainted, as a share of its side."""
 GREY = 127
+MOST_ADDED = math.isqrt(MOST_PIXELS)
+"""Pixels of a new margin: a model that draws squares sees one that holds it."""
 SIDES = ("left", "right", "top", "bottom")
 Window = tuple[int, int, int, int]
 
@@ -56,7 +59,7 @@ class Region:
     def window(self, size: Size) -> Window:
         """What a model of this size (height, width) sees: the whole picture where it has that size, else the smallest
         window of that shape around the mask and a third of context on each side, or around the whole picture where that
-        is smaller. It leaves the picture only where it is larger.
+        is smaller. It leaves the picture only where it is larger. Raises ``InputError`` where it is too large.
         """
         if self.size == size:
             return (0, 0, *size)
@@ -64,6 +67,11 @@ class Region:
         around = max(side * (1 + 2 * CONTEXT) / model for side, model in zip((high, wide), size, strict=True))
         whole = max(side / model for side, model in zip(self.size, size, strict=True))
         height, width = (math.ceil(model * min(around, whole) - 1e-6) for model in size)
+        if height * width > MOST_PIXELS:
+            raise InputError(
+                f"the model would have to see {width:,}x{height:,} pixels, what is painted anew and around it in the "
+                f"shape of what it draws; expected at most {MOST_PIXELS:,}, so paint a smaller part at a time"
+            )
         return _start(top, high, height, self.size[0]), _start(left, wide, width, self.size[1]), height, width
 
     def cut(self, window: Window, size: Size, blank: bool) -> tuple[Image.Image, np.ndarray]:
@@ -163,6 +171,8 @@ def _resized(picture: Image.Image, size: Size) -> Image.Image:
 
 
 def _read(given: Any, what: str, alpha: bool = True) -> Image.Image:
+    if isinstance(given, Image.Image) and has_frames(given):
+        warn_user(f"the {what} holds several frames or pages, of which the one that it stands at is taken")
     try:
         return visible(picture_of(given, alpha), alpha).picture
     except DAMAGE as error:
@@ -179,15 +189,21 @@ def _digest(pixels: np.ndarray) -> str:
 
 def _mask(given: Any, picture: Image.Image) -> np.ndarray:
     """A mask (H, W) bool of a picture, a file, or an array of truth values or numbers; half and more is True."""
-    values = given.detach().cpu().numpy() if hasattr(given, "detach") else given
+    values = given.detach().cpu().float().numpy() if isinstance(given, Tensor) else given
+    shape = tuple(getattr(values, "shape", ()))
     if isinstance(values, np.ndarray) and values.ndim == 2 and values.dtype.kind in "bfiu" and values.size:
         low, high = float(values.min()), float(values.max())
         white = 1 if high <= 1 else 255
         if not 0 <= low <= high <= white:
             raise InputError(f"the mask has numbers from {low:g} to {high:g}; expected 0 to 1, or to 255")
         mask = values >= white / 2
-    else:
+    elif isinstance(given, str | Path | Image.Image) or shape[2:] in ((3,), (4,)):
         mask = np.asarray(_read(given, "mask", alpha=False).convert("L")) >= 128
+    else:
+        raise InputError(
+            f"the mask is {f'an array {shape}' if shape else quoted(given)}; expected a PIL image, the name of a file, "
+            "or an array (height, width) of truth values or numbers"
+        )
     if mask.shape != (picture.height, picture.width):
         raise InputError(
             f"the mask has {mask.shape[1]}x{mask.shape[0]} pixels and the picture {picture.width}x{picture.height} "
@@ -217,6 +233,8 @@ def _outpaint(given: Any, picture: Image.Image) -> dict[str, int]:
     added = {name: sides[name] for name in SIDES if sides.get(name)}
     if not added:
         raise InputError(f"outpaint is {quoted(given)}, which adds no pixel; expected at least one")
+    if max(added.values()) > MOST_ADDED:
+        raise InputError(f"outpaint is {quoted(given)}; expected at most {MOST_ADDED:,} pixels on a side")
     width, height = (
         side + added.get(before, 0) + added.get(after, 0)
         for side, before, after in zip(picture.size, SIDES[::2], SIDES[1::2], strict=True)

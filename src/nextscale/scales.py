@@ -6,7 +6,8 @@ Sources: VAR (arXiv 2404.02905) for the square presets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -111,6 +112,38 @@ class ScaleSchedule:
 
     def __str__(self) -> str:
         return " ".join(str(h) if h == w else f"{h}x{w}" for h, w in self.sizes)
+
+
+def spaced(sides: Sequence[float], count: int, grid: Size) -> ScaleSchedule:
+    """``count`` scales up to ``grid``, spaced as ``sides`` are, those of a schedule that is known.
+
+    The sides are scaled so that the last one is the longer side of the grid, rounded (halves up), and made to grow by
+    at least one; the other side is in proportion, rounded, at least 1. Where there are more or fewer sides than scales,
+    they are read off between the sides, at equal steps. count: from 1 to the longer side.
+
+    >>> str(spaced([1, 2, 4, 6], 4, (12, 18)))
+    '2x3 4x6 8x12 12x18'
+    >>> str(spaced([1, 2, 4, 6], 7, (7, 7)))
+    '1 2 3 4 5 6 7'
+    """
+    longer, shorter = max(grid), min(grid)
+    assert 1 <= count <= longer, f"{count} scales do not grow to a side of {longer}"
+    last, grown = 0, list[Size]()
+    for k in range(count):
+        side = math.floor(longer * _read_off(sides, k, count) / sides[-1] + 0.5)
+        last = min(max(side, last + 1), longer - (count - 1 - k))
+        other = max(1, (2 * last * shorter + longer) // (2 * longer))
+        grown.append((last, other) if grid[0] >= grid[1] else (other, last))
+    return ScaleSchedule(tuple(grown))
+
+
+def _read_off(sides: Sequence[float], k: int, count: int) -> float:
+    """The k-th of ``count`` numbers at equal steps along a line through ``sides``."""
+    if k == count - 1:
+        return sides[-1]
+    place = k * (len(sides) - 1) / (count - 1)
+    low, high = sides[int(place)], sides[min(int(place) + 1, len(sides) - 1)]
+    return low + (place - int(place)) * (high - low)
 
 
 PRESETS: dict[str, tuple[int, ...]] = {

@@ -84,6 +84,18 @@ SYSTEMS = (
         },
         conditioners={"text": "nextscale.conditions.text.TextConditioner"},
     ),
+    System(
+        name="flexvar",
+        title="FlexVAR",
+        paper="2502.20313",
+        types={
+            "direct": ("nextscale.tokenizers.direct", "DirectTokenizer", "DirectConfig"),
+            "flexvar": ("nextscale.models.flexvar", "FlexVAR", "FlexVARConfig"),
+        },
+        converter="nextscale.checkpoints.convert.flexvar",
+        verification="nextscale.verification.flexvar",
+        recipes={},
+    ),
 )
 """One that builds on another stands below it: of weights that two converters recognise, the lower one is right."""
 

@@ -27,10 +27,10 @@ from nextscale.errors import CheckpointError
 from tests.verification.golden import GOLDEN
 
 ROOT = Path(__file__).parent.parent.parent
-WITH_LAYOUTS = ("var", "m-var", "infinity")
+WITH_LAYOUTS = ("var", "m-var", "infinity", "flexvar")
 """Systems whose authors' code could be asked for its layouts."""
 OFFICIAL = {
-    name: layout
+    f"flexvar_{name}" if system == "flexvar" else name: layout
     for system in WITH_LAYOUTS
     for name, layout in json.loads((GOLDEN / system / "official_keys.json").read_text())["models"].items()
 }
@@ -47,7 +47,7 @@ def test_parameters_are_those_of_the_network_and_of_the_official_layout(name: st
     assert count["tokenizer"] == row.tokenizer_parameters
     config: Any = parts["model"].config
     assert (config.depth, config.sizes[-1][0] * 16) == (row.depth, row.pixels)
-    layout = name.removesuffix("-512").replace("-", "_") + (
+    layout = name.removesuffix("-512").replace("sar", "flexvar").replace("-", "_") + (
         f"_{'' if l2_norm else 'no'}l2" if row.system == "m-var" else ""
     )
     if row.system in WITH_LAYOUTS:

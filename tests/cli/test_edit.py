@@ -98,7 +98,11 @@ def test_what_of_a_file_is_not_taken_is_said_once(
         (["--box", "1,1,2,2", "--rule", "soft"], "rule is 'soft'; expected one of cover, official, canvases"),
         (["--box", "1,1,2,2", "-c", "flag", "cat"], "words ('cat') and --class were both given; expected one of them"),
         (["--box", "1,1,2,2", "--guidance-scale", "3"], "guidance_scale is 3.0, but nothing says what to paint"),
-        (["--box", "1,1,2,2", "--style", "noto"], "style is ['noto'], but no branch of the plan sees anything"),
+        (
+            ["--box", "1,1,2,2", "--style", "noto"],
+            "style is ['noto'], but nothing says what to paint; expected a class",
+        ),
+        (["--outpaint", "left=999999"], "outpaint is {'left': 999999}; expected at most 8,944 pixels on a side"),
         (["--box", "1,1,2,2", "-n", "2", "-o", "a.png"], "--out a.png is one file, but 2 pictures would be written"),
         (["--box", "1,1,2,2", "-o", "a.jpg"], "a.jpg would be a PNG file under another format's name"),
         (["--like", "photo.png"], "photo.png carries no recipe; expected a PNG that nextscale wrote"),

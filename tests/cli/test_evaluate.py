@@ -176,8 +176,8 @@ def test_a_classifier_judges_and_pictures_are_written(
     told = json.loads(nextscale(*words, "--json").out)
     shares = [style["named"]["originals"] * style["psnr"]["count"] for style in told["tokenizer"]["styles"]]
     assert sum(shares) / told["tokenizer"]["psnr"]["count"] == pytest.approx(told["tokenizer"]["named"]["originals"])
-    told = json.loads(nextscale(*words, "--generated", 12, "--guidance-scale", 3, "--top-k", 5, "--json").out)
-    assert (told["generated"]["sampling"]["guidance_scale"], told["generated"]["sampling"]["top_k"]) == (3, 5)
+    told = json.loads(nextscale(*words, "--generated", 12, "--guidance-scale", 3, "--steps", 4, "--json").out)
+    assert (told["generated"]["sampling"]["guidance_scale"], told["generated"]["sampling"]["steps"]) == (3, 4)
     assert told["settings"]["classifier"] == str(classifier)
     assert told["generated"]["source"]["images"] == 36
 
@@ -217,6 +217,8 @@ def test_a_tokenizer_alone_cannot_paint(nextscale: Command, pictures: Path, tmp_
         (("--generated", "2", "--out", "a.png"), "--out a.png is one file, but 2 pictures would be written"),
         (("--generated", "2", "--out", "/dev/null"), "/dev/null is a device"),
         (("--top-p", "0.5"), "--top-p is for generated images; expected --generated with their number"),
+        (("--steps", "4"), "--steps is for generated images; expected --generated with their number"),
+        (("--painting", "--steps", "3"), "steps is 3; this VAR was trained on the scales 1 2 3 4 and draws no others"),
         (("--out", "pictures"), "--out pictures is for pictures of generated images; expected --generated"),
         (("other", "--against", "third"), "--against is for one model, and 2 were named"),
         (("other", "--painting"), "--painting is for one model, and 2 were named; expected one, or no --painting"),

@@ -189,6 +189,9 @@ def test_what_is_said_of_classes_is_not_said_of_texts(saved: Path, nextscale: Co
     assert done.err.splitlines() == [
         f"nextscale: told reads prompts, through {saved.parent / 't5'}, so it has no classes to list"
     ]
+    done = nextscale("generate", "red fox", "--style", "noto", "--model", saved)
+    assert (done.code, done.out) == (2, "")
+    assert "nextscale: --style is 'noto', but this model reads prompts, through " in done.err
     done = nextscale("generate", "red", "fox", "--model", saved, *EXACT)
     assert done.code == 0, done.err
     assert "these words are one prompt, 'red fox'; a picture for each: a line of --prompts FILE\n" in done.err

@@ -39,6 +39,7 @@ def record(name: str, style: str = "noto", keywords: tuple[str, ...] = ()) -> di
         ("hourglass not done", "an hourglass that is not done"),
         ("SOS button", "an SOS button"),
         ("NEW button", "a NEW button"),
+        ("UP! button", "an UP! button"),
         ("eyes", "eyes"),
         ("scissors", "scissors"),
         ("octopus", "an octopus"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nextscale import Pipeline
 from nextscale.data.folder import load_data
 from nextscale.errors import InputError
-from nextscale.evaluation.generated import balanced_rows, draw_images, judge_generated
+from nextscale.evaluation.generated import at_size, balanced_rows, draw_images, judge_generated
 from nextscale.evaluation.subject import Judge, Subject, labels_of, no_progress
 from nextscale.measures.tokenizer import BATCH
 from nextscale.plan import default_plan
@@ -42,6 +42,14 @@ def test_images_are_those_the_pipeline_draws_with_seeds_from_0(styled: Subject) 
         style, number = divmod(int(labels[i]), 3)
         picture = pipe(number, style=styled.vocabulary.styles[style], seed=i, top_k=5, output_type="pt").images[0]
         assert torch.equal((picture * 255).round().byte(), images[i])
+
+
+def test_images_of_another_size_are_held_against_by_area() -> None:
+    images = torch.randint(256, (BATCH + 1, 3, 8, 8), dtype=torch.uint8)
+    assert at_size(images, 8) is images
+    means = images.double().unflatten(2, (4, 2)).unflatten(4, (4, 2)).mean((3, 5))
+    assert (at_size(images, 4) - means).abs().max() <= 0.5
+    assert torch.equal(at_size(images[..., :4], 8)[..., ::2], images[..., :4])
 
 
 def test_the_report_is_made_of_what_its_definitions_say(styled: Subject, judge: Judge, emoji: Path) -> None:

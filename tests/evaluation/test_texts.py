@@ -15,11 +15,12 @@ from nextscale.conditions.encoder import EncoderReference
 from nextscale.conditions.text import TextConditioner
 from nextscale.data.folder import load_data
 from nextscale.errors import InputError
+from nextscale.evaluation import tokenizer_report
 from nextscale.evaluation.compare import compare, comparison_text
 from nextscale.evaluation.report import Report, evaluate
-from nextscale.evaluation.subject import Judge, Subject
+from nextscale.evaluation.subject import Judge, Subject, sample_rows
 from nextscale.evaluation.table import text
-from nextscale.measures.tokenizer import BitUse, encode_all
+from nextscale.measures.tokenizer import BitUse, bit_use, encode_all
 from nextscale.models.infinity import Infinity, InfinityConfig
 from nextscale.tokenizers.base import Tokenizer
 from tests.conditions.tiny_t5 import WIDTH
@@ -47,6 +48,22 @@ def reader(world: Path) -> Subject:
 @pytest.fixture(scope="module")
 def report(reader: Subject, world: Path) -> Report:
     return evaluate(reader, world / "pictures")
+
+
+def test_of_many_training_images_a_sample_shows_how_bits_are_used(
+    report: Report, reader: Subject, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The generator's loss in training is that of the same images all the same."""
+    monkeypatch.setattr(tokenizer_report, "ENOUGH", 6)
+    few = evaluate(reader, world / "pictures")
+    train = load_data(world / "pictures", SIDE, "train")
+    maps = encode_all(reader.tokenizer, train, rows=sample_rows(len(train), 6))
+    assert (few.tokenizer.use, few.tokenizer.use_by_scale) == bit_use(maps)
+    assert few.tokenizer.use != report.tokenizer.use
+    assert (few.tokenizer.codes_source.images, report.tokenizer.codes_source.images) == (6, len(train))
+    assert few.generator is not None
+    assert report.generator is not None
+    assert few.generator.train == report.generator.train
 
 
 def table(report: Report, title: str) -> str:

@@ -21,7 +21,7 @@ from nextscale.models.base import Blocks, Condition, Mix, NextScaleModel
 from nextscale.plan import Plan
 from nextscale.row import Row
 from nextscale.scales import ScaleSchedule
-from tests.makers import BOTH, CODE_DIM, MODELS, TEXT_MODELS, branches_of, features_of
+from tests.makers import BOTH, CODE_DIM, FREE_CLASS_MODELS, MODELS, TEXT_MODELS, branches_of, features_of
 from tests.toys import Pinned, PlacedModel, Pooled, Reference, free_model
 
 FREE = {
@@ -33,7 +33,7 @@ FREE = {
     "positions": lambda: free_model(kind=PlacedModel, reads="past", prefix=3),
     "positions with the first scale": lambda: free_model(kind=PlacedModel, prefix=2, with_first=True),
 }
-ANY = FREE | TEXT_MODELS
+ANY = FREE | FREE_CLASS_MODELS | TEXT_MODELS
 """Models of any schedule."""
 ALL = MODELS | FREE
 FEATURES = class_features(torch.tensor([1, 3]))

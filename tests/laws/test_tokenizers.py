@@ -8,7 +8,7 @@ import torch
 from nextscale.errors import InputError
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.base import Tokenizer
-from tests.makers import tiny_bitwise, tiny_tokenizer
+from tests.makers import tiny_bitwise, tiny_direct, tiny_tokenizer
 from tests.toys import bit_tokenizer
 
 RESIDUAL = {
@@ -17,11 +17,17 @@ RESIDUAL = {
     "a phi per scale": lambda: tiny_tokenizer(phi=0),
     "rectangular": lambda: tiny_tokenizer(sizes=((1, 1), (1, 2), (2, 4))),
 }
-TOKENIZERS = RESIDUAL | {
+LEFT_OVER = RESIDUAL | {
     "bits": lambda: bit_tokenizer(),
     "bitwise": lambda: tiny_bitwise(),
     "bitwise, patchified, rectangular": lambda: tiny_bitwise(patchify=True, sizes=((1, 1), (1, 2), (2, 4))),
 }
+DIRECT = {
+    "direct": lambda: tiny_direct(),
+    "direct, rectangular": lambda: tiny_direct(sizes=((1, 1), (1, 2), (2, 4))),
+}
+"""Tokenizers in which no scale needs another."""
+TOKENIZERS = LEFT_OVER | DIRECT
 
 
 @pytest.fixture(params=TOKENIZERS)
@@ -64,10 +70,20 @@ def test_autocast_changes_no_token(tokenizer: Tokenizer) -> None:
 
 def test_a_hook_changes_what_later_scales_see(tokenizer: Tokenizer) -> None:
     latent = tokenizer.latent(images_for(tokenizer))
+    plain = tokenizer.encode(latent)
+    hooked = tokenizer.encode(latent, hook=lambda k, tokens, codes: codes * -3 if k == 0 else codes)
+    assert torch.equal(plain.tokens[0], hooked.tokens[0])
+    assert not torch.equal(plain.inputs[0], hooked.inputs[0])
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_tokens_depend_on_what_was_drawn_before_them_unless_every_scale_is_the_latent_itself(name: str) -> None:
+    tokenizer = TOKENIZERS[name]()
+    latent = tokenizer.latent(images_for(tokenizer))
     plain = tokenizer.encode(latent).tokens
     hooked = tokenizer.encode(latent, hook=lambda k, tokens, codes: codes * -3 if k == 0 else codes).tokens
-    assert torch.equal(plain[0], hooked[0])
-    assert any(not torch.equal(a, b) for a, b in zip(plain[1:], hooked[1:], strict=True))
+    changed = any(not torch.equal(a, b) for a, b in zip(plain[1:], hooked[1:], strict=True))
+    assert changed is (name not in DIRECT)
 
 
 def test_accumulate_leaves_its_argument_alone(tokenizer: Tokenizer) -> None:
@@ -107,7 +123,7 @@ def test_rows_of_a_canvas_can_be_selected(tokenizer: Tokenizer) -> None:
     assert torch.equal(canvas.select(torch.tensor([1, 1, 0])).latent, canvas.latent[[1, 1, 0]])
 
 
-@pytest.mark.parametrize("tokenizer", [*RESIDUAL, "bitwise"], indirect=True)
+@pytest.mark.parametrize("tokenizer", [*RESIDUAL, "bitwise", "direct"], indirect=True)
 def test_images_that_do_not_fit_the_stride_are_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match="17x16 pixels cannot be encoded; both sides must be multiples of 4"):
         tokenizer.latent(torch.zeros((1, 3, 17, 16)))

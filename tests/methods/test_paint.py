@@ -10,7 +10,7 @@ from nextscale.conditions.classes import class_features
 from nextscale.errors import InputError
 from nextscale.generate import generate
 from nextscale.given import GivenTokens
-from nextscale.methods.paint import Box, edit_mask, given_tokens, keep_masks, paint
+from nextscale.methods.paint import Box, edit_mask, given_of, keep_masks, paint
 from nextscale.plan import default_plan
 from nextscale.sampling import IndependentNoise
 from nextscale.scales import ScaleSchedule
@@ -53,7 +53,8 @@ def test_a_mask_of_another_rank_is_refused() -> None:
 def painted(mask: Tensor) -> tuple[list[Tensor], Tensor, GivenTokens]:
     """Accumulated tokens and canvas of a generation that keeps ``mask`` of two images, and what was given."""
     tokenizer, model = tiny_tokenizer(), tiny_var()
-    given = given_tokens(tokenizer, torch.rand(2, 3, 16, 16) * 2 - 1, mask)
+    given = given_of(tokenizer, torch.rand(2, 3, 16, 16) * 2 - 1, mask == 0, rule="official")
+    assert isinstance(given, GivenTokens)
     plan = paint(default_plan(model, guidance_scale=2.0), "image")
     parts = {"tokenizer": tokenizer, "model": model, "image": given}
     events = list(generate(plan, parts, class_features(torch.tensor([1, 2])), IndependentNoise([3, 4])))

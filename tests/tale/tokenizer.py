@@ -62,6 +62,6 @@ class TaleTokenizer(Tokenizer):
     def accumulate_flops(self, schedule: ScaleSchedule, k: int) -> int:
         return 0
 
-    def decode_flops(self, schedule: ScaleSchedule) -> int:
+    def decode_flops(self, schedule: ScaleSchedule, done: int) -> int:
         h, w = schedule.grid
         return 2 * 3 * self.code_dim * h * w

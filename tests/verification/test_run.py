@@ -40,7 +40,18 @@ def test_every_output_of_every_file_agrees(path: Path) -> None:
 
 def test_the_repository_has_a_file_of_every_kind() -> None:
     kinds = {metadata_of(path)["kind"] for path in all_files()}
-    assert kinds >= {"quantizer", "tokenizer", "sampling", "var", "bsq", "vae", "rope", "infinity"}
+    assert kinds >= {
+        "quantizer",
+        "tokenizer",
+        "sampling",
+        "var",
+        "bsq",
+        "vae",
+        "rope",
+        "infinity",
+        "position",
+        "flexvar",
+    }
 
 
 # Wrong weights stand for a wrong implementation: each change is what a mistake in the code would amount to.

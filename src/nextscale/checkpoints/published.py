@@ -1,8 +1,10 @@
-"""The checkpoints that the authors of VAR, HMAR, M-VAR and Infinity have published, and where converted ones are kept.
+"""The checkpoints that the authors of VAR, HMAR, M-VAR, Infinity and FlexVAR have published, and where converted ones
+are kept.
 
 Sizes of the networks follow from the name (``published`` of the systems' converters); nothing here is torch.
 Numbers: arXiv 2404.02905 and the README of FoundationVision/VAR; arXiv 2411.10433 and its authors' results; arXiv
-2412.04431 and the README of FoundationVision/Infinity; arXiv 2506.04421, as others have read it.
+2412.04431 and the README of FoundationVision/Infinity; arXiv 2502.20313, and of FlexVARs that others have tuned further
+arXiv 2512.06421; arXiv 2506.04421, as others have read it.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from nextscale.errors import CheckpointError
 
 VAR_REPO, M_VAR_REPO, INFINITY_REPO = "FoundationVision/var", "OliverRen/M-VAR", "FoundationVision/Infinity"
 HMAR_REPO = "nvidia/HMAR"
+FLEXVAR_REPO, SAR_REPO = "jiaosiyu1999/FlexVAR", "ZGZzz/SAR"
 TOKENIZER = (VAR_REPO, "vae_ch160v4096z32.pth")
-"""One tokenizer serves every class model and resolution."""
+"""One tokenizer serves every class model of residuals and resolution."""
+FLEX_TOKENIZER = (FLEXVAR_REPO, "FlexVAE.pth")
 BITS_32, BITS_56 = (
     (INFINITY_REPO, "infinity_vae_d32reg.pth"),
     (INFINITY_REPO, "infinity_vae_d56_f8_14_patchify.pth"),
@@ -32,10 +36,17 @@ REFUSED = dict.fromkeys(
     "issues 47, 51 and 96); no published transformer draws with it",
 )
 """What is known of published files that do not fit their published layout."""
-REPOS = {"var": VAR_REPO, "hmar": HMAR_REPO, "m-var": M_VAR_REPO, "infinity": INFINITY_REPO}
-LICENCES = {VAR_REPO: "mit", M_VAR_REPO: "apache-2.0", INFINITY_REPO: "mit", HMAR_REPO: "other"}
-"""What the repositories' own cards state, read off archived copies of their pages; of Infinity the code's. HMAR's
-are for research and teaching, not for trade."""
+REPOS = {"var": VAR_REPO, "hmar": HMAR_REPO, "m-var": M_VAR_REPO, "infinity": INFINITY_REPO, "flexvar": FLEXVAR_REPO}
+LICENCES = {
+    VAR_REPO: "mit",
+    M_VAR_REPO: "apache-2.0",
+    INFINITY_REPO: "mit",
+    FLEXVAR_REPO: "mit",
+    SAR_REPO: "mit",
+    HMAR_REPO: "other",
+}
+"""What the repositories' own cards state, read off archived copies of their pages; of Infinity, FlexVAR
+and SAR the code's. HMAR's are for research and teaching, not for trade."""
 DATASET = "imagenet-1k"
 """What all class models were trained on, as the hub calls it."""
 
@@ -47,7 +58,7 @@ class Published:
     file: its name in ``repo``, which ends in a slash where it is a folder of several files; attested: whether that name
     stands in the authors' own code or README, or is inferred from its siblings; revision: what is fetched where the
     caller names none; parameters: without the tokenizer's; measured: what the authors measured of it, in words;
-    tokenizer: its repository and file.
+    tokenizer: its repository and file; elsewhere: its own repository, where that is not the authors' of the system.
     """
 
     name: str
@@ -61,10 +72,11 @@ class Published:
     revision: str = "main"
     tokenizer: tuple[str, str] = TOKENIZER
     tokenizer_parameters: int = 108_948_355
+    elsewhere: str | None = None
 
     @property
     def repo(self) -> str:
-        return REPOS[self.system]
+        return self.elsewhere or REPOS[self.system]
 
     @property
     def files(self) -> tuple[tuple[str, str], ...]:
@@ -101,6 +113,12 @@ class Published:
         assert system is not None
         found: dict[str, Any] = systems.converter(system).published(self.name, like)
         return found
+
+
+def _flexible(name: str, depth: int, file: str, parameters: int, measured: str, repo: str | None = None) -> Published:
+    """One of the models that draw with the same tokenizer at any size; 256 pixels are what they were trained on."""
+    shared: dict[str, Any] = {"tokenizer": FLEX_TOKENIZER, "tokenizer_parameters": 72_049_827, "elsewhere": repo}
+    return Published(name, "flexvar", depth, 256, file, parameters, measured, **shared)
 
 
 PUBLISHED = {
@@ -151,6 +169,18 @@ PUBLISHED = {
             tokenizer=BITS_56,
             tokenizer_parameters=81_624_209,
         ),
+        _flexible("flexvar-d16", 16, "FlexVARd16-epo179.pth", 315_561_936, "FID 3.05, IS 291.3"),
+        _flexible("flexvar-d20", 20, "FlexVARd20-epo249.pth", 607_513_952, "FID 2.41, IS 299.3"),
+        _flexible(
+            "flexvar-d24",
+            24,
+            "FlexVARd24-epo349.pth",
+            1_041_314_576,
+            "FID 2.21, IS 299.1 (in 13 steps FID 2.08, IS 315.7; at 512 pixels FID 4.43, IS 314.4)",
+        ),
+        _flexible("sar-d16", 16, "SARd16-epo179.pth", 315_561_936, "FID 2.89", SAR_REPO),
+        _flexible("sar-d20", 20, "SARd20-epo249.pth", 607_513_952, "FID 2.35", SAR_REPO),
+        _flexible("sar-d24", 24, "SARd24-epo349.pth", 1_041_314_576, "FID 2.14", SAR_REPO),
     )
 }
 """HMAR is counted with eight blocks of the masked branch's own, though the paper prints less at depth 24 and 30. d16

@@ -86,11 +86,12 @@ class Asked:
         of_classes = isinstance(pipe.conditioner, ClassVocabulary)
         if of_classes:
             _check_length(self.prompts, LONGEST_NAME)
-        elif self.classes:
-            raise InputError(
-                f"--class is {quoted(self.classes[0])}, but this model reads {pipe.conditioner.about}; "
-                "say what to draw in words"
-            )
+        for option, values in (("--class", self.classes), ("--style", self.styles)):
+            if values and not of_classes:
+                raise InputError(
+                    f"{option} is {quoted(values[0])}, but this model reads {pipe.conditioner.about}; "
+                    "say what to draw in words"
+                )
         if len(self.words) > 1 and len(self.prompts) == 1:
             several = " ".join(f"-c {word}" for word in self.words[:3]) if of_classes else "a line of --prompts FILE"
             remark(f"these words are one prompt, {self.prompts[0]!r}; a picture for each: {several}")

@@ -42,6 +42,13 @@ Ratio = Annotated[
 Pixels = Annotated[
     str | None, typer.Option(metavar="N", help="About how many pixels a picture has, as in 0.25M, likewise.")
 ]
+PictureSize = Annotated[
+    str | None, typer.Option("--size", metavar="HxW", help="Height and width in pixels, for models of any size.")
+]
+Scales = Annotated[
+    str | None, typer.Option(metavar="N[,N...]", help="Sides of all maps in tokens, or HxW, as in 1,2,4x6, likewise.")
+]
+Steps = Annotated[int | None, typer.Option(metavar="N", help="How many scales a picture is drawn in, likewise.")]
 Classes = Annotated[
     list[str] | None,
     typer.Option("-c", "--class", help="A class by name, number or a word; may be given several times."),

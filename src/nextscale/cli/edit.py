@@ -24,12 +24,15 @@ from nextscale.cli.console import (
     NegativePrompt,
     NumImages,
     Out,
+    PictureSize,
     Pixels,
     Ratio,
     Refine,
     Revision,
+    Scales,
     Seed,
     Smooth,
+    Steps,
     Temperature,
     TopK,
     TopP,
@@ -79,6 +82,9 @@ def edit(
     seed: Seed = None,
     ratio: Ratio = None,
     pixels: Pixels = None,
+    size: PictureSize = None,
+    scales: Scales = None,
+    steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -97,8 +103,8 @@ def edit(
     as_json: AsJson = False,
 ) -> None:
     """Paint a part of a picture anew: a mask, a box, or new margins."""
-    sampling = given(ratio=ratio, pixels=pixels, guidance_scale=guidance_scale, temperature=temperature)
-    sampling |= given(top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
+    sampling = given(ratio=ratio, pixels=pixels, size=size, scales=scales, steps=steps, guidance_scale=guidance_scale)
+    sampling |= given(temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
     asked = Asked(words or [], classes or [], styles or [], negative_prompt, num_images, seeds_of(seed), sampling)
     where = given(mask_image=mask, box=_box(box), outpaint=_sides(outpaint))
     how = {name: value for name, value in (("rule", rule), ("blank", blank), ("paste", paste)) if value is not None}

@@ -16,8 +16,11 @@ from nextscale.cli.console import (
     Device,
     Dtype,
     GuidanceScale,
+    PictureSize,
     Refine,
+    Scales,
     SkipSmall,
+    Steps,
     Temperature,
     TopK,
     TopP,
@@ -69,6 +72,9 @@ def evaluate(
         typer.Option(help="Folder for pictures: generated images beside the real ones nearest to them, and painting."),
     ] = None,
     overwrite: Overwrite = False,
+    size: PictureSize = None,
+    scales: Scales = None,
+    steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -93,8 +99,8 @@ def evaluate(
     check_split(split)
     existing_folder(data)
     names = models or [DEFAULT_MODEL]
-    sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
-    sampling |= given(refine=refine)
+    sampling = given(size=size, scales=scales, steps=steps, guidance_scale=guidance_scale, temperature=temperature)
+    sampling |= given(top_k=top_k, top_p=top_p, refine=refine)
     place = None if out is None else Pictures(out, overwrite)
     _check_options(names, classifier, against, generated, painting, place)
     subjects = [_load(name, device, dtype) for name in names]
@@ -107,7 +113,7 @@ def evaluate(
             subject = replace(subjects[0], defaults={**subjects[0].defaults, **sampling})
             judge = _judge(classifier, subject)
             count = images_to_draw(subject, data, split, judge, generated)
-            _check_drawn(count, painting, place, sampling)
+            _check_drawn(subject, count, painting, place, sampling)
             asked: dict[str, Any] = {"generated": count, "painting": painting, "skip_small": skip_small}
             report = measure(subject, data, split, progress, judge=judge, against=other, **asked)
             told, shown = report.to_dict(), text(report)
@@ -141,13 +147,20 @@ def _check_options(
         )
 
 
-def _check_drawn(images: int, painting: bool, place: Pictures | None, sampling: dict[str, float]) -> None:
-    """Refuse what is for generated images where there are none, and a place where nothing can be written."""
+def _check_drawn(
+    subject: Subject, images: int, painting: bool, place: Pictures | None, sampling: dict[str, Any]
+) -> None:
+    """Refuse what is for generated images where there are none, settings that the model cannot draw by, and a place
+    where nothing can be written.
+    """
     from nextscale.errors import InputError
+    from nextscale.methods.refine import refined_plan
 
     if sampling and not (images or painting):
         option = next(iter(sampling)).replace("_", "-")
         raise InputError(f"--{option} is for generated images; expected --generated with their number, or --painting")
+    if sampling and subject.model is not None:
+        refined_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
     if place is not None:
         from nextscale.evaluation.curves import check_curves
 

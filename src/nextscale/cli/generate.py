@@ -25,12 +25,15 @@ from nextscale.cli.console import (
     NegativePrompt,
     NumImages,
     Out,
+    PictureSize,
     Pixels,
     Ratio,
     Refine,
     Revision,
+    Scales,
     Seed,
     Smooth,
+    Steps,
     Temperature,
     TopK,
     TopP,
@@ -92,6 +95,9 @@ def generate(
     seed: Seed = None,
     ratio: Ratio = None,
     pixels: Pixels = None,
+    size: PictureSize = None,
+    scales: Scales = None,
+    steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -114,8 +120,8 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Draw new pictures of what a text says or plain words name, or of a class."""
-    sampling = given(ratio=ratio, pixels=pixels, guidance_scale=guidance_scale, temperature=temperature)
-    sampling |= given(top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
+    sampling = given(ratio=ratio, pixels=pixels, size=size, scales=scales, steps=steps, guidance_scale=guidance_scale)
+    sampling |= given(temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
     if list_classes:
         _list_classes(DEFAULT_MODEL if model is None else model, revision, styles or [], as_json)
         return

@@ -15,10 +15,13 @@ from nextscale.cli.console import (
     Device,
     Dtype,
     GuidanceScale,
+    PictureSize,
     Pixels,
     Ratio,
     Refine,
+    Scales,
     Smooth,
+    Steps,
     Temperature,
     TopK,
     TopP,
@@ -64,6 +67,9 @@ def plan(
     ] = None,
     ratio: Ratio = None,
     pixels: Pixels = None,
+    size: PictureSize = None,
+    scales: Scales = None,
+    steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -86,8 +92,8 @@ def plan(
 
     where, _ = choose_device(device)
     number, _ = choose_dtype(dtype, where)
-    asked = given(ratio=ratio, pixels=pixels, guidance_scale=guidance_scale, temperature=temperature)
-    asked |= given(top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
+    asked = given(ratio=ratio, pixels=pixels, size=size, scales=scales, steps=steps, guidance_scale=guidance_scale)
+    asked |= given(temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
     parts, defaults = _parts(model)
     with remarks():
         rows = _plan(parts, defaults | asked)
@@ -118,9 +124,8 @@ def plan(
             told["against"] = _side_by_side(model, against, asked, num_images, where, number)[1]
         answer_json(told)
         return
-    answer(_heading(told, rows, parts["tokenizer"].pixels(rows.schedule)))
-    answer(table(rows, priced))
-    answer(_memory(priced, rehearsed))
+    heading = _heading(told, rows, parts["tokenizer"].pixels(rows.schedule))
+    answer("\n".join([heading, table(rows, priced), _memory(priced, rehearsed)]))
     if seconds is not None:
         answer(_time(seconds, priced, speed, told["threads"]))
 

@@ -36,6 +36,8 @@ def reconstruct(
     as_json: AsJson = False,
 ) -> None:
     """Encode and decode a picture, and show what each scale adds."""
+    from PIL.Image import Resampling
+
     from nextscale.pictures import factor_for, open_picture, strip
 
     with remarks():
@@ -50,7 +52,8 @@ def reconstruct(
     pipe = load_pipeline(model, device, dtype)
     schedule = pipe.schedule_for(image)
     wanted = fit(image, pipe.tokenizer.pixels(schedule))
-    stages = pipe.reconstruct(image)
+    drawn = pipe.reconstruct(image)  # of some tokenizers the coarser ones are smaller
+    stages = [one if one.size == wanted.size else one.resize(wanted.size, Resampling.BICUBIC) for one in drawn]
     sizes = [f"{h}x{w}" for h, w in schedule]
     quality = [psnr(wanted, stage) for stage in stages]
     labels = [*(f"{size}  {db:.1f} dB" for size, db in zip(sizes, quality, strict=True)), "original"]

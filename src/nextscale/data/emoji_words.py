@@ -104,7 +104,7 @@ _ONE = ("person", "man", "woman", "face", "globe", "skull")
 _PEOPLE = ("people", "men", "women")
 _SINGULAR_S = ("ss", "us", "-lis", "rhinoceros")
 _SPELLED = re.compile(r"(?:[AEFHILMNORSX]|[AEFHILMNORSX][A-Z]+|x-ray)\b")  # "an X-ray", "an SOS button"
-_SPOKEN = ("FREE", "NEW", "COOL", "SOON", "O.", "UFO")
+_SPOKEN = ("FREE", "NEW", "COOL", "SOON", "UP!", "O.", "UFO")
 _VOWEL = re.compile(r"(?!uni(?!dent|m)|eu|ewe|one\b|one-|ufo)[aeiou]|hour|herb\b", re.IGNORECASE)
 _IN = r"in(?= (?:tuxedo|speech bubble|hole|steamy room|suit|motorized wheelchair|manual wheelchair))"
 _DOING = rf"with|without|behind|wearing|getting|rowing|bouncing|feeding|taking|tipping|raising|{_IN}"

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nextscale.evaluation.drawings import Drawings, Kin
-from nextscale.measures.distances import usual_distance
+from nextscale.measures.distances import nearest, usual_distance
 from nextscale.measures.nearest import Neighbours
 from nextscale.measures.retrieval import FIVE, Share, nearest_alone, places
 
@@ -55,14 +55,17 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Copies:
-    """Which pictures are near copies of training pictures, by ``measures/nearest.py``: features (M, D) of both."""
+    """Which pictures are near copies of training pictures, by ``measures/nearest.py``.
 
-    heldout: Tensor
+    training: features (M, D); heldout: distances of held-out drawings to the nearest of them.
+    """
+
     training: Tensor
+    heldout: Tensor
 
     def near(self, features: Tensor) -> Neighbours:
-        """The nearest training pictures of ``features`` (N, D)."""
-        return Neighbours.of(features, self.heldout, self.training)
+        """The nearest training picture of each of ``features`` (N, D)."""
+        return Neighbours(*nearest(features, self.training), self.heldout)
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ class Galleries:
     def copies(self, row: int) -> Copies:
         """What tells near copies from what was drawn of the side of a drawing that is held out."""
         sides = self.drawings.sides
-        training = [row for row, found in enumerate(sides) if found == "train"]
-        return Copies(self.features[self.drawings.asked(sides[row])], self.features[training])
+        training = self.features[[row for row, found in enumerate(sides) if found == "train"]]
+        return Copies(training, nearest(self.features[self.drawings.asked(sides[row])], training)[0][:, 0])
 
     def found(self, features: Tensor, rows: Sequence[int], copies: Copies | None = None) -> Found:
         """What pictures (S, P, D) are taken for; rows: the right drawings."""

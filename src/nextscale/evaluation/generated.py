@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nextscale.conditions.base import Features
@@ -75,7 +76,7 @@ def judge_generated(
     labels = labels_of(subject.vocabulary, heldout)
     rows = balanced_rows(labels, count)
     with show("generating", "images") as step:
-        images = draw_images(subject, plan, labels[rows], step)
+        images = at_size(draw_images(subject, plan, labels[rows], step), heldout.resolution)
     features, heldout_features, train_features = _features(judge, images, heldout, train, show)
     asked = [_label_name(heldout, row, bool(subject.vocabulary.styles)) for row in rows.tolist()]
     near = Neighbours.of(features, heldout_features, train_features)
@@ -133,6 +134,15 @@ def draw_shown(
         drawn.append((decode(subject.tokenizer, last.canvas) * 255).round().clamp(0, 255).byte().cpu())
         step(int(rows[-1]) + 1, count)
     return torch.cat(drawn)
+
+
+def at_size(images: Tensor, side: int) -> Tensor:
+    """Images uint8 (N, 3, H, W) at the size of those they are held against, by area."""
+    if images.shape[2:] == (side, side):
+        return images
+    return torch.cat(
+        [F.interpolate(some.float(), (side, side), mode="area").round().byte() for some in images.split(BATCH)]
+    )
 
 
 def _device(judge: Judge) -> torch.device:

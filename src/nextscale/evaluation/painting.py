@@ -173,10 +173,8 @@ def paint_in(
     masked is hidden from the model, as ``pipe.edit`` has it by default. shown: what pictures (B,) are to show.
     """
     assert subject.model is not None
-    plan, parts = (
-        refined_plan(subject.model, subject.tokenizer.stride, **subject.defaults),
-        {"tokenizer": subject.tokenizer, "model": subject.model},
-    )
+    plan = refined_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
+    parts = {"tokenizer": subject.tokenizer, "model": subject.model}
     size, device = subject.tokenizer.pixels(plan.schedule), next(subject.model.parameters()).device
     painted: dict[bool, list[Tensor]] = {True: [], False: []}
     for start in range(0, len(regions), BATCH):

@@ -87,9 +87,12 @@ class Report:
 
     @property
     def bars(self) -> tuple[Bar, ...]:
-        """The bars that apply: PSNR and distance for held-out images only."""
+        """The bars that apply: PSNR and distance for held-out images only. Of the emoji that are held out from a model
+        of texts, its tokenizer has seen many.
+        """
         t, other, bars = self.tokenizer, self.against, list[Bar]()
-        if t.source.split == "heldout":
+        of_texts = self.generator is not None and bool(self.generator.text_gain)
+        if t.source.split == "heldout" and not of_texts:
             bars.append(Bar("PSNR, dB", t.psnr.mean, PSNR_BAR))
             if t.styles:
                 worst = min(t.styles, key=lambda style: style.psnr.mean)
@@ -145,12 +148,15 @@ def evaluate(
     train = data if split == "train" else read("train")
     shown = None if subject.model is None else (subject.shown(data), subject.shown(train))
     tokenizer, *tokens = tokenizer_report(subject, data, train, judge, progress)
+    sample = sample_rows(len(train), len(data))
     report = Report(_settings(subject, folder, data, train, judge), tokenizer.scales, tokenizer)
     if against is not None:
         report = replace(report, against=tokenizer_report(against, data, train, judge, progress)[0])
     drawings = Drawings.of(folder, data, train) if split == "heldout" and draws_emoji(subject, folder) else None
     if shown is not None:
-        seen = EncodedSplit(data, tokens[0], shown[0]), EncodedSplit(train, tokens[1], shown[1])
+        of_split, of_train = shown
+        training = EncodedSplit(train, tokens[1], lambda rows: of_train(sample[rows]))
+        seen = EncodedSplit(data, tokens[0], of_split), training
         report = replace(report, generator=_generator_report(subject, *seen, drawings, progress))
     if count:
         assert judge is not None
@@ -183,7 +189,9 @@ def images_to_draw(subject: Subject, folder: Path | str, split: str, judge: Judg
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """A split as token maps (N, h, w) or (N, h, w, d), one per scale; shown: see ``Subject``."""
+    """Images of a split as token maps (N, h, w) or (N, h, w, d), one per scale; shown: what the images ``rows`` of
+    these show, see ``Subject``.
+    """
 
     data: ImageData
     tokens: list[Tensor]
@@ -239,11 +247,9 @@ def _generator_report(
     speed = len(split.data) / (time.perf_counter() - start)
     train_scores = train_source = None
     if split.data.split == "heldout":
-        rows = sample_rows(len(training.data), len(split.data))
-        train_source = Sample.of(training.data, len(rows))
-        sampled = [maps[rows] for maps in training.tokens]
+        train_source = Sample.of(training.data, len(training.tokens[0]))
         with progress("predicting training images", "images") as step:
-            train_scores = score_generator(model, subject.tokenizer, sampled, lambda at: training.shown(rows[at]), step)
+            train_scores = score_generator(model, subject.tokenizer, training.tokens, training.shown, step)
     gain = dict[str, Difference]()
     if drawings is not None:
         gain = text_gain(model, subject.tokenizer, split.tokens, split.shown, losses, drawings, progress)

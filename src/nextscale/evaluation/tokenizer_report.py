@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nextscale.data.images import ImageData
-from nextscale.evaluation.subject import Judge, Progress, Sample, Subject
+from nextscale.evaluation.subject import Judge, Progress, Sample, Subject, sample_rows
 from nextscale.measures.distances import features_of, usual_distance
 from nextscale.measures.tokenizer import (
     BitUse,
@@ -22,6 +22,9 @@ from nextscale.measures.tokenizer import (
     reconstruction_psnr,
     signed_batches,
 )
+
+ENOUGH = 1024
+"""Training images that show how bits are used, where the split has no more; of codes, every image shows some others."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class StyleQuality:
 @dataclass(frozen=True)
 class TokenizerReport:
     """psnr: drawn from all scales; psnr_by_scale: from the first k; codes: those of the codebook, or the two values of
-    a bit; use: of the codes, or of the bits, in the training split.
+    a bit; use: of the codes in the training split, or of the bits in ``codes_source`` of its images.
 
     distance: of each image to its reconstruction in the classifier's features, Euclidean, in units of the root mean
     square distance of two images of the split; None without a classifier. named: None where it or the data know no
@@ -76,19 +79,21 @@ class TokenizerReport:
 def tokenizer_report(
     subject: Subject, data: ImageData, train: ImageData, judge: Judge | None, progress: Progress
 ) -> tuple[TokenizerReport, list[Tensor], list[Tensor]]:
-    """The report, and the token maps of the split and of the training split."""
+    """The report, and the token maps of the split, and of as many images of the training split (``sample_rows``)."""
     tokenizer, start = subject.tokenizer, time.perf_counter()
     with progress(f"encoding, {subject.name}", "images") as step:
         tokens = encode_all(tokenizer, data, step)
     with progress("decoding every scale", "images") as step:
         measured = reconstruction_psnr(tokenizer, data, tokens, range(len(tokens)), step)
     seconds = time.perf_counter() - start
+    of_bits, codes = tokenizer.draws > 1 and tokenizer.choices == 2, tokenizer.choices
+    sample = sample_rows(len(train), len(data))
+    used = sample_rows(len(train), max(ENOUGH, len(data)) if of_bits else len(train))  # the sample is among them
     train_tokens = tokens
     if train is not data:
-        with progress("encoding the training split", "images") as step:
-            train_tokens = encode_all(tokenizer, train, step)
+        with progress("encoding training images", "images") as step:
+            train_tokens = encode_all(tokenizer, train, step, used)
     distances, right = (None, None) if judge is None else _judged(subject, data, tokens, judge, progress)
-    of_bits, codes = tokenizer.draws > 1 and tokenizer.choices == 2, tokenizer.choices
     use, use_by_scale = bit_use(train_tokens) if of_bits else code_use(train_tokens, codes)
     by_scale = tuple(Spread.of(measured[k]) for k in range(len(tokens)))
     report = TokenizerReport(
@@ -102,12 +107,12 @@ def tokenizer_report(
         named=None if right is None else Named.of(right),
         styles=_by_style(data, measured[len(tokens) - 1], distances, right),
         images_per_second=len(data) / seconds,
-        codes_source=Sample.of(train),
+        codes_source=Sample.of(train, len(used)),
         codes=codes,
         use=use,
         use_by_scale=use_by_scale,
     )
-    return report, tokens, train_tokens
+    return report, tokens, [maps[torch.searchsorted(used, sample)] for maps in train_tokens]
 
 
 def _judged(

@@ -31,7 +31,7 @@ class Mean:
 
     @classmethod
     def ratio(cls, above: Tensor, below: Tensor, families: Sequence[str]) -> Mean:
-        """The mean of ``above`` (N,) by that of ``below`` (N,); 0 where that is 0."""
+        """The mean of ``above`` (N,) by that of ``below`` (N,); 0 where both are 0."""
         above, below = above.double(), below.double()
         whole = max(float(below.sum()), SMALLEST_ERROR)
         value = float(above.sum()) / whole

@@ -83,19 +83,25 @@ def psnr(images: Tensor, originals: Tensor) -> Tensor:
     return -10 * error.clamp_min(SMALLEST_ERROR).log10()
 
 
-def signed_batches(images: Images, device: torch.device, step: Step = silent) -> Iterator[Tensor]:
-    """All images in order, (B, 3, H, W) float32 in [-1, 1] on ``device``, channels last."""
-    for start in range(0, len(images), BATCH):
-        part = _read(images, start)
+def signed_batches(
+    images: Images, device: torch.device, step: Step = silent, rows: Tensor | None = None
+) -> Iterator[Tensor]:
+    """All images in order, or the images ``rows`` (M,), as (B, 3, H, W) float32 in [-1, 1] on ``device``, channels
+    last.
+    """
+    rows, done = torch.arange(len(images)) if rows is None else rows, 0
+    for some in rows.split(BATCH):
+        part = _read(images, some)
         yield part.to(device).to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
-        step(start + len(part), len(images))
+        done += len(some)
+        step(done, len(rows))
 
 
 @torch.no_grad()
-def encode_all(tokenizer: Tokenizer, images: Images, step: Step = silent) -> list[Tensor]:
-    """Token maps (N, h, w) int64 of all images, one tensor per scale, on the CPU."""
+def encode_all(tokenizer: Tokenizer, images: Images, step: Step = silent, rows: Tensor | None = None) -> list[Tensor]:
+    """Token maps (N, h, w) int64 of all images, or of the images ``rows`` (N,), one tensor per scale, on the CPU."""
     weight, maps = next(tokenizer.parameters()), []
-    for signed in signed_batches(images, weight.device, step):
+    for signed in signed_batches(images, weight.device, step, rows):
         latent = tokenizer.latent(signed.to(weight.dtype))
         maps.append([tokens.cpu() for tokens in tokenizer.encode(latent).tokens])
     return [torch.cat(scale) for scale in zip(*maps, strict=True)]
@@ -112,16 +118,15 @@ def reconstruction_psnr(
     """
     device = next(tokenizer.parameters()).device
     found: dict[int, list[Tensor]] = {k: [] for k in scales}
-    for start in range(0, len(images), BATCH):
-        rows = slice(start, start + BATCH)
-        originals = _read(images, start).to(device) / 255
+    for rows in torch.arange(len(images)).split(BATCH):
+        originals = _read(images, rows).to(device) / 255
         size = originals.shape[2:]
         for k, canvas in enumerate(_canvases(tokenizer, [maps[rows].to(device) for maps in tokens])):
             if k in found:
                 drawn = tokenizer.decode(canvas)
                 drawn = drawn if drawn.shape[2:] == size else F.interpolate(drawn, size, mode="bicubic").clamp(-1, 1)
                 found[k].append(psnr((drawn + 1) / 2, originals).cpu())
-        step(start + len(originals), len(images))
+        step(int(rows[-1]) + 1, len(images))
     return {k: torch.cat(parts) for k, parts in found.items()}
 
 
@@ -175,11 +180,9 @@ def bit_use(tokens: Sequence[Tensor]) -> tuple[BitUse, tuple[BitUse, ...]]:
     return whole, tuple(scales)
 
 
-def _read(images: Images, start: int) -> Tensor:
-    """The batch that begins at row ``start``, uint8 (B, 3, H, W)."""
-    if isinstance(images, Tensor):
-        return images[start : start + BATCH]
-    return images.read(torch.arange(start, min(start + BATCH, len(images))))
+def _read(images: Images, rows: Tensor) -> Tensor:
+    """The images ``rows`` (B,), uint8 (B, 3, H, W)."""
+    return images[rows] if isinstance(images, Tensor) else images.read(rows)
 
 
 def _canvases(tokenizer: Tokenizer, tokens: Sequence[Tensor]) -> Iterator[Canvas]:

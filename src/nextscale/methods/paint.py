@@ -66,19 +66,6 @@ def given_of(
     return GivenTokens(tokens, cover_masks(repaint, schedule) if rule == "cover" else keep_masks(kept, schedule))
 
 
-def given_tokens(
-    tokenizer: Tokenizer, images: Tensor, mask: Tensor, schedule: ScaleSchedule | None = None
-) -> GivenTokens:
-    """What :func:`paint` keeps of ``images`` (B, 3, H, W) in [-1, 1]: the part to hand over beside the plan.
-
-    mask: see :func:`keep_masks`.
-    """
-    schedule = schedule or tokenizer.schedule
-    with torch.no_grad():
-        tokens = tokenizer.encode(tokenizer.latent(images), schedule).tokens
-    return GivenTokens(tokens, keep_masks(mask, schedule))
-
-
 def edit_mask(grid: Size, box: Box, inpainting: bool = True) -> Tensor:
     """A mask (h, w) bool on the latent grid, True where the given image is kept.
 

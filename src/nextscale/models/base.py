@@ -6,6 +6,7 @@ of one scale, ``L`` of all, ``P`` of a prefix, ``C`` width, ``d`` draws of a tok
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +22,8 @@ from nextscale.guidance import mix as mix_branches
 from nextscale.layers.slots import SlotSpec, SlotWrapper
 from nextscale.memory.base import Course, Memory, Outlook
 from nextscale.memory.segments import TeacherForcing
-from nextscale.ratios import Shapes
-from nextscale.scales import ScaleSchedule, Size
+from nextscale.ratios import Shapes, apart
+from nextscale.scales import ScaleSchedule, Size, spaced
 
 Mix = tuple[int, tuple[float, ...]]
 """(block, weights): after that block the branches are mixed, and every branch goes on with the mixture."""
@@ -149,6 +150,8 @@ class NextScaleModel(nn.Module, ABC):
     """Whether it can go over a scale again, see ``Again``."""
     hides_masked: bool = False
     """Whether masked tokens are left out of what a later pass is told, see ``Tokenizer.own_input``."""
+    levels: int | None = None
+    """Most scales that it can draw; None: any number."""
 
     @property
     def schedules(self) -> tuple[ScaleSchedule, ...]:
@@ -164,6 +167,28 @@ class NextScaleModel(nn.Module, ABC):
         """The pictures that it draws. stride: pixels per token."""
         return Shapes(self.schedule, self.schedules, self.lengths, stride)
 
+    def schedule_of(self, grid: Size, steps: int | None = None) -> ScaleSchedule:
+        """The scales of a picture of ``grid`` tokens: ``steps`` of them, from 1 to the longer side and to ``levels``,
+        or as many as suit it.
+
+        One that was trained, where one ends so; else they are spaced (see :func:`nextscale.scales.spaced`) as those of
+        the trained schedule of the nearest ratio, with as many scales where there is one, else of the nearest size. The
+        first of these is not enlarged, since drawing always begins with it. Raises ``PlanError`` where the model draws
+        by one schedule alone.
+        """
+        trained = [self.schedule, *(largest.prefix(n) for largest in self.schedules for n in self.lengths)]
+        for one in trained:
+            if one.grid == grid and steps in (None, len(one)):
+                return one
+        largest = self.shapes(1).nearest(*grid)
+        like = min(
+            (largest.prefix(n) for n in self.lengths),
+            key=lambda one: (len(one) != steps, apart(math.prod(one.grid), math.prod(grid))),
+        )
+        sides = [float(max(size)) for size in like]
+        first = sides[0] / max(1.0, max(grid) / sides[-1])
+        return spaced([first, *sides[1:]] if len(sides) > 1 else sides, steps or min(len(like), max(grid)), grid)
+
     @property
     @abstractmethod
     def reads(self) -> Mapping[str, int]:
@@ -174,10 +199,12 @@ class NextScaleModel(nn.Module, ABC):
         """Raises ``PlanError`` where this model cannot draw by ``schedule``."""
 
     def begun_from(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights that this model begins with where training starts from a checkpoint with these, which differs in
-        nothing but what is ``free``.
-        """
+        """The weights that it begins with where training starts from these, which differ in what is ``free`` alone."""
         return state
+
+    def is_greedy(self, size: Size) -> bool:
+        """Whether a plan takes the likeliest tokens of a map of this size, whatever else is asked for."""
+        return False
 
     def prefix_tokens(self, schedule: ScaleSchedule) -> int:
         """Tokens of the prefix that :meth:`condition` puts in front of the first scale."""
@@ -239,8 +266,7 @@ class NextScaleModel(nn.Module, ABC):
         """
         schedule, number = schedule or self.schedule, 0 if again is None else 1
         told = again or [None] * (len(inputs) + 1)
-        embedded = (self.embed(x_k, k, condition, schedule, told[k]) for k, x_k in enumerate([None, *inputs]))
-        x = torch.cat([*embedded], 1)
+        x = torch.cat([self.embed(x_k, k, condition, schedule, told[k]) for k, x_k in enumerate([None, *inputs])], 1)
         ahead, with_first = 0, False
         if condition.prefix is not None:
             ahead, with_first = condition.prefix.vectors.shape[1], condition.prefix.with_first

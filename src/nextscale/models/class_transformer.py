@@ -84,16 +84,36 @@ class ClassTransformer(NextScaleModel):
         self.schedule = ScaleSchedule(config.sizes)
         self.choices, self.code_dim = config.codes, config.code_dim
         self.class_embedding = nn.Embedding(config.classes + 1, c)
+        self.add_positions(c)
+        self.word_embedding = nn.Linear(config.code_dim, c)
+
+    def add_positions(self, c: int) -> None:
+        """The parameters that say where a token stands: one for every token of the trained schedule, and one for every
+        scale.
+        """
         self.pos_start = nn.Parameter(torch.zeros(self.schedule.lengths[0], c))
         self.pos_embedding = nn.Parameter(torch.zeros(self.schedule.tokens, c))
         self.level_embedding = nn.Parameter(torch.zeros(len(self.schedule), c))
-        self.word_embedding = nn.Linear(config.code_dim, c)
+
+    def positions(self, k: int, schedule: ScaleSchedule) -> Tensor:
+        """Where the tokens of scale k stand, (l, C)."""
+        return self.pos_embedding[self.schedule.slice(k)] + self.level_embedding[k]
+
+    def init_positions(self, std: float) -> None:
+        """Their official initialisation."""
+        for embedding in (self.pos_start, self.pos_embedding, self.level_embedding):
+            nn.init.trunc_normal_(embedding, std=std)
 
     def check(self, schedule: ScaleSchedule) -> None:
         if schedule.sizes != self.schedule.sizes[: len(schedule)]:
             raise PlanError(
                 f"this {self.name} was trained on the scales {self.schedule} and cannot draw the scales {schedule}"
             )
+
+    def schedule_of(self, grid: Size, steps: int | None = None) -> ScaleSchedule:
+        if grid == self.schedule.grid and steps in (None, len(self.schedule)):
+            return self.schedule
+        raise PlanError(f"this {self.name} was trained on the scales {self.schedule} and draws no others")
 
     @abstractmethod
     def modulation(self, activated: Tensor) -> tuple[Tensor, ...]:
@@ -140,11 +160,11 @@ class ClassTransformer(NextScaleModel):
     ) -> Tensor:
         assert again is None, "one pass over a scale is all that this model knows"
         if inputs is None:
-            x = condition.start
+            x = condition.start.expand(-1, schedule.lengths[0], -1)
         else:
             x = self.word_embedding(inputs.flatten(2).transpose(1, 2).to(self.word_embedding.weight.dtype))
             x = x.repeat(condition.rows // x.shape[0], 1, 1)
-        return x + (self.pos_embedding[self.schedule.slice(k)] + self.level_embedding[k])
+        return x + self.positions(k, schedule)
 
     def head(self, hidden: Tensor, condition: Condition, number: int = 0) -> Tensor:
         return self.logits(hidden, condition, self.head_ada_lin, self.head_lin)
@@ -175,8 +195,7 @@ class ClassTransformer(NextScaleModel):
                 nn.init.trunc_normal_(module.weight, std=std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        for embedding in (self.pos_start, self.pos_embedding, self.level_embedding):
-            nn.init.trunc_normal_(embedding, std=std)
+        self.init_positions(std)
         self.head_lin.weight.mul_(head)
         self.head_ada_lin.weight.mul_(0.5)
 

@@ -126,6 +126,7 @@ class Infinity(NextScaleModel):
         c, width = config.width, config.text_width
         self.config, self.schedule = config, ScaleSchedule(config.sizes)
         self.draws = self.code_dim = config.bits
+        self.levels = config.levels
         self.null = nn.Parameter(torch.zeros(config.text_length, width))
         self.text_mixer = TextMixer(width, config.text_length, config.text_mixer) if config.text_mixer else None
         self.text_norm = nn.RMSNorm(width, 1e-6)

@@ -100,8 +100,8 @@ class Tokenizer(nn.Module, ABC):
         """FLOPs for one image of ``accumulate`` at scale k."""
 
     @abstractmethod
-    def decode_flops(self, schedule: ScaleSchedule) -> int:
-        """FLOPs for one image of ``decode``."""
+    def decode_flops(self, schedule: ScaleSchedule, done: int) -> int:
+        """FLOPs for one image of ``decode``, of a canvas after ``done`` scales."""
 
     @property
     def token_shape(self) -> tuple[int, ...]:

@@ -150,7 +150,7 @@ class BitwiseTokenizer(Tokenizer):
     def accumulate_flops(self, schedule: ScaleSchedule, k: int) -> int:
         return 0
 
-    def decode_flops(self, schedule: ScaleSchedule) -> int:
+    def decode_flops(self, schedule: ScaleSchedule, done: int) -> int:
         return decoder_flops(self.config.autoencoder, *self._grid(schedule.grid))
 
     def spread(self, tokens: Tensor) -> Tensor:

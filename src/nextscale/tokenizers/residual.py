@@ -139,7 +139,7 @@ class ResidualTokenizer(Tokenizer):
         h, w = schedule.grid
         return 2 * 9 * self.code_dim**2 * h * w if self.config.phi_ratio else 0
 
-    def decode_flops(self, schedule: ScaleSchedule) -> int:
+    def decode_flops(self, schedule: ScaleSchedule, done: int) -> int:
         h, w = schedule.grid
         return 2 * self.config.quant_kernel**2 * self.code_dim**2 * h * w + decoder_flops(self.config.autoencoder, h, w)
 

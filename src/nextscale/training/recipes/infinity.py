@@ -175,10 +175,8 @@ class InfinityRecipe(GeneratorRecipe):
         conditioner, anew = noted(made_of.conditioner), self.data.texts == "anew"
         number = torch.bfloat16 if self.run.precision == "bf16" else torch.float32
         conditioner.to(made_of.device, number)
-        if anew:
-            conditioner.features(
-                [{"prompt": ""}]
-            )  # an encoder that cannot be used is refused before images are encoded
+        if anew:  # an encoder that cannot be used is refused before images are encoded
+            conditioner.features([{"prompt": ""}])
         else:
             shown, said = (require_captions(one.captions, "the set") for one in (made_of.heldout, made_of.train))
             texts = [*(short(one) for one in shown), *(text for one in said for text in wordings(one))]
