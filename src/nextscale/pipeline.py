@@ -170,14 +170,13 @@ class Pipeline(Editor):
         class_labels: ids or names, or words as for prompt; None in a list is no class; prompt: plain words, by class
         models resolved to a class, with a warning that says to which; style: for models that have styles, one for all
         labels or one per label, by default the first that the class was seen in; negative_prompt, image: for models
-        that read them; ratio: width to height ("3:2"), pixels: about how many ("0.25M"), size: height and width, steps:
-        how many scales, scales: all of them, in tokens: for models that draw several, see ``sizes.asked_schedule``;
+        that read them; ratio ("3:2"), pixels ("0.25M"), size, steps, scales: see ``sizes.asked_schedule``;
         guidance_scale: 1 is off; temperature: above 0; top_k, top_p: 0 is off; smooth: VAR's "more smooth" sampling;
         refine: passes over a scale, see ``methods/refine.py``; seed: the first image's (the next ones count up), or one
         per image; generator: official noise instead; callback_on_scale_end: called after every scale, may return
         another canvas, ``Keep(rows)`` or False to stop, and has all images drawn at once; plan: a whole plan, instead
-        of the sampling arguments; parts: whatever it names; elsewhere: what other libraries call these. Raises
-        ``InputError`` or ``PlanError`` for what cannot be done; warns of a style that lacks the class.
+        of sampling arguments; parts: what it names; elsewhere: what other libraries call these. Raises ``InputError``
+        or ``PlanError`` for what cannot be done; warns of a style that lacks the class.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "elsewhere")}
         return self._carried_out(understood(given, elsewhere, self.conditioner, self.plan, self.shapes))

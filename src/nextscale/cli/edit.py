@@ -119,10 +119,8 @@ def edit(
     pipe = loaded(asked, recipe, model, device, dtype, revision, **given(features=features, low_memory=low_memory))
     start = time.perf_counter()
     with remarks():
-        if recipe is None:
-            arguments = {**asked.shown(pipe), **sampling, **where, **how, "image": picture}
-        else:
-            arguments = pipe.arguments_of(recipe, picture, mask)
+        arguments = {} if recipe is None else pipe.arguments_of(recipe, picture, mask)
+        arguments = arguments or {**asked.shown(pipe), **sampling, **where, **how, "image": picture}
         check_number(_count(arguments))
         place.check_count(_count(arguments))
         pipe.set_progress_bar_config(disable=False, desc="painting")

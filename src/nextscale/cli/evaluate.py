@@ -119,10 +119,7 @@ def evaluate(
             told, shown = report.to_dict(), text(report)
             if place is not None:
                 _save_pictures(report, place)
-    if as_json:
-        answer_json(told)
-    else:
-        answer(shown)
+    answer_json(told) if as_json else answer(shown)
 
 
 def _check_options(

@@ -122,8 +122,7 @@ def plan(
         told |= {"flops_per_second": speed.flops_per_second, "seconds": seconds, "busy": disturbed is not None}
         if against is not None:
             told["against"] = _side_by_side(model, against, asked, num_images, where, number)[1]
-        answer_json(told)
-        return
+        return answer_json(told)
     heading = _heading(told, rows, parts["tokenizer"].pixels(rows.schedule))
     answer("\n".join([heading, table(rows, priced), _memory(priced, rehearsed)]))
     if seconds is not None:
