@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -61,7 +61,7 @@ class HMARRecipe(ClassTransformerRecipe):
 
     def new_model(self, tokenizer: Tokenizer, given: int) -> HMAR:
         own = self.model
-        more = {"shared_adaln": own.shared_adaln, "mask_blocks": own.mask_blocks, "leak": own.leak}
+        more: dict[str, Any] = {"shared_adaln": own.shared_adaln, "mask_blocks": own.mask_blocks, "leak": own.leak}
         model = HMAR(HMARConfig(**self.sizes(tokenizer, given), **more))
         model.init_weights(own.gamma, own.head)
         return model
