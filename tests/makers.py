@@ -23,6 +23,7 @@ from nextscale.memory.base import Memory
 from nextscale.memory.make import look_ahead, make_memory
 from nextscale.models.base import NextScaleModel
 from nextscale.models.flexvar import FlexVAR, FlexVARConfig
+from nextscale.models.hmar import HMAR, HMARConfig
 from nextscale.models.infinity import Infinity, InfinityConfig
 from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.models.var import VAR, VARConfig
@@ -125,6 +126,15 @@ def tiny_m_var(mixer: Literal["mamba2", "attention"] = "mamba2", l2_norm: bool =
     return model.eval().requires_grad_(False)
 
 
+def tiny_hmar(mask_blocks: int = 0, seed: int = 0, **changed: Any) -> HMAR:
+    """A first stage, or both with so many blocks of the masked branch's own."""
+    sizes = {"depth": 3, "width": 32, "heads": 4, "classes": CLASSES, "codes": CODES, "code_dim": CODE_DIM}
+    settings: dict[str, Any] = {**sizes, "sizes": SIZES, "mask_blocks": mask_blocks}
+    model = HMAR(HMARConfig(**settings | changed))
+    randomise(model, seed, 0.5)
+    return model.eval().requires_grad_(False)
+
+
 def tiny_flexvar(seed: int = 0, **changed: Any) -> FlexVAR:
     """Positions are twice as fine as the largest map that it was trained on."""
     settings: dict[str, Any] = {"depth": 3, "width": 32, "heads": 4, "classes": CLASSES, "codes": CODES}
@@ -169,6 +179,8 @@ CLASS_MODELS: dict[str, Callable[[], NextScaleModel]] = {
     "var": lambda: tiny_var(),
     "var-plain-attention": lambda: tiny_var(l2_norm=False),
     "var-shared-adaln": lambda: tiny_var(shared_adaln=True),
+    "hmar": lambda: tiny_hmar(),
+    "hmar-masked": lambda: tiny_hmar(2),
     "m-var": lambda: tiny_m_var(),
     "m-var-plain-attention": lambda: tiny_m_var(l2_norm=False),
     "m-var-attention-between-scales": lambda: tiny_m_var("attention"),
@@ -183,6 +195,11 @@ TEXT_MODELS: dict[str, Callable[[], NextScaleModel]] = {
 }
 MODELS = CLASS_MODELS | FREE_CLASS_MODELS | TEXT_MODELS
 """Every model the laws are run over: name -> maker."""
+
+
+def remembers(model: NextScaleModel) -> bool:
+    """Whether it sees more of earlier scales than the canvas."""
+    return model.memory != "none"
 
 
 def features_of(model: NextScaleModel, images: int = 2) -> Features:

@@ -301,7 +301,7 @@ def test_files_of_one_more_system_are_verified(tmp_path: Path) -> None:
     assert report.ok, report
     save_file(stored, tmp_path / "x.safetensors", metadata=facts | {"system": "nobody"})
     (report,) = verify_files([tmp_path / "x.safetensors"])
-    assert report.reason == "unknown system 'nobody'; this version knows var, m-var, infinity, flexvar, another"
+    assert report.reason == "unknown system 'nobody'; this version knows var, hmar, m-var, infinity, flexvar, another"
 
 
 @pytest.mark.usefixtures("another")
@@ -313,7 +313,7 @@ def test_one_more_system_has_a_recipe(tmp_path: Path) -> None:
     assert type(recipe.new_model(tiny_tokenizer(), CLASSES)) is Another
     with pytest.raises(
         InputError,
-        match="tokenizer or var or m-var or tokenizer-bitwise or infinity or another or classifier', not 'nothing'",
+        match="tokenizer or var or hmar or m-var or tokenizer-bitwise or infinity or another or classifier', not",
     ):
         load_recipe(tmp_path / "mine.yaml", ["kind=nothing"])
 

@@ -174,7 +174,14 @@ class FreeModel(NextScaleModel):
         return x + condition.vector[:, None] + k * self.level
 
     def run_block(
-        self, i: int, x: Tensor, k: int | None, condition: Condition, slots: Any, schedule: ScaleSchedule
+        self,
+        i: int,
+        x: Tensor,
+        k: int | None,
+        condition: Condition,
+        slots: Any,
+        schedule: ScaleSchedule,
+        number: int = 0,
     ) -> Tensor:
         return self.blocks[i](x, *slots)
 
@@ -215,14 +222,21 @@ class PlacedModel(FreeModel):
         self.axes = nn.Parameter(torch.zeros(2, C))
 
     def run_block(
-        self, i: int, x: Tensor, k: int | None, condition: Condition, slots: Any, schedule: ScaleSchedule
+        self,
+        i: int,
+        x: Tensor,
+        k: int | None,
+        condition: Condition,
+        slots: Any,
+        schedule: ScaleSchedule,
+        number: int = 0,
     ) -> Tensor:
         ahead = 0 if condition.prefix is None else condition.prefix.vectors.shape[1]
         sizes = schedule.sizes if k is None else schedule.sizes[k : k + 1] if k >= 0 else ()
         places = [torch.cartesian_prod(torch.arange(h) / h, torch.arange(w) / w) for h, w in sizes]
         scaled = torch.cat([torch.zeros(ahead, 2), *places]) * torch.tensor(schedule.grid)
         at = scaled[: x.shape[1]] if k in (None, -1) else scaled[-x.shape[1] :]
-        return super().run_block(i, x + at @ self.axes, k, condition, slots, schedule)
+        return super().run_block(i, x + at @ self.axes, k, condition, slots, schedule, number)
 
 
 def free_model(seed: int = 0, kind: type[FreeModel] = FreeModel, **settings: Any) -> FreeModel:

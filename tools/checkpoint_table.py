@@ -16,7 +16,7 @@ import torch
 from nextscale import systems
 from nextscale.checkpoints.published import PUBLISHED, Published
 from nextscale.checkpoints.store import module_of
-from nextscale.plan import default_plan
+from nextscale.methods.refine import refined_plan
 from nextscale.price import price
 
 PAGE = Path(__file__).parent.parent / "docs" / "checkpoints.md"
@@ -54,7 +54,9 @@ def row(model: Published) -> tuple[str, ...]:
     with torch.device("meta"):
         parts = {name: module_of(config) for name, config in configs.items()}
     numbers = sum(p.numel() for module in parts.values() for p in module.parameters())
-    plan = default_plan(parts["model"], **systems.converter(system).sampling(configs["model"]))
+    plan = refined_plan(
+        parts["model"], parts["tokenizer"].stride, **systems.converter(system).sampling(configs["model"])
+    )
     priced = price(plan, parts, 1, 4)
     return (
         f"`{model.name}`",

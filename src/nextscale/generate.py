@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nextscale.conditions.base import Entry, Features
 from nextscale.errors import InputError, PlanError, quoted
-from nextscale.given import GivenCanvases, codes_of, given_parts, put_back
+from nextscale.given import GivenCanvases, codes_of, given_parts, kept_of, put_back
 from nextscale.guidance import mix
 from nextscale.models.base import Again, NextScaleModel
 from nextscale.parts import check_parts
@@ -90,7 +90,7 @@ def _draw(plan: Plan, k: int, parts: Mapping[str, Any], state: State) -> ScaleEv
     row, tokenizer, again, weights = plan.rows[k], parts["tokenizer"], None, None
     given, passes = None if row.keep is None else state.given[row.keep], row.passes or (row.size[0] * row.size[1],)
     state.memory.begin_scale(k, row.blocks)
-    for number, stay in enumerate(passes):
+    for number in range(len(passes)):
         branch_logits, logits = _logits(plan, k, parts[row.model], state, again)
         filtered = filter_logits(logits, row.temperature, row.top_k, row.top_p, row.order)
         probs = filtered.softmax(-1)
@@ -102,7 +102,9 @@ def _draw(plan: Plan, k: int, parts: Mapping[str, Any], state: State) -> ScaleEv
         if row.smooth is not None:
             weights = smooth_weights(filtered, state.noise.gumbel(filtered, k), *row.smooth)
         if number + 1 < len(passes):
-            again = _go_on(again, tokens, probs, stay, tokenizer.own_input(tokens, k, plan.schedule))
+            masked = _masked(again, tokens, probs, sum(passes[number + 1 :]), kept_of(k, given, tokens))
+            hidden = masked if parts[row.model].hides_masked else None
+            again = Again(tokens, tokenizer.own_input(tokens, k, plan.schedule, hidden), masked, number + 1)
     state.memory.end_scale(k)
     codes = codes_of(k, given, tokens, weights, tokenizer)
     state.canvas = tokenizer.accumulate(state.canvas, codes, k)
@@ -132,16 +134,16 @@ def _logits(plan: Plan, k: int, model: NextScaleModel, state: State, again: Agai
     return logits, logits
 
 
-def _go_on(again: Again | None, drawn: Tensor, probs: Tensor, stay: int, inputs: Tensor) -> Again:
-    """What a pass leaves: of the places that were masked, the ``stay`` whose tokens were the most probable keep them;
-    ties go to the first.
+def _masked(again: Again | None, drawn: Tensor, probs: Tensor, left: int, kept: Tensor | None) -> Tensor:
+    """What a pass leaves to be drawn, (B, l) bool: of the places that were masked the ``left`` whose tokens were the
+    least probable, of equals the first. kept: places of given tokens, which are surer than all others.
     """
     sure = probs.gather(-1, drawn.flatten(1, 2)[..., None])[..., 0]
     sure = sure.prod(-1) if sure.ndim == 3 else sure
     masked = torch.ones_like(sure, dtype=torch.bool) if again is None else again.masked
-    best = sure.masked_fill(~masked, -1).argsort(stable=True, dim=1, descending=True)[:, :stay]
-    number = 1 if again is None else again.number + 1
-    return Again(drawn, inputs, masked.scatter(1, best, False), number)
+    masked = masked if kept is None else masked & ~kept
+    lowest = sure.masked_fill(~masked, torch.inf).argsort(stable=True, dim=1)[:, :left]
+    return masked & torch.zeros_like(masked).scatter(1, lowest, True)
 
 
 def _answered(answer: Any, event: ScaleEvent, state: State) -> ScaleEvent:

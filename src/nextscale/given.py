@@ -123,6 +123,14 @@ def put_back(k: int, given: Given | None, drawn: Tensor) -> Tensor:
     return torch.where(given.mask_for(k, drawn), given.tokens[k].to(drawn.device), drawn)
 
 
+def kept_of(k: int, given: Given | None, tokens: Tensor) -> Tensor | None:
+    """Where the tokens of scale k, (B, h, w) or (B, h, w, d), are given ones, (B or 1, l) bool; None: nowhere."""
+    if not isinstance(given, GivenTokens):
+        return None
+    mask = given.masks[k].to(tokens.device)
+    return mask.reshape(-1, tokens.shape[1] * tokens.shape[2])
+
+
 def codes_of(k: int, given: Given | None, tokens: Tensor, weights: Tensor | None, tokenizer: Tokenizer) -> Tensor:
     """The vectors (B, c, h, w) of scale k to accumulate. weights: (B, l, V) of smooth sampling, in which a given token
     weighs 1.

@@ -35,9 +35,10 @@ from nextscale.edit import Editor
 from nextscale.errors import CheckpointError, InputError, quoted
 from nextscale.generate import generate
 from nextscale.habits import LOAD, TO, missing_attribute, translated
+from nextscale.methods.refine import refined_plan
 from nextscale.models.base import NextScaleModel
 from nextscale.pictures import fit
-from nextscale.plan import Plan, shaped_plan
+from nextscale.plan import Plan
 from nextscale.price import Price, price
 from nextscale.ratios import Shapes
 from nextscale.recipe import write_recipe
@@ -127,7 +128,7 @@ class Pipeline(Editor):
     def plan(self, **sampling: Any) -> Plan:
         """The plan of a call with these sampling arguments; what is ``None`` or absent comes from ``defaults``."""
         asked = self.defaults | sampling_arguments(sampling, self.shapes)
-        return shaped_plan(self.model, self.tokenizer.stride, **asked)
+        return refined_plan(self.model, self.tokenizer.stride, **asked)
 
     def price(
         self, plan: Plan | None = None, images: int = 1, parts: Mapping[str, Any] | None = None, **sampling: Any
@@ -155,6 +156,7 @@ class Pipeline(Editor):
         top_k: int | None = None,
         top_p: float | None = None,
         smooth: bool | None = None,
+        refine: str | Sequence[Sequence[int]] | None = None,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
         output_type: OutputType = "pil",
@@ -168,14 +170,13 @@ class Pipeline(Editor):
         class_labels: ids or names, or words as for prompt; None in a list is no class; prompt: plain words, by class
         models resolved to a class, with a warning that says to which; style: for models that have styles, one for all
         labels or one per label, by default the first that the class was seen in; negative_prompt, image: for models
-        that read them; ratio: width to height ("3:2"), pixels: about how many ("0.25M"), size: height and width, steps:
-        how many scales, scales: all of them, in tokens: for models that draw several, see ``sizes.asked_schedule``;
+        that read them; ratio ("3:2"), pixels ("0.25M"), size, steps, scales: see ``sizes.asked_schedule``;
         guidance_scale: 1 is off; temperature: above 0; top_k, top_p: 0 is off; smooth: VAR's "more smooth" sampling;
-        seed: the first image's (the next ones count up), or one per image; generator: official noise instead;
-        callback_on_scale_end: called after every scale, may return another canvas, ``Keep(rows)`` or False to stop, and
-        has all images drawn at once; plan: a whole plan, instead of the sampling arguments; parts: whatever it names
-        beside tokenizer and model; elsewhere: what other libraries call these. Raises ``InputError`` or ``PlanError``
-        for what cannot be done; warns of a style that lacks the class.
+        refine: passes over a scale, see ``methods/refine.py``; seed: the first image's (the next ones count up), or one
+        per image; generator: official noise instead; callback_on_scale_end: called after every scale, may return
+        another canvas, ``Keep(rows)`` or False to stop, and has all images drawn at once; plan: a whole plan, instead
+        of sampling arguments; parts: what it names; elsewhere: what other libraries call these. Raises ``InputError``
+        or ``PlanError`` for what cannot be done; warns of a style that lacks the class.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "elsewhere")}
         return self._carried_out(understood(given, elsewhere, self.conditioner, self.plan, self.shapes))

@@ -19,7 +19,7 @@ from nextscale.values import is_real, is_whole, listed, plain
 Labels = Sequence[int | str | None] | int | str
 MOST_IMAGES = 100_000
 """Images of one call; all of them are kept in memory until it ends."""
-SAMPLING = (*SHAPE, "guidance_scale", "temperature", "top_k", "top_p", "smooth")
+SAMPLING = (*SHAPE, "guidance_scale", "temperature", "top_k", "top_p", "smooth", "refine")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def sampling_numbers(sampling: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in found.items():
         if name == "smooth" and not isinstance(value, bool):
             raise InputError(f"smooth is {quoted(value)}; it must be True or False")
-        if name not in (*SHAPE, "smooth") and not is_real(value):
+        if name not in (*SHAPE, "smooth", "refine") and not is_real(value):
             raise InputError(f"{name} is {quoted(value)}; it must be a number")
     return found
 

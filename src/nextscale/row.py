@@ -164,6 +164,8 @@ def check_row(k: int, row: Row, before: Row | None, branches: Branches) -> None:
         refuse(f"passes is {quoted(passes)}; the tokens that stay after each must be at least 1 and together {tokens}")
     if row.again_guidance is not None and (passes is None or len(passes) < 2):
         refuse("again_guidance weighs later passes, and there is one pass; leave it out")
+    if row.top_k == 1 and passes is not None and len(passes) > 1:
+        refuse('top_k is 1, so its tokens are all equally sure and no pass could choose; use another, or refine="none"')
     if row.smooth is not None and passes is not None and len(passes) > 1:
         refuse("smooth mixes codes, so no token of a pass could stay; use one pass")
 

@@ -116,8 +116,8 @@ class OfficialNoise(Noise):
 
 class GivenNoise(Noise):
     """Stored noise, one (B, l, V) or (B, l, d, V) tensor per scale, for the images that live there in their order:
-    Exp(1) for the draw, Gumbel for smooth sampling. There is one pass. culls: uniform numbers (B, count) per scale, of
-    which a prompt takes its first image's.
+    Exp(1) for the draw, Gumbel for smooth sampling. passes: Exp(1) by scale and later pass, from 1 on; culls: uniform
+    numbers (B, count) per scale, of which a prompt takes its first image's.
     """
 
     def __init__(
@@ -125,12 +125,13 @@ class GivenNoise(Noise):
         exponential: Mapping[int, Tensor],
         gumbel: Mapping[int, Tensor] | None = None,
         culls: Mapping[int, Tensor] | None = None,
+        passes: Mapping[tuple[int, int], Tensor] | None = None,
     ) -> None:
         self._exponential, self._gumbel, self._culls = exponential, gumbel or {}, culls or {}
+        self._passes = passes or {}
 
     def pick(self, probs: Tensor, k: int, p: int = 0) -> Tensor:
-        assert p == 0, "stored noise is that of one pass"
-        return race(probs, self._exponential[k].to(probs.device))
+        return race(probs, (self._passes[k, p] if p else self._exponential[k]).to(probs.device))
 
     def gumbel(self, like: Tensor, k: int, p: int = 0) -> Tensor:
         return self._gumbel[k].to(like.device)

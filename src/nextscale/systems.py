@@ -51,6 +51,15 @@ SYSTEMS = (
         },
     ),
     System(
+        name="hmar",
+        title="HMAR",
+        paper="2506.04421",
+        types={"hmar": ("nextscale.models.hmar", "HMAR", "HMARConfig")},
+        converter="nextscale.checkpoints.convert.hmar",
+        verification="nextscale.verification.hmar",
+        recipes={"hmar": "nextscale.training.recipes.hmar.HMARRecipe"},
+    ),
+    System(
         name="m-var",
         title="M-VAR",
         paper="2411.10433",

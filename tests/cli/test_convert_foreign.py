@@ -170,8 +170,10 @@ def test_python_objects_are_not_run_and_the_lines_that_save_the_tensors_again_wo
 def test_a_schedule_that_is_not_shown_is_asked_for_by_its_option(nextscale: Command) -> None:
     bare = {name: t for name, t in official_transformer().items() if name not in ("lvl_1L", "attn_bias_for_masking")}
     torch.save(bare, "bare.pth")
-    assert '--scales "1 2 ...": 3 sides whose squares add up to 14' in nextscale("convert", "bare.pth", "-o", "out").err
-    assert nextscale("convert", "bare.pth", "-o", "out", "--scales", "1 2 3").code == 0
+    assert "say which it is with --system var" in nextscale("convert", "bare.pth", "-o", "out").err
+    words = ["convert", "bare.pth", "-o", "out", "--system", "var"]
+    assert '--scales "1 2 ...": 3 sides whose squares add up to 14' in nextscale(*words).err
+    assert nextscale(*words, "--scales", "1 2 3").code == 0
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,14 @@ class Tale(NextScaleModel):
         return x + drawn.repeat(condition.rows // len(drawn), 1, 1)
 
     def run_block(
-        self, i: int, x: Tensor, k: int | None, condition: Condition, slots: Sequence[Any], schedule: ScaleSchedule
+        self,
+        i: int,
+        x: Tensor,
+        k: int | None,
+        condition: Condition,
+        slots: Sequence[Any],
+        schedule: ScaleSchedule,
+        number: int = 0,
     ) -> Tensor:
         assert condition.mask is not None
         return self.blocks[i](x, condition.context[i], condition.mask[:, None, None], *slots)

@@ -80,7 +80,14 @@ class Toy(NextScaleModel):
         return x.repeat(condition.rows // len(x), 1, 1) + condition.vector[:, None]
 
     def run_block(
-        self, i: int, x: Tensor, k: int | None, condition: Condition, slots: Sequence[Any], schedule: ScaleSchedule
+        self,
+        i: int,
+        x: Tensor,
+        k: int | None,
+        condition: Condition,
+        slots: Sequence[Any],
+        schedule: ScaleSchedule,
+        number: int = 0,
     ) -> Tensor:
         return self.blocks[i](x, *slots)
 

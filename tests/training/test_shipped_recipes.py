@@ -23,7 +23,12 @@ def test_two_steps(name: str, images: Path, tokenizer: Path, eyes: Path, world: 
         more += [f"loss.perceptual={{weight: 0.01, network: {eyes}}}"]  # published networks are not at hand
     if of_text:
         images, frozen, more = world / "pictures", str(world / "tokenizer"), [*more, *of_world(world)]
-    trainer = start(kind, name, images, output, frozen, more, "cpu")
+    origin = None
+    if name.endswith("-masked"):  # it goes on from a first stage
+        first, origin = name.removesuffix("-masked"), str(tmp_path / "first")
+        start(kind, first, images, tmp_path / "first", frozen, more, "cpu").run(max_steps=1)
+        more += ["model.mask_blocks=1", "sampling.refine=1,3"]
+    trainer = start(kind, name, images, output, frozen, more, "cpu", init=origin)
     metrics = trainer.run(max_steps=2)
     assert trainer.step == 2 < trainer.total
     assert ("psnr" if trains_tokenizer else "accuracy") in metrics

@@ -77,6 +77,7 @@ TINY = {
     "tokenizer": TINY_TOKENIZER,
     "tokenizer-bitwise": TINY_BITWISE,
     "var": TINY_VAR,
+    "hmar": TINY_VAR,
     "m-var": TINY_M_VAR,
     "infinity": TINY_INFINITY,
     "classifier": TINY_CLASSIFIER,

@@ -79,7 +79,7 @@ def official_files(model: Published, revision: str | None = None) -> list[tuple[
 
 def _convert(model: Published, fetched: list[tuple[Path, list[Fetched]]], folder: Path) -> None:
     """Convert beside ``folder``, then rename: it is whole or it is not there."""
-    official = read_official([path for path, _ in fetched], model.sizes)
+    official = read_official([path for path, _ in fetched], model.sizes, system=model.system)
     _check_sizes(model, official)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     files = [file for _, files in fetched for file in files]

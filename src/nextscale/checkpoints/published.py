@@ -1,10 +1,10 @@
-"""The checkpoints that the authors of VAR, M-VAR, Infinity and FlexVAR have published, and where converted ones are
-kept.
+"""The checkpoints that the authors of VAR, HMAR, M-VAR, Infinity and FlexVAR have published, and where converted ones
+are kept.
 
 Sizes of the networks follow from the name (``published`` of the systems' converters); nothing here is torch.
 Numbers: arXiv 2404.02905 and the README of FoundationVision/VAR; arXiv 2411.10433 and its authors' results; arXiv
 2412.04431 and the README of FoundationVision/Infinity; arXiv 2502.20313, and of FlexVARs that others have tuned further
-arXiv 2512.06421.
+arXiv 2512.06421; arXiv 2506.04421, as others have read it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from nextscale import systems
 from nextscale.errors import CheckpointError
 
 VAR_REPO, M_VAR_REPO, INFINITY_REPO = "FoundationVision/var", "OliverRen/M-VAR", "FoundationVision/Infinity"
+HMAR_REPO = "nvidia/HMAR"
 FLEXVAR_REPO, SAR_REPO = "jiaosiyu1999/FlexVAR", "ZGZzz/SAR"
 TOKENIZER = (VAR_REPO, "vae_ch160v4096z32.pth")
 """One tokenizer serves every class model of residuals and resolution."""
@@ -35,9 +36,17 @@ REFUSED = dict.fromkeys(
     "issues 47, 51 and 96); no published transformer draws with it",
 )
 """What is known of published files that do not fit their published layout."""
-REPOS = {"var": VAR_REPO, "m-var": M_VAR_REPO, "infinity": INFINITY_REPO, "flexvar": FLEXVAR_REPO}
-LICENCES = {VAR_REPO: "mit", M_VAR_REPO: "apache-2.0", INFINITY_REPO: "mit", FLEXVAR_REPO: "mit", SAR_REPO: "mit"}
-"""What the repositories' own cards state, read off archived copies of their pages; of the last three the code's."""
+REPOS = {"var": VAR_REPO, "hmar": HMAR_REPO, "m-var": M_VAR_REPO, "infinity": INFINITY_REPO, "flexvar": FLEXVAR_REPO}
+LICENCES = {
+    VAR_REPO: "mit",
+    M_VAR_REPO: "apache-2.0",
+    INFINITY_REPO: "mit",
+    FLEXVAR_REPO: "mit",
+    SAR_REPO: "mit",
+    HMAR_REPO: "other",
+}
+"""What the repositories' own cards state, read off archived copies of their pages; of Infinity, FlexVAR
+and SAR the code's. HMAR's are for research and teaching, not for trade."""
 DATASET = "imagenet-1k"
 """What all class models were trained on, as the hub calls it."""
 
@@ -120,6 +129,10 @@ PUBLISHED = {
         Published("var-d24", "var", 24, 256, "var_d24.pth", 1_033_399_360, "FID 2.09 (2.33 in the README), IS 312.9"),
         Published("var-d30", "var", 30, 256, "var_d30.pth", 2_010_020_356, "FID 1.92 (1.97 in the README), IS 323.1"),
         Published("var-d36-512", "var", 36, 512, "var_d36.pth", 2_353_893_904, "FID 2.63, IS 303.2"),
+        Published("hmar-d16", "hmar", 16, 256, "hmar-d16.pth", 467_691_904, "FID 3.01, IS 288.6"),
+        Published("hmar-d20", "hmar", 20, 256, "hmar-d20.pth", 845_517_872, "no FID or IS known"),
+        Published("hmar-d24", "hmar", 24, 256, "hmar-d24.pth", 1_384_328_960, "FID 2.10, IS 324.3"),
+        Published("hmar-d30", "hmar", 30, 256, "hmar-d30.pth", 2_556_324_212, "FID 1.95, IS 334.5"),
         Published("m-var-d16", "m-var", 16, 256, "d16.pth", 464_157_184, "FID 3.07, IS 294.6", attested=False),
         Published("m-var-d20", "m-var", 20, 256, "d20.pth", 900_528_736, "FID 2.41, IS 308.4", attested=False),
         Published("m-var-d32", "m-var", 32, 256, "d32.pth", 3_658_707_968, "FID 1.78, IS 331.2"),
@@ -170,7 +183,8 @@ PUBLISHED = {
         _flexible("sar-d24", 24, "SARd24-epo349.pth", 1_041_314_576, "FID 2.14", SAR_REPO),
     )
 }
-"""d16 and d20 of M-VAR are counted without L2-normalised attention, d32 with it, as its README builds them."""
+"""HMAR is counted with eight blocks of the masked branch's own, though the paper prints less at depth 24 and 30. d16
+and d20 of M-VAR are counted without L2-normalised attention, d32 with it, as its README builds them."""
 
 
 def check_pair(model: str, tokenizer: str) -> None:

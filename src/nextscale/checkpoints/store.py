@@ -48,13 +48,16 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Defaults:
-    """Sampling settings that a checkpoint may bring along; their meaning is that of ``default_plan``."""
+    """Sampling settings that a checkpoint may bring along; their meaning is that of ``default_plan``, and of
+    ``refine`` that of ``nextscale.methods.refine.refined``.
+    """
 
     guidance_scale: float = 1.0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 0.0
     smooth: bool = False
+    refine: str = "none"
 
     def __post_init__(self) -> None:
         settings.check_bounds(self, guidance_scale=(0, 1e6), top_k=(0, 2**32), top_p=(0, 1))

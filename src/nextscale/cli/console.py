@@ -70,6 +70,14 @@ Features = Annotated[
 ]
 LowMemory = Annotated[bool, typer.Option("--low-memory", help="The text encoder leaves memory after encoding.")]
 Smooth = Annotated[bool, typer.Option("--smooth", help="Mix codes instead of drawing one per place.")]
+Refine = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N;N,N...",
+        help="Passes over the scales from 2x2 on, for models that have them: how many tokens stay after each, as in "
+        '"1,3;1,1,2,5", which is "paper"; "none" is off.',
+    ),
+]
 SkipSmall = Annotated[bool, typer.Option("--skip-small", help="Leave out images smaller than the resolution.")]
 PATIENCE = 1.0
 """Seconds after which a bar is shown."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nextscale.checkpoints.published import PUBLISHED, Published, published
 from nextscale.cli.console import AsJson, answer, answer_json
-from nextscale.errors import InputError
+from nextscale.errors import InputError, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +49,7 @@ def convert(
             "(imagenet_class_index.json), a folder with a folder per class, or imagenet-1k; published models have it."
         ),
     ] = None,
+    system: Annotated[str | None, typer.Option(help="Whose transformer it is, where files do not show it.")] = None,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a published model's repository.")
     ] = None,
@@ -68,6 +69,7 @@ def convert(
             "--dtype": dtype,
             "--ema": ema,
             "--class-names": class_names,
+            "--system": system,
             "--revision": revision,
         }
         unfit = [name for name, value in given.items() if value is not None]
@@ -84,10 +86,15 @@ def convert(
     number = None if dtype is None else _number(dtype)
     model = _published(files)
     sizes = _sizes(scales) if scales is not None else model.sizes if model is not None else None
+    if model is not None and system not in (None, model.system):
+        raise InputError(
+            f"--system is {quoted(system)}, but {model.name} is of the system {model.system}; leave it out"
+        )
     check_folder(out.absolute(), overwrite)  # before anything is fetched
     by_default = imagenet() if model is not None and model.reads_classes else None
     names = by_default if class_names is None else read_class_names(class_names)
-    report = convert_files(_files(files, revision), out, number, sizes, ema=ema, class_names=names, overwrite=overwrite)
+    told: dict[str, Any] = {"ema": ema, "class_names": names, "system": system if model is None else model.system}
+    report = convert_files(_files(files, revision), out, number, sizes, **told, overwrite=overwrite)
     if as_json:
         answer_json(report.to_dict())
     else:

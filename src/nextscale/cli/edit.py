@@ -27,6 +27,7 @@ from nextscale.cli.console import (
     PictureSize,
     Pixels,
     Ratio,
+    Refine,
     Revision,
     Scales,
     Seed,
@@ -89,6 +90,7 @@ def edit(
     top_k: TopK = None,
     top_p: TopP = None,
     smooth: Smooth = False,
+    refine: Refine = None,
     out: Out = Path("out"),
     overwrite: Overwrite = False,
     like: Annotated[
@@ -102,7 +104,7 @@ def edit(
 ) -> None:
     """Paint a part of a picture anew: a mask, a box, or new margins."""
     sampling = given(ratio=ratio, pixels=pixels, size=size, scales=scales, steps=steps, guidance_scale=guidance_scale)
-    sampling |= given(temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
+    sampling |= given(temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
     asked = Asked(words or [], classes or [], styles or [], negative_prompt, num_images, seeds_of(seed), sampling)
     where = given(mask_image=mask, box=_box(box), outpaint=_sides(outpaint))
     how = {name: value for name, value in (("rule", rule), ("blank", blank), ("paste", paste)) if value is not None}
@@ -117,10 +119,8 @@ def edit(
     pipe = loaded(asked, recipe, model, device, dtype, revision, **given(features=features, low_memory=low_memory))
     start = time.perf_counter()
     with remarks():
-        if recipe is None:
-            arguments = {**asked.shown(pipe), **sampling, **where, **how, "image": picture}
-        else:
-            arguments = pipe.arguments_of(recipe, picture, mask)
+        arguments = {} if recipe is None else pipe.arguments_of(recipe, picture, mask)
+        arguments = arguments or {**asked.shown(pipe), **sampling, **where, **how, "image": picture}
         check_number(_count(arguments))
         place.check_count(_count(arguments))
         pipe.set_progress_bar_config(disable=False, desc="painting")

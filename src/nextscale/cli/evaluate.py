@@ -17,6 +17,7 @@ from nextscale.cli.console import (
     Dtype,
     GuidanceScale,
     PictureSize,
+    Refine,
     Scales,
     SkipSmall,
     Steps,
@@ -78,6 +79,7 @@ def evaluate(
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
+    refine: Refine = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     skip_small: SkipSmall = False,
@@ -98,7 +100,7 @@ def evaluate(
     existing_folder(data)
     names = models or [DEFAULT_MODEL]
     sampling = given(size=size, scales=scales, steps=steps, guidance_scale=guidance_scale, temperature=temperature)
-    sampling |= given(top_k=top_k, top_p=top_p)
+    sampling |= given(top_k=top_k, top_p=top_p, refine=refine)
     place = None if out is None else Pictures(out, overwrite)
     _check_options(names, classifier, against, generated, painting, place)
     subjects = [_load(name, device, dtype) for name in names]
@@ -117,10 +119,7 @@ def evaluate(
             told, shown = report.to_dict(), text(report)
             if place is not None:
                 _save_pictures(report, place)
-    if as_json:
-        answer_json(told)
-    else:
-        answer(shown)
+    answer_json(told) if as_json else answer(shown)
 
 
 def _check_options(
@@ -152,13 +151,13 @@ def _check_drawn(
     where nothing can be written.
     """
     from nextscale.errors import InputError
-    from nextscale.plan import shaped_plan
+    from nextscale.methods.refine import refined_plan
 
     if sampling and not (images or painting):
         option = next(iter(sampling)).replace("_", "-")
         raise InputError(f"--{option} is for generated images; expected --generated with their number, or --painting")
     if sampling and subject.model is not None:
-        shaped_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
+        refined_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
     if place is not None:
         from nextscale.evaluation.curves import check_curves
 

@@ -28,6 +28,7 @@ from nextscale.cli.console import (
     PictureSize,
     Pixels,
     Ratio,
+    Refine,
     Revision,
     Scales,
     Seed,
@@ -102,6 +103,7 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = None,
     smooth: Smooth = False,
+    refine: Refine = None,
     out: Out = Path("out"),
     overwrite: Overwrite = False,
     enlarge: Enlarge = None,
@@ -119,7 +121,7 @@ def generate(
 ) -> None:
     """Draw new pictures of what a text says or plain words name, or of a class."""
     sampling = given(ratio=ratio, pixels=pixels, size=size, scales=scales, steps=steps, guidance_scale=guidance_scale)
-    sampling |= given(temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
+    sampling |= given(temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
     if list_classes:
         _list_classes(DEFAULT_MODEL if model is None else model, revision, styles or [], as_json)
         return

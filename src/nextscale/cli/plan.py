@@ -18,6 +18,7 @@ from nextscale.cli.console import (
     PictureSize,
     Pixels,
     Ratio,
+    Refine,
     Scales,
     Smooth,
     Steps,
@@ -74,6 +75,7 @@ def plan(
     top_k: TopK = None,
     top_p: TopP = None,
     smooth: Smooth = False,
+    refine: Refine = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     measure: Annotated[
@@ -91,7 +93,7 @@ def plan(
     where, _ = choose_device(device)
     number, _ = choose_dtype(dtype, where)
     asked = given(ratio=ratio, pixels=pixels, size=size, scales=scales, steps=steps, guidance_scale=guidance_scale)
-    asked |= given(temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth)
+    asked |= given(temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
     parts, defaults = _parts(model)
     with remarks():
         rows = _plan(parts, defaults | asked)
@@ -120,8 +122,7 @@ def plan(
         told |= {"flops_per_second": speed.flops_per_second, "seconds": seconds, "busy": disturbed is not None}
         if against is not None:
             told["against"] = _side_by_side(model, against, asked, num_images, where, number)[1]
-        answer_json(told)
-        return
+        return answer_json(told)
     heading = _heading(told, rows, parts["tokenizer"].pixels(rows.schedule))
     answer("\n".join([heading, table(rows, priced), _memory(priced, rehearsed)]))
     if seconds is not None:
@@ -180,9 +181,9 @@ def _side_by_side(
 
 
 def _plan(parts: dict[str, Any], sampling: dict[str, Any]) -> Plan:
-    from nextscale.plan import shaped_plan
+    from nextscale.methods.refine import refined_plan
 
-    return shaped_plan(parts["model"], parts["tokenizer"].stride, **sampling)
+    return refined_plan(parts["model"], parts["tokenizer"].stride, **sampling)
 
 
 def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -22,8 +22,9 @@ from nextscale.evaluation.subject import Judge, Progress, Subject
 from nextscale.measures.distances import features_of
 from nextscale.measures.retrieval import Share
 from nextscale.measures.tokenizer import BATCH, Step, encode_all, reconstructed, signed_batches
+from nextscale.methods.refine import refined_plan
 from nextscale.pictures import factor_for, grid
-from nextscale.plan import Plan, shaped_plan
+from nextscale.plan import Plan
 from nextscale.results import to_pil
 from nextscale.tokenizers.base import Tokenizer
 
@@ -178,7 +179,7 @@ def drawn_by(subject: Subject) -> tuple[Draw, Plan]:
     """
     assert subject.model is not None
     assert subject.conditioner is not None
-    plan = shaped_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
+    plan = refined_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
     reader = subject.conditioner
 
     def draw(prompts: Prompts, step: Step) -> Tensor:

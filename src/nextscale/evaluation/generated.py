@@ -26,7 +26,8 @@ from nextscale.measures.distances import farther, features_of, frechet_distance,
 from nextscale.measures.nearest import Neighbours
 from nextscale.measures.recognition import Rate, Ratio, recognition, wide_classes
 from nextscale.measures.tokenizer import BATCH, Images, Step, signed_batches, silent
-from nextscale.plan import Plan, shaped_plan
+from nextscale.methods.refine import refined_plan
+from nextscale.plan import Plan
 from nextscale.results import decode
 from nextscale.sampling import IndependentNoise
 
@@ -71,7 +72,7 @@ def judge_generated(
         )
     assert subject.model is not None
     assert subject.vocabulary is not None
-    plan = shaped_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
+    plan = refined_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
     labels = labels_of(subject.vocabulary, heldout)
     rows = balanced_rows(labels, count)
     with show("generating", "images") as step:

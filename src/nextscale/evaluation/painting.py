@@ -28,8 +28,8 @@ from nextscale.measures.distances import named_by
 from nextscale.measures.painting import Mean, psnr_outside, steps
 from nextscale.measures.tokenizer import BATCH, Step, reconstructed, signed_batches, silent
 from nextscale.methods.paint import paint
+from nextscale.methods.refine import refined_plan
 from nextscale.pictures import factor_for, grid
-from nextscale.plan import shaped_plan
 from nextscale.region import Region, region_of
 from nextscale.results import decode, to_pil
 from nextscale.sampling import IndependentNoise
@@ -173,7 +173,7 @@ def paint_in(
     masked is hidden from the model, as ``pipe.edit`` has it by default. shown: what pictures (B,) are to show.
     """
     assert subject.model is not None
-    plan = shaped_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
+    plan = refined_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
     parts = {"tokenizer": subject.tokenizer, "model": subject.model}
     size, device = subject.tokenizer.pixels(plan.schedule), next(subject.model.parameters()).device
     painted: dict[bool, list[Tensor]] = {True: [], False: []}

@@ -148,6 +148,8 @@ class NextScaleModel(nn.Module, ABC):
     """Settings that shape no weights, so that a run which starts from a checkpoint may have others."""
     has_passes: bool = False
     """Whether it can go over a scale again, see ``Again``."""
+    hides_masked: bool = False
+    """Whether masked tokens are left out of what a later pass is told, see ``Tokenizer.own_input``."""
     levels: int | None = None
     """Most scales that it can draw; None: any number."""
 
@@ -195,6 +197,10 @@ class NextScaleModel(nn.Module, ABC):
     @abstractmethod
     def check(self, schedule: ScaleSchedule) -> None:
         """Raises ``PlanError`` where this model cannot draw by ``schedule``."""
+
+    def begun_from(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights that it begins with where training starts from these, which differ in what is ``free`` alone."""
+        return state
 
     def is_greedy(self, size: Size) -> bool:
         """Whether a plan takes the likeliest tokens of a map of this size, whatever else is asked for."""
@@ -249,15 +255,18 @@ class NextScaleModel(nn.Module, ABC):
         schedule: ScaleSchedule | None = None,
         blocks: Sequence[Blocks] | None = None,
         recompute: bool = False,
+        again: Sequence[Again | None] | None = None,
     ) -> Tensor:
         """Teacher-forced logits (R, L, ...) float32 of all scales from the inputs (R, c, h_k, w_k) of the scales after
         the first, which may stop before the schedule does.
 
         blocks: which run at each scale, a subset of those of the scale before (None: all everywhere); recompute: blocks
-        keep their input alone until the gradients are computed.
+        keep their input alone until the gradients are computed; again: of a later pass over all scales, what each is
+        told (None: a scale that stands there without being drawn again).
         """
-        schedule = schedule or self.schedule
-        x = torch.cat([self.embed(x_k, k, condition, schedule) for k, x_k in enumerate([None, *inputs])], 1)
+        schedule, number = schedule or self.schedule, 0 if again is None else 1
+        told = again or [None] * (len(inputs) + 1)
+        x = torch.cat([self.embed(x_k, k, condition, schedule, told[k]) for k, x_k in enumerate([None, *inputs])], 1)
         ahead, with_first = 0, False
         if condition.prefix is not None:
             ahead, with_first = condition.prefix.vectors.shape[1], condition.prefix.with_first
@@ -266,9 +275,9 @@ class NextScaleModel(nn.Module, ABC):
             memory = TeacherForcing(self.slots, schedule, x.device, ahead, with_first, scales)
             tokens = ahead + schedule.offsets[scales]
             x, rest = x[:, :tokens], x[:, tokens:]
-            x = self.run(x, None, condition, memory, together, recompute=recompute)
+            x = self.run(x, None, condition, memory, together, recompute=recompute, number=number)
             x = torch.cat([x, rest], 1) if rest.shape[1] else x
-        return self.head(x[:, ahead:], condition)
+        return self.head(x[:, ahead:], condition, number)
 
     def prefill(self, condition: Condition, memory: Memory, blocks: Blocks = None) -> None:
         """Run over the condition's prefix, where it has one that stands in a group of its own. blocks: those that run
@@ -294,12 +303,15 @@ class NextScaleModel(nn.Module, ABC):
         inputs: (B, c, h_k, w_k), used for every branch, or None at the first scale; again: set in a later pass; mix:
         after its block the branches are mixed, so that the rows of all branches end alike.
         """
+        number = 0 if again is None else again.number
         if k == 0 and condition.prefix is not None and condition.prefix.with_first:
             first = self.embed(inputs, k, condition, memory.schedule, again)
             x = torch.cat([condition.prefix.vectors, first], 1)
-            return self.run(x, k, condition, memory, blocks, mix)[:, -first.shape[1] :]
+            return self.run(x, k, condition, memory, blocks, mix, number=number)[:, -first.shape[1] :]
         # No name for the input here: it would be held until the last block has run.
-        return self.run(self.embed(inputs, k, condition, memory.schedule, again), k, condition, memory, blocks, mix)
+        return self.run(
+            self.embed(inputs, k, condition, memory.schedule, again), k, condition, memory, blocks, mix, number=number
+        )
 
     def run(
         self,
@@ -310,9 +322,10 @@ class NextScaleModel(nn.Module, ABC):
         blocks: Blocks = None,
         mix: Mix | None = None,
         recompute: bool = False,
+        number: int = 0,
     ) -> Tensor:
         """The one loop over blocks: x (R, l, C) to (R, l, C). k: the scale at hand, None: the prefix and all of them,
-        -1: the prefix.
+        -1: the prefix; number: of the pass.
 
         recompute: a block keeps nothing but its arguments, and what its gradient needs is computed once more
         (activation checkpointing, arXiv 1604.06174).
@@ -322,16 +335,23 @@ class NextScaleModel(nn.Module, ABC):
             block = partial(checkpoint, self.run_block, use_reentrant=False, preserve_rng_state=False)
         for i in range(len(self.blocks)) if blocks is None else blocks:
             slots = [self._slot(j, k, condition, memory) for j in self.slots_of[i]]
-            x = block(i, x, k, condition, slots, memory.schedule)
+            x = block(i, x, k, condition, slots, memory.schedule, number)
             if mix is not None and mix[0] == i:
                 x = mix_branches(x, mix[1]).repeat(len(mix[1]), 1, 1)
         return x
 
     def run_block(
-        self, i: int, x: Tensor, k: int | None, condition: Condition, slots: Sequence[Any], schedule: ScaleSchedule
+        self,
+        i: int,
+        x: Tensor,
+        k: int | None,
+        condition: Condition,
+        slots: Sequence[Any],
+        schedule: ScaleSchedule,
+        number: int = 0,
     ) -> Tensor:
         """Block i, given what it needs of the condition; k and schedule (as :meth:`run` has them) say where the tokens
-        stand, for models whose attention has positions.
+        stand, for models whose attention has positions; number: of the pass, for those with other blocks in later ones.
         """
         return self.blocks[i](x, condition.modulation[i], *slots)
 

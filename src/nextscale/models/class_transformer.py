@@ -167,10 +167,14 @@ class ClassTransformer(NextScaleModel):
         return x + self.positions(k, schedule)
 
     def head(self, hidden: Tensor, condition: Condition, number: int = 0) -> Tensor:
+        return self.logits(hidden, condition, self.head_ada_lin, self.head_lin)
+
+    def logits(self, hidden: Tensor, condition: Condition, ada_lin: nn.Linear, lin: nn.Linear) -> Tensor:
+        """:meth:`head` by these layers."""
         assert condition.vector is not None
         vector = condition.vector[: len(hidden)]
-        scale, shift = self.head_ada_lin(nn.functional.silu(vector))[:, None].chunk(2, -1)
-        return self.head_lin(modulate(hidden, scale, shift, self.config.norm_eps)).float()
+        scale, shift = ada_lin(nn.functional.silu(vector))[:, None].chunk(2, -1)
+        return lin(modulate(hidden, scale, shift, self.config.norm_eps)).float()
 
     def embed_flops(self, tokens: int, k: int, images: int) -> int:
         return 2 * images * tokens * self.config.code_dim * self.config.width if k else 0

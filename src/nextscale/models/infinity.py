@@ -237,7 +237,14 @@ class Infinity(NextScaleModel):
         return x + self.level_embedding[k]
 
     def run_block(
-        self, i: int, x: Tensor, k: int | None, condition: Condition, slots: Sequence[Any], schedule: ScaleSchedule
+        self,
+        i: int,
+        x: Tensor,
+        k: int | None,
+        condition: Condition,
+        slots: Sequence[Any],
+        schedule: ScaleSchedule,
+        number: int = 0,
     ) -> Tensor:
         here = slice(0, x.shape[1]) if k is None else schedule.slice(k)
         if self.config.level_per_chunk and i and i % (self.config.depth // self.config.chunks) == 0:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -82,11 +83,12 @@ class Block(nn.Module):
     """Attention and feed-forward, each behind an AdaLN and a learned gate:
     x + gamma1 Attn(LN(x)(1 + s1) + b1), then x + gamma2 FFN(LN(x)(1 + s2) + b2)."""
 
-    def __init__(self, config: VARConfig) -> None:
+    def __init__(self, config: VARConfig, reads: Literal["own", "past"] = "past") -> None:
+        """reads: whether a token sees its own scale only, or all scales up to its own."""
         super().__init__()
         c = config.width
         self.eps = config.norm_eps
-        self.attention = Attention(c, config.heads, config.l2_norm)
+        self.attention = Attention(c, config.heads, config.l2_norm, reads)
         self.ffn = FeedForward(c, round(c * config.mlp_ratio))
         self.ada_lin = None if config.shared_adaln else nn.Linear(c, 6 * c)
         self.ada_gss = nn.Parameter(torch.randn(6, c) / math.sqrt(c)) if config.shared_adaln else None

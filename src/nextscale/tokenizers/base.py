@@ -113,11 +113,17 @@ class Tokenizer(nn.Module, ABC):
         h, w = (schedule or self.schedule).grid
         return h * self.stride, w * self.stride
 
-    def own_input(self, tokens: Tensor, k: int, schedule: ScaleSchedule | None = None) -> Tensor:
+    def own_input(
+        self, tokens: Tensor, k: int, schedule: ScaleSchedule | None = None, masked: Tensor | None = None
+    ) -> Tensor:
         """An input of scale k, (B, c, h_k, w_k), from a canvas that its tokens alone are drawn on: what a further pass
-        over the scale is told (arXiv 2506.04421).
+        over the scale is told (arXiv 2506.04421). masked: (B or 1, l) bool, tokens that are not drawn; left out, all
+        are, so that traces of each reach its neighbours.
         """
-        return self.next_input(self.accumulate(self.start(len(tokens), schedule), self.codes(tokens), k), k)
+        codes = self.codes(tokens)
+        if masked is not None:
+            codes = codes.masked_fill(masked.view(-1, 1, *codes.shape[2:]), 0)
+        return self.next_input(self.accumulate(self.start(len(tokens), schedule), codes, k), k)
 
     def encode(self, latent: Tensor, schedule: ScaleSchedule | None = None, hook: EncodeHook | None = None) -> Encoded:
         """Find the tokens of latents (B, c, H, W)."""

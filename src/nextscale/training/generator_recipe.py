@@ -63,12 +63,13 @@ class TransformerSection(Section):
 class GeneratorLoss(Section):
     """label_smoothing: of the cross-entropy; label_drop: share of labels, or of texts, replaced by the model's own null
     while training; scale_weights: how much a token of each scale counts, all the same where it is left out; balanced:
-    in inverse proportion to the root of its scale's tokens (arXiv 2412.04431).
+    in inverse proportion to the root of its scale's tokens (arXiv 2412.04431); equal: all scales the same; lognorm: the
+    middle ones most (arXiv 2506.04421).
     """
 
     label_smoothing: Share = 0.0
     label_drop: Share = 0.1
-    scale_weights: Literal["balanced"] | tuple[Annotated[float, Field(ge=0)], ...] | None = None
+    scale_weights: Literal["balanced", "lognorm", "equal"] | tuple[Annotated[float, Field(ge=0)], ...] | None = None
 
     @field_validator("scale_weights")
     @classmethod
@@ -110,6 +111,11 @@ class GeneratorRecipe(Section):
     """Whether it is taught by the captions of its images."""
     trainable: ClassVar[tuple[str, ...]] = ("*",)
     """Patterns of the names of the parameters that are trained, such as ``head_*``; the others stay as they are."""
+
+    @property
+    def origin_needed(self) -> str | None:
+        """What it has to start from, for a sentence; None: it may start from nothing."""
+        return None
 
     def fitted(self, tokenizer: Tokenizer) -> Tokenizer:
         """A frozen tokenizer with the scales that the model is to draw; by default those that it was trained on."""

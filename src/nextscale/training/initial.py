@@ -110,7 +110,7 @@ class Origin:
             grown = fresh + rows[:-1].mean(0).to(fresh)  # the last row is the null class
             grown[[*labels, -1]] = rows[[*labels.values(), -1]].to(fresh)
             state["class_embedding.weight"] = grown
-        module.load_state_dict(state)
+        module.load_state_dict(module.begun_from(state) if isinstance(module, NextScaleModel) else state)
 
 
 def other_tokens(tokenizer: nn.Module, other: nn.Module) -> str | None:

@@ -68,6 +68,8 @@ def start(
     _check_apart(data, output)
     if init is None and isinstance(resolved, TokenizerRecipe) and resolved.decoder_only:
         raise InputError("decoder_only keeps what encodes as it is; name the tokenizer it is in with --init")
+    if init is None and isinstance(resolved, GeneratorRecipe) and resolved.origin_needed is not None:
+        raise InputError(f"this recipe goes on from a checkpoint; name {resolved.origin_needed}, with --init")
     origin = None if init is None else Origin.load(init, _component(resolved))
     frozen = _frozen(resolved, tokenizer, origin, cache)
     accelerator = engine(resolved.run, device)

@@ -120,10 +120,21 @@ def plan_of(run: Run, model: NextScaleModel) -> Plan:
         top_p=float(run.get("top_p", 0.0)),
         smooth=bool(run.get("more_smooth", False)),
     )
-    if len(plan.branches) == 2:
-        return plan
-    rows = tuple(replace(row, guidance=(1.0, 0.0)) for row in plan.rows)
-    return replace(plan, rows=rows, branches=(*plan.branches, ()))
+    if len(plan.branches) == 1:
+        rows = tuple(replace(row, guidance=(1.0, 0.0)) for row in plan.rows)
+        plan = replace(plan, rows=rows, branches=(*plan.branches, ()))
+    return _in_passes(run, plan)
+
+
+def _in_passes(run: Run, plan: Plan) -> Plan:
+    """The same with the passes of ``schedule``, where a run has one: for every scale how many tokens stay after each.
+    The later ones are guided as the official sampler does it, by ``again_cfg``, a millionth of ``cfg``.
+    """
+    stay, rows, t = run.get("schedule") or [], list(plan.rows), float(run.get("again_cfg", 1e-6 * run["cfg"]))
+    for k, passes in enumerate(stay[: len(rows)]):
+        if len(passes) > 1:
+            rows[k] = replace(rows[k], passes=passes, again_guidance=(1 + t, -t))
+    return replace(plan, rows=tuple(rows))
 
 
 def _generator(name: str, run: Run) -> torch.Generator | None:
@@ -172,7 +183,10 @@ def _stored_noise(file: VectorFile, name: str, run: Run, plan: Plan) -> GivenNoi
     scales = range(len(plan.rows))
     exponential = {k: file.input(f"{name}/exp_{k}") for k in scales}
     smooth = plan.rows[0].smooth is not None
-    return GivenNoise(exponential, {k: file.input(f"{name}/gumbel_{k}") for k in scales} if smooth else None)
+    gumbel = {k: file.input(f"{name}/gumbel_{k}") for k in scales} if smooth else None
+    later = [(k, p) for k in scales for p in range(1, len(plan.rows[k].passes or ()))]
+    passes = {(k, p): file.input(f"{name}/exp_{k}_{p}") for k, p in later}
+    return GivenNoise(exponential, gumbel, passes=passes)
 
 
 def _follow(
@@ -192,16 +206,18 @@ def _follow(
     """
     canvases: list[Canvas] = []
 
-    def compare_logits(k: int, branch_logits: Tensor) -> Tensor:
-        halves = zip(("cond", "uncond"), branch_logits.chunk(2), strict=True)
-        go_on = [checks.check(f"{name}/logits_{half}_{k}", ours, label, restart=True) for half, ours in halves]
+    def compare_logits(k: int, number: int, branch_logits: Tensor) -> Tensor:
+        halves, at = zip(("cond", "uncond"), branch_logits.chunk(2), strict=True), f"{k}_{number}" if number else f"{k}"
+        go_on = [checks.check(f"{name}/logits_{half}_{at}", ours, label, restart=True) for half, ours in halves]
         return branch_logits if plan.rows[k].smooth is None else torch.cat(go_on)
 
     def compare(event: ScaleEvent) -> Canvas:
         k, row = event.k, event.row
-        checks.check(f"{name}/logits_{k}", event.logits, label)
+        last = len(row.passes or ()) - 1
+        at = f"{k}_{last}" if last > 0 else f"{k}"
+        checks.check(f"{name}/logits_{at}", event.logits, label)
         filtered = filter_logits(event.logits, row.temperature, row.top_k, row.top_p, row.order)
-        checks.check(f"{name}/kept_{k}", filtered > -torch.inf, label, optional=row.top_k == 1)
+        checks.check(f"{name}/kept_{at}", filtered > -torch.inf, label, optional=row.top_k == 1)
         if event.weights is not None:
             checks.check(f"{name}/weights_{k}", event.weights, label)
         checks.check(f"{name}/idx_{k}", event.drawn.flatten(1), label)
@@ -222,9 +238,11 @@ def _follow(
 
 
 class _Followed:
-    """A model that goes on with the logits that ``follow`` returns for a scale k and its own logits (R, l, V)."""
+    """A model that goes on with the logits that ``follow`` returns for a scale k, a pass, and its own logits
+    (R, l, V).
+    """
 
-    def __init__(self, model: NextScaleModel, follow: Callable[[int, Tensor], Tensor]) -> None:
+    def __init__(self, model: NextScaleModel, follow: Callable[[int, int, Tensor], Tensor]) -> None:
         self._model, self._follow, self._k = model, follow, 0
 
     def __getattr__(self, name: str) -> Any:
@@ -235,7 +253,7 @@ class _Followed:
         return self._model.step(inputs, k, *rest)
 
     def head(self, hidden: Tensor, condition: Condition, number: int = 0) -> Tensor:
-        return self._follow(self._k, self._model.head(hidden, condition, number))
+        return self._follow(self._k, number, self._model.head(hidden, condition, number))
 
 
 def _copy(generator: torch.Generator) -> torch.Generator:
@@ -246,11 +264,11 @@ def _same_stream(file: VectorFile, name: str, plan: Plan, generator: torch.Gener
     """Whether the generator yields the stored noise, to the last bit or two; its float stream depends on PyTorch's
     build."""
     for k, row in enumerate(plan.rows):
-        names = ["exp"] if row.smooth is None else ["exp", "gumbel"]
-        for kind in names:
-            stored = file.inputs.get(f"{name}/{kind}_{k}")
+        names = [f"exp_{k}", *(f"exp_{k}_{p}" for p in range(1, len(row.passes or ())))]
+        for kind in names if row.smooth is None else [*names, f"gumbel_{k}"]:
+            stored = file.inputs.get(f"{name}/{kind}")
             drawn = torch.empty((images, row.size[0] * row.size[1], codes)).exponential_(generator=generator)
-            ours = drawn if kind == "exp" else -drawn.log()
+            ours = drawn if kind.startswith("exp") else -drawn.log()
             if stored is None or stored.shape != ours.shape or not torch.allclose(ours, stored, rtol=1e-6, atol=1e-6):
                 return False
     return True

@@ -199,8 +199,8 @@ def test_a_schedule_that_no_tensor_shows_can_be_given(folder: Path) -> None:
     }
     torch.save(bare, folder / "bare.pth")
     with pytest.raises(CheckpointError, match=r"bare.pth: .*14 tokens in 3 scales"):
-        convert_files([folder / "bare.pth"], folder / "out")
-    convert_files([folder / "bare.pth"], folder / "out", sizes=[1, 2, 3])
+        convert_files([folder / "bare.pth"], folder / "out", system="var")
+    convert_files([folder / "bare.pth"], folder / "out", sizes=[1, 2, 3], system="var")
     assert load_component(folder / "out", "model").config == SMALL
 
 

@@ -43,7 +43,7 @@ from nextscale.checkpoints.store import (
 from nextscale.checkpoints.weights import check_numbers, check_state, read_weights
 from nextscale.conditions.base import Conditioner
 from nextscale.conditions.classes import ClassVocabulary
-from nextscale.errors import CheckpointError, InputError, one_line
+from nextscale.errors import CheckpointError, InputError, one_line, quoted
 from nextscale.files import check_new, check_writable, kind_of, written_aside
 from nextscale.models.base import NextScaleModel
 from nextscale.ratios import ratio_of
@@ -108,6 +108,7 @@ def convert_files(
     *,
     ema: bool | None = None,
     class_names: ClassVocabulary | None = None,
+    system: str | None = None,
     overwrite: bool = False,
 ) -> ConversionReport:
     """Read official files (a tokenizer, a transformer, or both, in any order; of a model in several files their folder
@@ -116,14 +117,15 @@ def convert_files(
     dtype: cast the weights to it, by default they keep theirs; sizes: the scale schedule, needed only where the
     transformer's file does not show it. A tokenizer takes its schedule from the transformer that is converted with it.
     ema: take averaged weights (True) or plain ones (False); by default averaged ones where a file has both.
-    class_names: what the transformer's classes are called, instead of by number; overwrite: replace a checkpoint there.
-    Tensors go from file to file one by one. Raises ``CheckpointError`` for files that are damaged, unknown or do not
-    fit each other, or a folder with other files in it, and ``InputError`` where ``out`` cannot be written or names do
-    not fit; then nothing is written.
+    class_names: what the transformer's classes are called, instead of by number; system: the name of the transformer's,
+    needed only where its file does not show it; overwrite: replace a checkpoint there. Two files of the stages of one
+    model are merged. Tensors go from file to file one by one. Raises ``CheckpointError`` for files that are damaged,
+    unknown or do not fit each other, or a folder with other files in it, and ``InputError`` where ``out`` cannot be
+    written or names do not fit; then nothing is written.
     """
     out = Path(os.path.abspath(out))
     check_folder(out, overwrite)
-    official = read_official(paths, sizes, ema, dtype)
+    official = read_official(paths, sizes, ema, dtype, system)
     if class_names is not None:
         _check_names(official, class_names)
         official = replace(official, conditioner=class_names)
@@ -169,14 +171,18 @@ def read_official(
     sizes: Iterable[int | Iterable[int]] | None = None,
     ema: bool | None = None,
     dtype: torch.dtype | None = None,
+    system: str | None = None,
 ) -> Official:
     """The modules that official files hold; arguments and errors as for :func:`convert_files`."""
+    if system is not None and systems.named(system) is None:
+        known = ", ".join(one.name for one in systems.SYSTEMS)
+        raise InputError(f"the system (--system) is {quoted(system)}; expected one of {known}")
     if not paths:
         raise CheckpointError("no file was given; expected those of a tokenizer, a transformer, or both")
     for path in map(Path, paths):
         if is_checkpoint(path) or (path.name in WEIGHTS and is_checkpoint(path.parent)):
             raise CheckpointError(f"{path} is a nextscale checkpoint already, or part of one; load it as it is")
-    files = {path: _read(path) for path in map(Path, paths)}
+    files = {path: _read(path, system) for path in map(Path, paths)}
     taken = take(files.values(), ema)
     components: dict[str, nn.Module] = {}
     sampling: dict[str, Any] = {}
@@ -195,7 +201,8 @@ def read_official(
     if len(components) == 2:
         check_pair(*(taken[component][0].path.name for component in ("model", "tokenizer")))
         _check_fit(components["tokenizer"], components["model"])
-    used = {path: [found for of, found in taken.values() if of is file] for path, file in files.items()}
+    parts = [part for _, found in taken.values() for part in (found.made_of or (found,))]
+    used = {path: [part for part in parts if part in file.found] for path, file in files.items()}
     return Official(
         {path: files[path].told(found) for path, found in used.items()},
         {path: files[path].passed_over(found) for path, found in used.items()},
@@ -288,10 +295,10 @@ def _checked(file: WeightFile, found: Found, dtype: torch.dtype | None) -> Itera
         raise CheckpointError(f"{file.path}: {error}{_known_of(file.path)}") from None
 
 
-def _read(path: Path) -> WeightFile:
+def _read(path: Path, system: str | None = None) -> WeightFile:
     """What a file holds; says what is known of the file where it cannot be read."""
     try:
-        return read_weight_file(path)
+        return read_weight_file(path, system)
     except CheckpointError as error:
         if path.name not in REFUSED:
             raise  # it may carry more than its sentence

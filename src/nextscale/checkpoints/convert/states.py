@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Found:
     """One state dict of a component ("model" or "tokenizer") of a system.
 
     place: the keys that lead to it in the file; prefix: what stands before all of its names; state: its tensors by
-    official name; keys: the same by the file's names.
+    official name; keys: the same by the file's names; made_of: those that it was merged of.
     """
 
     system: System
@@ -45,6 +45,7 @@ class Found:
     prefix: str
     state: dict[str, Tensor]
     keys: frozenset[str]
+    made_of: tuple[Found, ...] = ()
 
     @property
     def averaged(self) -> bool:
@@ -113,11 +114,13 @@ class WeightFile:
         return list(dict.fromkeys(walk(self.tree, ())))
 
 
-def read_weight_file(path: Path) -> WeightFile:
-    """Read a file and find what we know in it. Raises ``CheckpointError`` where that is nothing."""
+def read_weight_file(path: Path, system: str | None = None) -> WeightFile:
+    """Read a file and find what we know in it. system: the name of that of its transformer, where tensors leave it
+    open. Raises ``CheckpointError`` where nothing is known, or another system.
+    """
     tree = read_content(path)
     mappings = list(_mappings(tree, ()))
-    found = tuple(found for place, mapping in mappings for found in _known(path, place, mapping))
+    found = tuple(found for place, mapping in mappings for found in _known(path, place, mapping, system))
     if not found:
         raise CheckpointError(f"{path} {_unknown(tree, mappings)}")
     return WeightFile(path, tree, found)
@@ -136,15 +139,32 @@ def take(files: Iterable[WeightFile], ema: bool | None) -> dict[str, tuple[Weigh
 
 
 def _only(files: Iterable[WeightFile], component: str, ema: bool | None) -> tuple[WeightFile, Found] | None:
-    """The one file with this component. Where a file holds both (a trainer's), a file of its own goes before it."""
+    """The one file with this component. Where a file holds both (a trainer's), a file of its own goes before it; of two
+    trainer's files with the same tensors either will do, and two stages of one model are merged.
+    """
     having = [(file, found) for file in files if (found := file.choose(component, ema)) is not None]
     alone = [(file, found) for file, found in having if {other.component for other in file.found} == {component}]
     chosen = alone if len(having) > 1 and alone else having
-    if len(chosen) > 1:
-        raise CheckpointError(
-            f"{chosen[0][0].path} and {chosen[1][0].path} both hold a {ROLES[component]}; expected one"
-        )
-    return chosen[0] if chosen else None
+    if len(chosen) <= 1:
+        return chosen[0] if chosen else None
+    for file, found in chosen:
+        check_plain(file.path, found)
+    (file, first), (other, second), *more = chosen
+    if not more and not alone and _same(first.state, second.state):
+        return file, first
+    merge = getattr(systems.converter(first.system), "merge", None)
+    if merge is not None and first.system is second.system and not more:
+        try:
+            state = merge(first.state, second.state)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file.path} and {other.path}: {error}") from None
+        if state is not None:
+            return file, replace(first, state=state, made_of=(first, second))
+    raise CheckpointError(f"{file.path} and {other.path} both hold a {ROLES[component]}; expected one")
+
+
+def _same(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return state.keys() == other.keys() and all(torch.equal(t, other[name]) for name, t in state.items())
 
 
 def _mappings(tree: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
@@ -155,16 +175,15 @@ def _mappings(tree: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
             yield from _mappings(value, (*place, _key(name)))
 
 
-def _known(path: Path, place: tuple[str, ...], mapping: Mapping[Any, Any]) -> Iterator[Found]:
+def _known(path: Path, place: tuple[str, ...], mapping: Mapping[Any, Any], asked: str | None = None) -> Iterator[Found]:
     """The state dicts among a mapping's own tensors, one per prefix. A tensor without dimensions (a step, a decay) is
     no weight.
     """
     tensors = [(name, value) for name, value in mapping.items() if isinstance(value, Tensor) and value.ndim]
-    names = [name for name, _ in tensors if isinstance(name, str)]
-    anchors = _anchors()
-    prefixes = {prefix for name in names for prefix in _prefixes(name, anchors)}
-    among = {name: mapping[name] for name in names}
-    known = {prefix: found for prefix in sorted(prefixes) if (found := _recognised(path, among, prefix)) is not None}
+    named = {name: value for name, value in tensors if isinstance(name, str)}
+    names, anchors = list(named), _anchors()
+    prefixes = sorted({prefix for name in names for prefix in _prefixes(name, anchors)})
+    known = {prefix: found for prefix in prefixes if (found := _recognised(path, named, prefix, asked)) is not None}
     for prefix, (system, component) in known.items():
         _check_names(path, mapping)
         inner = tuple(other for other in known if other != prefix and other.startswith(prefix))
@@ -209,18 +228,36 @@ def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def _recognised(path: Path, tensors: Mapping[str, Tensor], prefix: str) -> tuple[System, str] | None:
-    """Whose component the tensors behind a prefix are, and which. Systems that build on others are asked before
-    them.
+def _recognised(path: Path, named: Mapping[str, Tensor], prefix: str, asked: str | None) -> tuple[System, str] | None:
+    """Whose component the tensors behind a prefix are, and which. Systems that build on others are asked before them;
+    asked: the system that a transformer is said to be of, which decides where tensors leave it open.
     """
-    bare = {_bare(name.removeprefix(prefix)): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    bare = {_bare(name.removeprefix(prefix)): t for name, t in named.items() if name.startswith(prefix)}
     try:
         for system in reversed(systems.SYSTEMS):
-            if component := systems.converter(system).recognises(bare):
-                return system, component
+            converter = systems.converter(system)
+            if component := converter.recognises(bare):
+                doubt = converter.doubt(bare) if hasattr(converter, "doubt") else None
+                return _named(system, component, doubt, bare, asked)
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}") from None
     return None
+
+
+def _named(
+    system: System, component: str, doubt: str | None, state: Mapping[str, Tensor], asked: str | None
+) -> tuple[System, str]:
+    """What was recognised, if it is what was asked for."""
+    if component != "model" or asked == system.name:
+        return system, component
+    if asked is None:
+        if doubt is not None:
+            raise CheckpointError(doubt)
+        return system, component
+    other = systems.named(asked)
+    if other is None or doubt is None or systems.converter(other).recognises(state) != component:
+        raise CheckpointError(f"holds a transformer of the system {system.name}, but --system says {asked}")
+    return other, component
 
 
 def _check_names(path: Path, mapping: Mapping[Any, Any]) -> None:

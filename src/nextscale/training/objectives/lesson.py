@@ -17,7 +17,8 @@ from nextscale.training.order import SampleNoise
 
 class Lesson(Protocol):
     """Anything that can be called like this, with a file of its own: a function, or an object that holds settings, a
-    frozen teacher, a further prompt.
+    frozen teacher, a further prompt. One that is not measured by the likelihood of held-out tokens has a method
+    ``measure(model, batches) -> Metrics`` of its own, see ``GeneratorObjective.validate``.
     """
 
     def __call__(

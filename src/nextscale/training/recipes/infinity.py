@@ -96,7 +96,9 @@ class InfinitySection(Section):
 class InfinityLoss(GeneratorLoss):
     """As for all generators, with the authors' weights of scales."""
 
-    scale_weights: Literal["balanced"] | tuple[Annotated[float, Field(ge=0)], ...] | None = "balanced"
+    scale_weights: Literal["balanced", "lognorm", "equal"] | tuple[Annotated[float, Field(ge=0)], ...] | None = (
+        "balanced"
+    )
 
 
 class InfinitySampling(SamplingSection):
