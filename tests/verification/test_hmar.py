@@ -68,8 +68,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return drawn.double()
 
     noises = torch.Generator().manual_seed(4)
-    tokens, canvas, _ = literal.run(LABELS, SCHEDULE, 1.7, 30, 0.95, noise)
-    outputs |= {f"gen/idx_{k}": one for k, one in enumerate(tokens)} | {"gen/f_hat_3": canvas}
+    drawn_maps, canvas, _ = literal.run(LABELS, SCHEDULE, 1.7, 30, 0.95, noise)
+    outputs |= {f"gen/idx_{k}": one for k, one in enumerate(drawn_maps)} | {"gen/f_hat_3": canvas}
     run = {"kind": "generate", "B": 2, "cfg": 1.7, "top_k": 30, "top_p": 0.95, "labels": "label_B"}
     run |= {"noise": "official", "g_seed": 4, "schedule": SCHEDULE}
     told = {"vae": {"v_patch_nums": SIDES}, "hmar": {"patch_nums": SIDES, "depth": 3, "num_heads": 4}}
