@@ -150,7 +150,7 @@ def test_a_model_of_one_schedule_takes_that_alone(name: str) -> None:
     ]
     for one in [*others, {"scales": "1,2,4,4"}, {"size": "16x16", "steps": 3}]:
         with pytest.raises(
-            InputError, match=r"(is|are) .*; this .*VAR was trained on the scales 1 2 3 4 and"
+            InputError, match=r"(is|are) .*; this .*(VAR|HMAR) was trained on the scales 1 2 3 4 and"
         ) as caught:
             asked(model, **one)
         assert "\n" not in str(caught.value)

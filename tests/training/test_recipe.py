@@ -120,7 +120,7 @@ def test_a_wrong_entry_is_refused_in_one_sentence(override: str, message: str) -
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("tokenizer-emojy", "did you mean 'tokenizer-emoji'?"), ("qqq", "shipped are classifier-emoji, infinity-125m")],
+    [("tokenizer-emojy", "did you mean 'tokenizer-emoji'?"), ("qqq", "shipped are classifier-emoji, hmar-d16")],
 )
 def test_an_unknown_recipe_names_those_there_are(name: str, message: str) -> None:
     with pytest.raises(InputError, match="no recipe or file") as refused:
