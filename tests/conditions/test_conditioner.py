@@ -147,7 +147,7 @@ def test_the_command_line_knows_prompts_and_no_classes(nextscale: Command, pipe:
     assert again.code == 0, again.err
     assert Path("again/blue-68.png").read_bytes() == Path("out/blue-68.png").read_bytes()
     refused = nextscale("generate", "red", "--style", "noto", *exact)
-    assert (refused.code, "style is ['noto'], which is not read here" in refused.err) == (2, True)
+    assert (refused.code, "--style is 'noto', but this model reads" in refused.err) == (2, True)
     assert "so it has no classes to list" in nextscale("generate", "--list-classes", "--model", saved).err
     assert "reads     Colours\n" in nextscale("info", saved).out
 

@@ -217,7 +217,10 @@ BAD: dict[str, tuple[list[str], str]] = {
         ["loss.scale_weights=[1, 2]"],
         r"loss\.scale_weights has 2 numbers; expected one for each of .* 3 scales",
     ),
-    "word": (["loss.scale_weights=even"], r"loss\.scale_weights.*: input should be 'balanced', 'lognorm' or 'equal' \(found 'even'\)"),
+    "word": (
+        ["loss.scale_weights=even"],
+        r"loss\.scale_weights.*: input should be 'balanced', 'lognorm' or 'equal' \(found 'even'\)",
+    ),
     "lengths": (["data.lengths=[2, 4]"], r"data\.lengths has 4; expected 1 to 3, the scales of the shortest schedule"),
     "both": (["data.schedules=published"], r"give either resolution or schedules, not both or neither"),
     "neither": (["data.resolution=null"], r"give either resolution or schedules, not both or neither"),
