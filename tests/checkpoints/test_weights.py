@@ -94,7 +94,7 @@ work, small, source, out = sys.argv[1], *map(Path, sys.argv[2:])
 dtype = torch.bfloat16 if "bf16" in work else torch.float32
 def act(path, folder):
     if work.startswith("convert"):
-        convert_files([path], folder, dtype, system="var")
+        convert_files([path], folder, dtype, system=None if path.is_dir() else "var")
         return None
     revision(path)
     return load_component(path, "model", "cpu", dtype)
