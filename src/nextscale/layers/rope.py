@@ -27,9 +27,8 @@ EDGE = 128
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn queries or keys (R, H, l, D) by a table (l, D / 2, 2); computed in float32."""
-    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = table.unbind(-1)
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x.dtype)
+    turned = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * torch.view_as_complex(table)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
 @lru_cache(maxsize=64)
