@@ -5,7 +5,7 @@ Shape letters: ``N`` generated images, ``M`` held-out ones, ``D`` features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,17 @@ from nextscale.data.emoji_reader import families_of
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
 from nextscale.evaluation.nearest import NearestPictures
-from nextscale.evaluation.subject import Judge, Progress, Sample, Subject, class_ids, labels_of, sample_rows
+from nextscale.evaluation.subject import (
+    Judge,
+    Progress,
+    Sample,
+    Subject,
+    class_ids,
+    labels_of,
+    no_progress,
+    sample_rows,
+)
+from nextscale.features.classifier import Prediction
 from nextscale.generate import generate
 from nextscale.measures.distances import farther, features_of, frechet_distance, named_by, usual_distance
 from nextscale.measures.nearest import Neighbours
@@ -59,12 +69,56 @@ class GeneratedReport:
     frechet_train: float
 
 
+@dataclass(frozen=True)
+class DrawnImages:
+    """Generated images, uint8 (N, 3, H, W), with the labels of held-out ones: ``rows`` (N,) of these."""
+
+    images: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Originals:
+    """What generated images are held against, and what the judge says of it; measured once for any number of models.
+
+    families: of the held-out images; features (M, D), train_features: in ``unit``, the usual distance of two held-out
+    images; said: what the held-out ones are named.
+    """
+
+    judge: Judge
+    heldout: ImageData
+    train: ImageData
+    families: Sequence[str]
+    unit: float
+    features: Tensor
+    train_features: Tensor
+    said: Prediction
+
+    @classmethod
+    def of(
+        cls, judge: Judge, folder: Path | str, heldout: ImageData, train: ImageData, show: Progress = no_progress
+    ) -> Originals:
+        """The two splits of the data in ``folder``."""
+        found = _features(judge, "held-out", heldout, show), _features(judge, "training", train, show)
+        unit = usual_distance(found[0])
+        said = named_by(judge.network, signed_batches(heldout, _device(judge)))
+        return cls(judge, heldout, train, families_of(folder, heldout), unit, found[0] / unit, found[1] / unit, said)
+
+
 def judge_generated(
     subject: Subject, judge: Judge, folder: Path | str, heldout: ImageData, train: ImageData, count: int, show: Progress
 ) -> tuple[GeneratedReport, NearestPictures]:
     """Draw ``count`` images with the labels of held-out ones and hold them against held-out and training images.
 
     Raises ``InputError`` for fewer than 2 images, or a classifier that does not know the data's classes.
+    """
+    drawn = draw_like(subject, heldout, count, show)
+    return judge_drawn(subject, drawn, Originals.of(judge, folder, heldout, train, show), show)
+
+
+def draw_like(subject: Subject, heldout: ImageData, count: int, show: Progress) -> DrawnImages:
+    """``count`` images with the labels of held-out ones, in their proportions. Raises ``InputError`` for fewer than 2
+    images.
     """
     if count < 2 or len(heldout) < 2:
         raise InputError(
@@ -76,13 +130,25 @@ def judge_generated(
     labels = labels_of(subject.vocabulary, heldout)
     rows = balanced_rows(labels, count)
     with show("generating", "images") as step:
-        images = at_size(draw_images(subject, plan, labels[rows], step), heldout.resolution)
-    features, heldout_features, train_features = _features(judge, images, heldout, train, show)
-    asked = [_label_name(heldout, row, bool(subject.vocabulary.styles)) for row in rows.tolist()]
-    near = Neighbours.of(features, heldout_features, train_features)
-    new, families = ~near.copies, families_of(folder, heldout)
+        return DrawnImages(draw_images(subject, plan, labels[rows], step), rows)
+
+
+def judge_drawn(
+    subject: Subject, drawn: DrawnImages, originals: Originals, show: Progress
+) -> tuple[GeneratedReport, NearestPictures]:
+    """Hold what a subject drew against held-out and training images, at the size of these.
+
+    Raises ``InputError`` for a classifier that does not know the data's classes.
+    """
+    assert subject.vocabulary is not None
+    judge, heldout, train, rows = originals.judge, originals.heldout, originals.train, drawn.rows
+    images = at_size(drawn.images, heldout.resolution)
+    features = _features(judge, "generated", images, show) / originals.unit
+    asked = [label_name(heldout, row, bool(subject.vocabulary.styles)) for row in rows.tolist()]
+    near = Neighbours.of(features, originals.features, originals.train_features)
+    new, families = ~near.copies, originals.families
     known = class_ids(heldout.classes, judge.network.config.names, "the classifier")[heldout.labels]
-    said, said_of_real = (named_by(judge.network, signed_batches(some, _device(judge))) for some in (images, heldout))
+    said, said_of_real = named_by(judge.network, signed_batches(images, _device(judge))), originals.said
     wide = wide_classes(heldout.labels, families)
     kept = new & torch.isin(heldout.labels[rows], wide)
     right, right_of_real = said.classes == known[rows], said_of_real.classes == known
@@ -94,7 +160,7 @@ def judge_generated(
     report = GeneratedReport(
         source=Sample.of(heldout),
         train_source=Sample.of(train),
-        images=count,
+        images=len(rows),
         sampling=dict(subject.defaults),
         classes=len(wide),
         class_ratio=recognition(right[kept], heldout.labels[rows][kept], right_of_real, heldout.labels, families),
@@ -103,8 +169,10 @@ def judge_generated(
         threshold=near.threshold,
         closer=Rate.of(near.distances[:, 0] < near.heldout.median()),
         farther=farther(near.distances[:, 0], near.heldout),
-        frechet=frechet_distance(features, heldout_features),
-        frechet_train=frechet_distance(train_features[sample_rows(len(train), count)], heldout_features),
+        frechet=frechet_distance(features, originals.features),
+        frechet_train=frechet_distance(
+            originals.train_features[sample_rows(len(train), len(rows))], originals.features
+        ),
     )
     return report, NearestPictures(images, tuple(asked), near, train)
 
@@ -149,21 +217,12 @@ def _device(judge: Judge) -> torch.device:
     return next(judge.network.parameters()).device
 
 
-def _features(
-    judge: Judge, images: Tensor, heldout: ImageData, train: ImageData, show: Progress
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of generated, held-out and training images, in units of the usual distance of two held-out ones."""
-
-    def measured(title: str, some: Images) -> Tensor:
-        with show(f"features of {title} images", "images") as step:
-            return features_of(judge.network, signed_batches(some, _device(judge), step))
-
-    found = measured("generated", images), measured("held-out", heldout), measured("training", train)
-    unit = usual_distance(found[1])
-    return found[0] / unit, found[1] / unit, found[2] / unit
+def _features(judge: Judge, title: str, some: Images, show: Progress) -> Tensor:
+    with show(f"features of {title} images", "images") as step:
+        return features_of(judge.network, signed_batches(some, _device(judge), step))
 
 
-def _label_name(data: ImageData, row: int, styled: bool) -> str:
+def label_name(data: ImageData, row: int, styled: bool) -> str:
     """Class, and style where the model draws in styles, of one image."""
     name = data.classes[int(data.labels[row])]
     return f"{name}, {data.styles[int(data.style_labels[row])]}" if styled else name
