@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from timing import best
@@ -56,7 +57,7 @@ def ways(schedule: ScaleSchedule, device: torch.device, flex: bool) -> list[Way]
     if flex:
         from torch.nn.attention.flex_attention import flex_attention  # takes seconds
 
-        compiled = torch.compile(flex_attention) if device.type == "cuda" else flex_attention
+        compiled: Any = torch.compile(flex_attention) if device.type == "cuda" else flex_attention
         found += [
             Way("VAR's mask, FlexAttention", flexible(schedule, device, False, compiled), past),
             Way("scales, FlexAttention", flexible(schedule, device, True, compiled), own),
@@ -64,7 +65,7 @@ def ways(schedule: ScaleSchedule, device: torch.device, flex: bool) -> list[Way]
     return found
 
 
-def flexible(schedule: ScaleSchedule, device: torch.device, own: bool, call: Callable[..., Tensor]) -> Attend:
+def flexible(schedule: ScaleSchedule, device: torch.device, own: bool, call: Any) -> Attend:
     """The same by FlexAttention: blocks of pairs of which none is seen are left out. own: the own scale alone."""
     from torch.nn.attention.flex_attention import create_block_mask
 

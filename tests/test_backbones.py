@@ -77,6 +77,6 @@ def test_the_sheet_shows_pictures_at_their_own_size_and_seeds(tool: ModuleType, 
     images = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 48, 32) * 100
     heldout = type("Data", (), {"classes": ("a",), "styles": ("s",), "labels": [0] * 3, "style_labels": [0] * 3})()
     page: Image.Image = tool.sheet(tool.DrawnImages(images, torch.arange(3)), subjects[0], heldout)
-    colours = [colour for _, colour in page.getcolors(10**6) if colour in {(n, n, n) for n in (0, 100, 200)}]
+    colours = [colour for _, colour in (page.getcolors(10**6) or []) if colour in {(n, n, n) for n in (0, 100, 200)}]
     assert len(colours) == 3
     assert page.width >= 3 * 4 * 32

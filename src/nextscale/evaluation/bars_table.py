@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from nextscale.evaluation.bars import BarsReport
 from nextscale.evaluation.columns import aligned
@@ -33,8 +33,8 @@ def bars_text(report: BarsReport, judge: str) -> str:
         "over as many choices)"
     )
     parts = [head, *map(_retrieval, report.retrievals)]
-    lines = [*_order(report), *_negation(report), *_negative(report), *report.left_out]
-    return "\n\n".join([*parts, "\n".join(lines)] if lines else parts)
+    lines = "\n".join(_sentences(report))
+    return "\n\n".join([*parts, lines] if lines else parts)
 
 
 def gain_text(gain: Mapping[str, Difference]) -> str:
@@ -63,36 +63,26 @@ def _retrieval(one: Retrieval) -> str:
     return f"{one.name[0].upper()}{one.name[1:]}: {one.prompts} prompt{many}{copies}\n{aligned(rows)}"
 
 
-def _order(report: BarsReport) -> list[str]:
-    found = report.order
-    if found is None:
-        return []
-    return [
-        f"order of words, {found.prompts} prompts: nearer to its own drawing than to that of the emoji whose name has "
-        f"the same words in another order: {share(found.drawn)}; reconstructions {share(found.kept)}, "
-        f"empty prompt {share(found.without_text)}"
-    ]
-
-
-def _negation(report: BarsReport) -> list[str]:
-    found = report.negation
-    if found is None:
-        return []
-    return [
-        f'"no" and "without", {found.prompts} prompts: nearer to its drawing than the picture of the prompt without '
-        f"that word: {share(found.nearer)}; among the first {FIVE}: {share(found.whole)}, without that word "
-        f"{share(found.rest)}"
-    ]
-
-
-def _negative(report: BarsReport) -> list[str]:
-    found = report.negative
-    if found is None:
-        return []
-    return [
-        f"negative prompt twemoji, {found.prompts} prompts without a style: recognised as Twemoji: "
-        f"{share(found.given)}, without it {share(found.alone)}"
-    ]
+def _sentences(report: BarsReport) -> Iterator[str]:
+    """What is no table."""
+    if order := report.order:
+        yield (
+            f"order of words, {order.prompts} prompts: nearer to its own drawing than to that of the emoji whose name "
+            f"has the same words in another order: {share(order.drawn)}; reconstructions {share(order.kept)}, "
+            f"empty prompt {share(order.without_text)}"
+        )
+    if negation := report.negation:
+        yield (
+            f'"no" and "without", {negation.prompts} prompts: nearer to its drawing than the picture of the prompt '
+            f"without that word: {share(negation.nearer)}; among the first {FIVE}: {share(negation.whole)}, without "
+            f"that word {share(negation.rest)}"
+        )
+    if negative := report.negative:
+        yield (
+            f"negative prompt twemoji, {negative.prompts} prompts without a style: recognised as Twemoji: "
+            f"{share(negative.given)}, without it {share(negative.alone)}"
+        )
+    yield from report.left_out
 
 
 def share(found: Share | None) -> str:
