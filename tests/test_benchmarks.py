@@ -24,16 +24,16 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_every_way_attends_to_the_pairs_of_its_mask(benchmark: ModuleType) -> None:
     schedule, device = ScaleSchedule.of([1, 2, 3, 4]), torch.device("cpu")
     past = block_causal(schedule, device)
-    qkv = [(torch.randn(1, 2, schedule.tokens, 16) / 2).requires_grad_() for _ in range(3)]
+    q, k, v = ((torch.randn(1, 2, schedule.tokens, 16) / 2).requires_grad_() for _ in range(3))
     for way, mask in zip(benchmark.ways(schedule, device, flex=True), (past, past & past.T) * 2, strict=True):
         assert way.pairs == int(mask.sum())
         if "Flex" in way.name:  # on a CPU it has no gradients
-            plain = [x.detach() for x in qkv]
-            torch.testing.assert_close(way.attend(*plain), attend(*plain, mask))
+            plain = q.detach(), k.detach(), v.detach()
+            torch.testing.assert_close(way.attend(*plain), attend(q, k, v, mask).detach())
             continue
-        both = way.attend(*qkv), attend(*qkv, mask)
+        both = way.attend(q, k, v), attend(q, k, v, mask)
         torch.testing.assert_close(*both)
-        grads = (torch.autograd.grad(out.square().sum(), qkv) for out in both)
+        grads = (torch.autograd.grad(out.square().sum(), (q, k, v)) for out in both)
         for one, other in zip(*grads, strict=True):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
