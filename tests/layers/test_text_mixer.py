@@ -12,11 +12,24 @@ EVERY = torch.ones(1, LONGEST, dtype=torch.bool)
 
 def mixer() -> TextMixer:
     made = TextMixer(64, LONGEST, layers=2)
-    made.init_weights()
+    randomise(made, 3, 0.2)
     return made.eval().requires_grad_(False)
 
 
-def test_the_order_of_words_is_seen_from_the_first_step() -> None:
+def test_a_new_mixer_leaves_words_as_they_are_but_for_a_trace_of_their_places() -> None:
+    """What it adds is small, differs from place to place, and can be learnt: zero matrices have gradients."""
+    made, states = TextMixer(64, LONGEST, layers=2), torch.randn(1, LONGEST, 64)
+    made.init_weights()
+    added = made(states, EVERY) - states
+    assert 0 < added.abs().max() < 0.1
+    assert (added[:, 0] - added[:, 1]).abs().max() > 0
+    made(states, EVERY).square().sum().backward()
+    for layer in made.layers:
+        for last in (layer.proj, layer.ffn.fc2):  # type: ignore[union-attr]
+            assert last.weight.grad.any()  # type: ignore[union-attr, operator]
+
+
+def test_the_order_of_words_is_seen() -> None:
     """Twins in another order differ as sets of states; without positions they are the same set."""
     made, states, turned = mixer(), torch.randn(1, LONGEST, 64), torch.tensor([3, 1, 2, 0, 4])
     one, other = made(states, EVERY), made(states[:, turned], EVERY)

@@ -47,12 +47,13 @@ class TextMixer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Matrices a normal of std 1 / sqrt(c), the last of each branch divided by sqrt(2 layers), biases zero;
-        positions half as large as states of unit variance, so that an order is seen from the first step.
+        """Start with the states as they are, but for a trace of their places: the last matrix of each branch is zero,
+        positions are small, other matrices a normal of std 1 / sqrt(c). A mixer that starts by mixing hides the words
+        from a model that has yet to learn them.
         """
-        nn.init.trunc_normal_(self.positions, std=0.5)
+        nn.init.trunc_normal_(self.positions, std=0.02)
         for layer in self.layers:
-            layer.init_weights(math.sqrt(2 * len(self.layers)))  # type: ignore[operator]
+            layer.init_weights()  # type: ignore[operator]
 
 
 class TextLayer(nn.Module):
@@ -78,11 +79,11 @@ class TextLayer(nn.Module):
         c = self.proj.in_features
         return 8 * tokens * c * c + 4 * tokens * tokens * c + self.ffn.flops(tokens)
 
-    def init_weights(self, shrink: float) -> None:
-        """See :meth:`TextMixer.init_weights`; shrink: what the last matrices are divided by."""
+    def init_weights(self) -> None:
+        """See :meth:`TextMixer.init_weights`."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=1 / math.sqrt(self.proj.in_features))
                 nn.init.zeros_(module.bias)
         for last in (self.proj, self.ffn.fc2):
-            last.weight.div_(shrink)
+            nn.init.zeros_(last.weight)
