@@ -313,7 +313,8 @@ def test_one_more_system_has_a_recipe(tmp_path: Path) -> None:
     assert type(recipe.new_model(tiny_tokenizer(), CLASSES)) is Another
     with pytest.raises(
         InputError,
-        match="tokenizer or var or hmar or m-var or tokenizer-bitwise or infinity or another or classifier', not",
+        match="tokenizer or var or hmar or m-var or tokenizer-bitwise or infinity or tokenizer-direct or flexvar or "
+        "another or classifier', not",
     ):
         load_recipe(tmp_path / "mine.yaml", ["kind=nothing"])
 

@@ -94,7 +94,10 @@ SYSTEMS = (
         },
         converter="nextscale.checkpoints.convert.flexvar",
         verification="nextscale.verification.flexvar",
-        recipes={},
+        recipes={
+            "tokenizer-direct": "nextscale.training.recipes.direct.DirectTokenizerRecipe",
+            "flexvar": "nextscale.training.recipes.flexvar.FlexVARRecipe",
+        },
     ),
 )
 """One that builds on another stands below it: of weights that two converters recognise, the lower one is right."""

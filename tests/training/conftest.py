@@ -12,7 +12,7 @@ from hypothesis import settings
 from nextscale.checkpoints.store import save_checkpoint
 from nextscale.features.perceptual import Perceptual, PerceptualConfig
 from nextscale.training.start import start
-from tests.training.tiny import TINY_TOKENIZER, write_images, write_world
+from tests.training.tiny import TINY_DIRECT, TINY_TOKENIZER, write_images, write_world
 
 settings.register_profile("patient", deadline=None)  # on a busy machine the first example pays for everything
 settings.load_profile("patient")
@@ -47,6 +47,14 @@ def tokenizer(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a tiny trained tokenizer."""
     output = tmp_path_factory.mktemp("runs") / "tokenizer"
     start("tokenizer", "tokenizer-emoji", images, output, None, TINY_TOKENIZER, "cpu").run()
+    return output
+
+
+@pytest.fixture(scope="session")
+def direct(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a tiny trained tokenizer that encodes any scales."""
+    output = tmp_path_factory.mktemp("runs") / "direct"
+    start("tokenizer-direct", "tokenizer-direct-emoji", images, output, None, TINY_DIRECT, "cpu").run()
     return output
 
 

@@ -14,10 +14,12 @@ from tests.training.tiny import TINY, of_world
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_two_steps(name: str, images: Path, tokenizer: Path, eyes: Path, world: Path, tmp_path: Path) -> None:
+def test_two_steps(
+    name: str, images: Path, tokenizer: Path, direct: Path, eyes: Path, world: Path, tmp_path: Path
+) -> None:
     kind, output = load_recipe(name).kind, tmp_path / "run"
     trains_tokenizer, of_text = kind.startswith("tokenizer"), kind == "infinity"
-    frozen = None if trains_tokenizer or kind == "classifier" else str(tokenizer)
+    frozen = None if trains_tokenizer or kind == "classifier" else str(direct if kind == "flexvar" else tokenizer)
     more = [*TINY[kind], "run.sample_every=2"]
     if trains_tokenizer:
         more += [f"loss.perceptual={{weight: 0.01, network: {eyes}}}"]  # published networks are not at hand

@@ -73,8 +73,11 @@ TINY_INFINITY = [
     "model.text_heads=2",
     "model.chunks=1",
 ]
+TINY_DIRECT = [*TINY_TOKENIZER, "loss.maps=3"]
 TINY = {
     "tokenizer": TINY_TOKENIZER,
+    "tokenizer-direct": TINY_DIRECT,
+    "flexvar": [*TINY_VAR, "model.places=8"],
     "tokenizer-bitwise": TINY_BITWISE,
     "var": TINY_VAR,
     "hmar": TINY_VAR,

@@ -123,6 +123,6 @@ def waves(c: int, h: int, w: int) -> Tensor:
     """
     frequencies = 10_000.0 ** (-torch.arange(0, c, 2) / c)
     found = torch.zeros(c, h, w)
-    found[0::2] = (torch.arange(h) * frequencies[:, None]).sin()[:, :, None]
-    found[1::2] = (torch.arange(w) * frequencies[: c // 2, None]).cos()[:, None, :]
+    found[0::2] = (frequencies[:, None].expand(-1, h) * torch.arange(h)).sin()[:, :, None]
+    found[1::2] = (frequencies[: c // 2, None].expand(-1, w) * torch.arange(w)).cos()[:, None, :]
     return found

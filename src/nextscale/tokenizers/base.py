@@ -159,3 +159,20 @@ class Tokenizer(nn.Module, ABC):
             tokens.append(found)
             canvas = after
         return Encoded(tokens, inputs, canvas)
+
+
+class CodebookTokenizer(Tokenizer):
+    """One whose tokens are rows of one codebook, those nearest to what a scale seeks."""
+
+    @property
+    @abstractmethod
+    def vectors(self) -> nn.Parameter:
+        """The codebook, (V, c)."""
+
+    @abstractmethod
+    def sought(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:
+        """The vectors (B, c, h_k, w_k) whose nearest codes are the tokens of scale k."""
+
+    @abstractmethod
+    def nearest(self, z: Tensor) -> Tensor:
+        """Index (B, h, w) of the code nearest to each vector of (B, c, h, w); the lowest index wins a tie."""

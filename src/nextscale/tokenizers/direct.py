@@ -21,7 +21,7 @@ from nextscale.layers.precision import no_autocast
 from nextscale.scales import ScaleSchedule, Size
 from nextscale.settings import check_bounds
 from nextscale.tokenizers.autoencoder import AutoencoderConfig, Decoder, Encoder, decoder_flops, interpolate
-from nextscale.tokenizers.base import Canvas, Tokenizer
+from nextscale.tokenizers.base import Canvas, CodebookTokenizer
 
 OFFICIAL = AutoencoderConfig(ch=128, mult=(1, 1, 2, 2, 4), z=256)
 """Encoder and decoder of the published tokenizer, which are LlamaGen's (arXiv 2406.06525)."""
@@ -66,7 +66,7 @@ class Quantized:
     entropy: Tensor
 
 
-class DirectTokenizer(Tokenizer):
+class DirectTokenizer(CodebookTokenizer):
     """Encoder, quantiser and decoder of FlexVAR. See :class:`~nextscale.tokenizers.base.Tokenizer` for the methods. It
     draws any schedule, and encodes on any whose maps are no larger than the latent.
     """
@@ -84,6 +84,20 @@ class DirectTokenizer(Tokenizer):
         self.codebook = nn.Embedding(config.codes, c)
         self.post_quant_conv = nn.Conv2d(c, z, 1)
         self.decoder = Decoder(config.autoencoder)
+
+    def forward(
+        self, images: Tensor, maps: ScaleSchedule | None = None
+    ) -> tuple[Tensor, tuple[list[Quantized], list[Tensor]], list[Tensor]]:
+        """One training pass: the picture (B, 3, H, W) of the last map, not clamped; what :meth:`straight_through` finds
+        on ``maps``, and the picture (B, 3, h, w) of each (of the last one where none are given: those of the own
+        schedule); and the tokens of the own schedule.
+        """
+        latent = self.latent(images)
+        found = self.straight_through(latent, maps)
+        pictures = [self.images(one.codes) for one in (found[-1:] if maps is None else found)]
+        with torch.no_grad():
+            tokens = self.encode(latent).tokens
+        return pictures[-1], (found, pictures), tokens
 
     def straight_through(self, latent: Tensor, schedule: ScaleSchedule | None = None) -> list[Quantized]:
         """Quantise (B, c, H, W) for training, each scale on its own: z a unit vector of the averaged latent and q its
@@ -122,6 +136,11 @@ class DirectTokenizer(Tokenizer):
         return self.quant_conv(self.encoder(images)).float()
 
     @property
+    def vectors(self) -> nn.Parameter:
+        """As they are learnt, (V, c); what they are used as are :attr:`units`."""
+        return self.codebook.weight
+
+    @property
     def units(self) -> Tensor:
         """The codes as unit vectors, (V, c)."""
         return F.normalize(self.codebook.weight.float(), dim=-1)
@@ -134,12 +153,14 @@ class DirectTokenizer(Tokenizer):
         return F.normalize(interpolate(latent.float(), size, "area"), dim=1)
 
     def nearest(self, z: Tensor) -> Tensor:
-        """Index (B, h, w) of the code nearest to each unit vector of (B, c, h, w); the lowest index wins a tie."""
         return (z.detach().movedim(1, -1) @ self.units.detach().T).argmax(-1)
 
     def quantize(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:
         with no_autocast(latent):
-            return self.nearest(self.averaged(latent, canvas.schedule[k]))
+            return self.nearest(self.sought(latent, canvas, k))
+
+    def sought(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:
+        return self.averaged(latent, canvas.schedule[k])
 
     def start(self, batch: int, schedule: ScaleSchedule | None = None) -> Canvas:
         schedule = schedule or self.schedule

@@ -19,7 +19,7 @@ from nextscale.layers.precision import no_autocast
 from nextscale.scales import ScaleSchedule, Size
 from nextscale.settings import check_bounds
 from nextscale.tokenizers.autoencoder import AutoencoderConfig, Decoder, Encoder, decoder_flops, interpolate
-from nextscale.tokenizers.base import Canvas, Tokenizer
+from nextscale.tokenizers.base import Canvas, CodebookTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class ResidualConfig:
             )
 
 
-class ResidualTokenizer(Tokenizer):
+class ResidualTokenizer(CodebookTokenizer):
     """Encoder, residual quantiser and decoder of VAR. See :class:`~nextscale.tokenizers.base.Tokenizer` for the
     methods.
     """
@@ -109,10 +109,17 @@ class ResidualTokenizer(Tokenizer):
         grid = canvas.schedule.grid
         if tuple(latent.shape[-2:]) != grid:
             raise InputError(f"the latent is {tuple(latent.shape[-2:])} but the schedule ends at {grid}")
-        return self.quantizer.nearest(self.residual(latent, canvas, k))
+        return self.quantizer.nearest(self.sought(latent, canvas, k))
 
-    def residual(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:
-        """What the canvas lacks of the latents, (B, c, h_k, w_k): the vectors that scale k looks up."""
+    @property
+    def vectors(self) -> nn.Parameter:
+        return self.quantizer.codebook.weight
+
+    def nearest(self, z: Tensor) -> Tensor:
+        return self.quantizer.nearest(z)
+
+    def sought(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:
+        """What the canvas lacks of the latents, (B, c, h_k, w_k)."""
         return interpolate(latent.detach() - canvas.latent.detach(), canvas.schedule[k], "area")
 
     def start(self, batch: int, schedule: ScaleSchedule | None = None) -> Canvas:

@@ -13,8 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nextscale.scales import ScaleSchedule
-from nextscale.tokenizers.base import Canvas
-from nextscale.tokenizers.residual import ResidualTokenizer
+from nextscale.tokenizers.base import Canvas, CodebookTokenizer
 from nextscale.training.collapse import MEMORY
 from nextscale.training.parallel import sum_over
 from nextscale.training.sections import Section, Share
@@ -56,20 +55,19 @@ class CodebookSection(Section):
 
 
 @torch.no_grad()
-def residuals(tokenizer: ResidualTokenizer, latent: Tensor) -> tuple[Tensor, Tensor]:
+def residuals(tokenizer: CodebookTokenizer, latent: Tensor) -> tuple[Tensor, Tensor]:
     """What the tokenizer looks up to encode ``latent`` (B, c, H, W): vectors (B, L, c) float32, and tokens (B, L)."""
     found = [_residuals(tokenizer, part) for part in latent.float().split(AT_ONCE)]
     vectors, tokens = zip(*found, strict=True)
     return torch.cat(vectors), torch.cat(tokens)
 
 
-def _residuals(tokenizer: ResidualTokenizer, latent: Tensor) -> tuple[Tensor, Tensor]:
+def _residuals(tokenizer: CodebookTokenizer, latent: Tensor) -> tuple[Tensor, Tensor]:
     vectors = []
 
     def nearest(canvas: Canvas, k: int) -> Tensor:
-        residual = tokenizer.residual(latent, canvas, k)
-        vectors.append(residual.flatten(2).mT)
-        return tokenizer.quantizer.nearest(residual)
+        vectors.append((sought := tokenizer.sought(latent, canvas, k)).flatten(2).mT)
+        return tokenizer.nearest(sought)
 
     tokens = [found.flatten(1) for found, _ in tokenizer.walk(tokenizer.start(len(latent)), nearest)]
     return torch.cat(vectors, 1), torch.cat(tokens, 1)
@@ -77,14 +75,14 @@ def _residuals(tokenizer: ResidualTokenizer, latent: Tensor) -> tuple[Tensor, Te
 
 @torch.no_grad()
 def draw_codebook(
-    tokenizer: ResidualTokenizer, latent: Tensor, generator: torch.Generator, rounds: int = 4, kmeans: int = 0
+    tokenizer: CodebookTokenizer, latent: Tensor, generator: torch.Generator, rounds: int = 4, kmeans: int = 0
 ) -> None:
     """Replace the whole codebook by residuals of ``latent`` (B, c, H, W), refined by rounds of k-means.
 
     The residuals of fine scales depend on the codebook that served the coarse ones; hence a few rounds of drawing, from
     zeros on, and residuals computed anew in every round of k-means.
     """
-    codebook = tokenizer.quantizer.codebook.weight.zero_()
+    codebook = tokenizer.vectors.zero_()
     for _ in range(rounds):
         vectors = residuals(tokenizer, latent)[0].flatten(0, 1)
         codebook.copy_(vectors[draw(len(vectors), len(codebook), generator)])

@@ -74,7 +74,7 @@ def test_a_scale_that_is_left_out_is_not_drawn(images: Path) -> None:
     """With all but the last left out, what is drawn are the bits of the last scale, found as if nothing stood there."""
     chosen = objective(images, "bits.scale_dropout=1")
     pixels = torch.rand(2, 3, SIDE, SIDE) * 2 - 1
-    found, _, _ = chosen.quantized(chosen.module, pixels, SampleNoise(0, 0, 2, slice(None)))
+    (found,), _, _ = chosen.quantized(chosen.module, pixels, SampleNoise(0, 0, 2, slice(None)))
     latent = chosen.module.latent(pixels)
     codes = torch.where(latent > 0, 1.0, -1.0) / 6**0.5
     torch.testing.assert_close(found, chosen.module.decoder(codes))

@@ -46,14 +46,14 @@ class BitwiseObjective(TokenizerObjective):
 
     def quantized(
         self, model: nn.Module, images: Tensor, noise: SampleNoise
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    ) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
         reconstruction, units, tokens = model(images, keep=self._kept(noise))
         self.bits.count(tokens)
         committed = commitment(units, [self.module.codes(one) for one in tokens])
         own, batch = entropies(units, self.module.config.bits)
         loss = self.weights[0] * committed + self.weights[1] * (own - batch) / ENTROPY_UNIT
         parts = {"commitment": committed, "token_entropy": own, "batch_entropy": batch}
-        return reconstruction, loss, {name: number.detach() for name, number in parts.items()}
+        return [reconstruction], loss, {name: number.detach() for name, number in parts.items()}
 
     def _kept(self, noise: SampleNoise) -> Tensor | None:
         """Which scales of each image are drawn, (B, K) bool; None for all."""

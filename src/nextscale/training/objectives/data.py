@@ -68,7 +68,26 @@ class Data(Protocol):
         """
 
 
-class TokenData:
+class Shown:
+    """What the images show, in memory for all of them.
+
+    features: on the tokenizer's device; dropped: for the names of some of the sources the share of images that are to
+    do without.
+    """
+
+    def __init__(self, features: Features, device: torch.device, dropped: Mapping[str, float] | None = None) -> None:
+        self.features, self.device, self.dropped = features, device, dropped or {}
+
+    def choose(self, rows: Tensor, noise: SampleNoise) -> tuple[Tensor, Features]:
+        """See :class:`Data`."""
+        variant = noise.uniform()
+        features = self.features.select(rows.to(self.device))
+        for name, share in self.dropped.items():
+            features = features.drop(name, (noise.uniform() < share).to(self.device))
+        return variant, features
+
+
+class TokenData(Shown):
     """Variants of the images as tokens: copies that were encoded before, or new ones at every step.
 
     features, heldout_features: of all images of either side, on the tokenizer's device; copies: how many are encoded
@@ -84,9 +103,9 @@ class TokenData:
         copies: int = 1,
         dropped: Mapping[str, float] | None = None,
     ) -> None:
-        self.images, self.features, self.heldout_features = made_of.train, features, heldout_features
-        self.tokenizer, self.device = made_of.tokenizer, made_of.device
-        self.augmentation, self.dropped = augmentation, dropped or {}
+        super().__init__(features, made_of.device, dropped)
+        self.images, self.heldout_features = made_of.train, heldout_features
+        self.tokenizer, self.augmentation = made_of.tokenizer, augmentation
         kept, progress = (made_of.cache, self.tokenizer, made_of.revision), made_of.progress
         self.tokens, self.warnings = None, list[str]()
         if copies:
@@ -95,13 +114,6 @@ class TokenData:
         heldout, damaged = cached_tokens(*kept, made_of.heldout, progress=progress)
         self.warnings = self.warnings + damaged
         self._heldout = token_maps(heldout.all(), self.tokenizer.schedule, self.tokenizer.draws)
-
-    def choose(self, rows: Tensor, noise: SampleNoise) -> tuple[Tensor, Features]:
-        variant = noise.uniform()
-        features = self.features.select(rows.to(self.device))
-        for name, share in self.dropped.items():
-            features = features.drop(name, (noise.uniform() < share).to(self.device))
-        return variant, features
 
     @torch.no_grad()
     def encoded(self, rows: Tensor, variant: Tensor, noise: SampleNoise) -> Encoded:

@@ -25,6 +25,7 @@ from nextscale.tokenizers.autoencoder import Decoder
 from nextscale.tokenizers.base import Tokenizer
 from nextscale.training.adversarial import Adversary
 from nextscale.training.collapse import CollapseWatch
+from nextscale.training.latents import resized
 from nextscale.training.objectives.base import Metrics
 from nextscale.training.objectives.images import mirror, picture, recolour, shift, to_signed
 from nextscale.training.optim import freeze_others
@@ -32,6 +33,11 @@ from nextscale.training.order import SampleNoise
 from nextscale.training.parallel import processes
 from nextscale.training.perceptual import load_perceptual
 from nextscale.training.tokenizer_recipe import TokenizerRecipe
+
+SMALLEST = 32
+"""Pixels along a side of reconstructions, below which only squared and absolute errors say anything: networks that
+judge pictures halve them several times.
+"""
 
 
 class TokenizerObjective(ABC):
@@ -74,8 +80,10 @@ class TokenizerObjective(ABC):
     @abstractmethod
     def quantized(
         self, model: nn.Module, images: Tensor, noise: SampleNoise
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Reconstruction (B, 3, H, W), weighted loss () of the quantiser, and numbers () to log."""
+    ) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
+        """Reconstructions, smaller ones (B, 3, h, w) and at last (B, 3, H, W), weighted loss () of the quantiser, and
+        numbers () to log.
+        """
 
     @abstractmethod
     def use(self) -> tuple[dict[str, Tensor], Tensor]:
@@ -100,25 +108,39 @@ class TokenizerObjective(ABC):
         """Prepares the quantiser of a fresh run."""
 
     def loss(self, model: nn.Module, rows: Tensor, noise: SampleNoise) -> tuple[Tensor, dict[str, Tensor]]:
-        data, weights, step = self.recipe.data, self.recipe.loss, noise.step
+        data = self.recipe.data
         images = to_signed(self.train.read(rows, noise.uniform(2)), self.device)
         images = mirror(images, data.flip, noise)
         images = recolour(shift(images, data.shift, noise), data.recolour, noise)
-        reconstruction, own_loss, own_parts = self.quantized(model, images, noise)
-        reconstruction = reconstruction.float()
+        reconstructions, own_loss, own_parts = self.quantized(model, images, noise)
+        share = len(rows) * processes() / noise.batch
+        judged = [self._judged(one.float(), images, noise.step, share) for one in reconstructions]
+        loss = torch.stack([one for one, _ in judged]).sum()
+        return loss + own_loss, judged[-1][1] | own_parts
+
+    def _judged(
+        self, reconstruction: Tensor, images: Tensor, step: int, share: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What a reconstruction (B, 3, h, w) loses against the images in its size, (), and numbers () to log. What is
+        judged by networks are those of ``SMALLEST`` pixels and more, and those of the recipe's resolution.
+        """
+        weights, size = self.recipe.loss, reconstruction.shape[-1]
+        images = resized(images, tuple(reconstruction.shape[-2:]))
         l2, l1 = F.mse_loss(reconstruction, images), F.l1_loss(reconstruction, images)
-        parts = {"l2": l2.detach(), "l1": l1.detach()} | own_parts
+        parts = {"l2": l2.detach(), "l1": l1.detach()}
         loss = weights.l2 * l2 + weights.l1 * l1
+        if size < SMALLEST and size != self.recipe.data.resolution:
+            return loss, parts
         if self.perceptual and weights.perceptual.weight and step >= self.perceptual_from:
             distance = self.perceptual.distance(reconstruction, images).mean()
             parts["perceptual"] = distance.detach()
             loss = loss + weights.perceptual.weight * distance
         if self.adversary and self.adversary.weight(step):
             assert isinstance(self.module.decoder, Decoder)
-            last, share = self.module.decoder.conv_out.weight, len(rows) * processes() / noise.batch
+            last = self.module.decoder.conv_out.weight
             adversarial, more = self.adversary.loss(images, reconstruction, loss, last, step, share)
             parts, loss = parts | more, loss + adversarial
-        return loss + own_loss, parts
+        return loss, parts
 
     def after_step(self, optimizer: torch.optim.Optimizer, average: nn.Module, generator: torch.Generator) -> Metrics:
         if self.adversary and self.adversary.weight(self.steps):
