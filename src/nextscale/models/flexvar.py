@@ -94,8 +94,8 @@ class FlexVAR(VAR):
     def schedule_of(self, grid: Size, steps: int | None = None) -> ScaleSchedule:
         """The trained one or a published one where it ends so and has ``steps`` scales. Else, where nobody says how
         many, the paper's rule for other aspect ratios: its ten scales, each in proportion, cut to whole tokens, without
-        what comes twice. Else the published one for 256 pixels with so many scales, all of it scaled to the longer side,
-        see :func:`nextscale.scales.spaced`; where none has so many, the one of the nearest number is read off between
+        what comes twice. Else the published one for 256 pixels with so many scales, all of it scaled to the longer
+        side, see :func:`nextscale.scales.spaced`; where none has so many, that of the nearest number, read off between
         its sides.
         """
         h, w = grid
