@@ -94,8 +94,9 @@ class FlexVAR(VAR):
     def schedule_of(self, grid: Size, steps: int | None = None) -> ScaleSchedule:
         """The trained one or a published one where it ends so and has ``steps`` scales. Else, where nobody says how
         many, the paper's rule for other aspect ratios: its ten scales, each in proportion, cut to whole tokens, without
-        what comes twice. Else the published one for 256 pixels with so many scales (or the nearest number of them),
-        scaled to the longer side, see :func:`nextscale.scales.spaced`; its first scale is not enlarged.
+        what comes twice. Else the published one for 256 pixels with so many scales, all of it scaled to the longer
+        side, see :func:`nextscale.scales.spaced`; where none has so many, that of the nearest number, read off between
+        its sides.
         """
         h, w = grid
         rows = (self.schedule, *(ScaleSchedule.of(row) for row in TABLE.get(max(grid), ())))
@@ -106,7 +107,7 @@ class FlexVAR(VAR):
             sizes = ((max(1, h * i // SIDE), max(1, w * i // SIDE)) for i in TABLE[SIDE][0])
             return ScaleSchedule(tuple(dict.fromkeys(sizes)))
         row = min(TABLE[SIDE], key=lambda row: abs(len(row) - steps))
-        return spaced([1 / max(1, max(grid) / SIDE), *row[1:]], steps, grid)
+        return spaced(row, steps, grid)
 
     def is_greedy(self, size: Size) -> bool:
         side = max(size)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from nextscale.errors import InputError
 from nextscale.scales import ScaleSchedule, Size
 
 EncodeHook = Callable[[int, Tensor, Tensor], Tensor]
@@ -112,6 +113,14 @@ class Tokenizer(nn.Module, ABC):
         """Height and width of the images of a finished canvas."""
         h, w = (schedule or self.schedule).grid
         return h * self.stride, w * self.stride
+
+    def check_pixels(self, images: Tensor) -> None:
+        """Raises ``InputError`` for images (B, 3, H, W) that are no whole number of latent positions."""
+        height, width = images.shape[-2:]
+        if height % self.stride or width % self.stride:
+            raise InputError(
+                f"images of {height}x{width} pixels cannot be encoded; both sides must be multiples of {self.stride}"
+            )
 
     def own_input(
         self, tokens: Tensor, k: int, schedule: ScaleSchedule | None = None, masked: Tensor | None = None

@@ -108,11 +108,7 @@ class BitwiseTokenizer(Tokenizer):
         return canvases[-1].latent, units, list(tokens)
 
     def latent(self, images: Tensor) -> Tensor:
-        stride, (height, width) = self.stride, images.shape[-2:]
-        if height % stride or width % stride:
-            raise InputError(
-                f"images of {height}x{width} pixels cannot be encoded; both sides must be multiples of {stride}"
-            )
+        self.check_pixels(images)
         return self.encoder(images).float()
 
     def residual(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:

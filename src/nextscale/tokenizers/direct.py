@@ -128,11 +128,7 @@ class DirectTokenizer(CodebookTokenizer):
         return self.config.entropy * (each + (mean * (mean + ENTROPY_FLOOR).log()).sum())
 
     def latent(self, images: Tensor) -> Tensor:
-        stride, (height, width) = self.stride, images.shape[-2:]
-        if height % stride or width % stride:
-            raise InputError(
-                f"images of {height}x{width} pixels cannot be encoded; both sides must be multiples of {stride}"
-            )
+        self.check_pixels(images)
         return self.quant_conv(self.encoder(images)).float()
 
     @property

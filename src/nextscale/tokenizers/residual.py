@@ -98,11 +98,7 @@ class ResidualTokenizer(CodebookTokenizer):
             return drawn, torch.stack(losses).mean(), list(tokens)
 
     def latent(self, images: Tensor) -> Tensor:
-        stride, (height, width) = self.stride, images.shape[-2:]
-        if height % stride or width % stride:
-            raise InputError(
-                f"images of {height}x{width} pixels cannot be encoded; both sides must be multiples of {stride}"
-            )
+        self.check_pixels(images)
         return self.quant_conv(self.encoder(images)).float()
 
     def quantize(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:

@@ -15,7 +15,6 @@ from nextscale.conditions.classes import class_features
 from nextscale.errors import InputError
 from nextscale.generate import generate
 from nextscale.guidance import SCHEDULES
-from nextscale.models.base import Condition
 from nextscale.models.flexvar import FlexVAR, FlexVARConfig, waves
 from nextscale.plan import Plan, default_plan
 from nextscale.sampling import OfficialNoise
@@ -27,6 +26,7 @@ from nextscale.tokenizers.direct import DirectTokenizer
 from nextscale.training.objectives.lesson import Pupil
 from nextscale.training.objectives.teacher_forcing import teacher_forcing
 from nextscale.training.order import SampleNoise
+from nextscale.verification.generation import Followed
 from nextscale.verification.report import Checks
 from nextscale.verification.vectors import VectorFile, agree, setting
 
@@ -232,28 +232,13 @@ def _generation(
             checks.check(f"{name}/next_input_{k + 1}", tokenizer.next_input(canvases[-1], k + 1))
         return canvases[-1]
 
+    def compare_branches(k: int, number: int, logits: Tensor) -> Tensor:
+        for half, rows in zip(("cond", "uncond"), logits.chunk(2), strict=True):
+            checks.check(f"{name}/logits_{half}_{k}", rows)
+        return logits
+
     noise = OfficialNoise(torch.Generator().manual_seed(int(run.get("g_seed", 0))))
-    parts = {"tokenizer": tokenizer, "model": _Followed(model, checks, name)}
+    parts = {"tokenizer": tokenizer, "model": Followed(model, compare_branches)}
     for _ in generate(plan, parts, class_features(labels), noise, compare):
         pass
     checks.check(f"{name}/image", tokenizer.images(canvases[-1].latent))
-
-
-class _Followed:
-    """A model that compares the logits of its branches."""
-
-    def __init__(self, model: FlexVAR, checks: Checks, name: str) -> None:
-        self._model, self._checks, self._name, self._k = model, checks, name, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def step(self, inputs: Tensor | None, k: int, *rest: Any) -> Tensor:
-        self._k = k
-        return self._model.step(inputs, k, *rest)
-
-    def head(self, hidden: Tensor, condition: Condition, number: int = 0) -> Tensor:
-        logits = self._model.head(hidden, condition, number)
-        for half, rows in zip(("cond", "uncond"), logits.chunk(2), strict=True):
-            self._checks.check(f"{self._name}/logits_{half}_{self._k}", rows)
-        return logits

@@ -231,13 +231,13 @@ def _follow(
         canvases.append(canvas)
         return canvas
 
-    parts = {**parts, "model": _Followed(parts["model"], compare_logits)}
+    parts = {**parts, "model": Followed(parts["model"], compare_logits)}
     for _ in generate(plan, parts, class_features(labels), noise, compare):
         pass
     checks.check(f"{name}/image", decode(parts["tokenizer"], canvases[-1]), label)
 
 
-class _Followed:
+class Followed:
     """A model that goes on with the logits that ``follow`` returns for a scale k, a pass, and its own logits
     (R, l, V).
     """

@@ -8,7 +8,7 @@ out; every parameter keeps its bits both ways.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from nextscale.checkpoints.convert.renaming import (
-    Target,
     Targets,
     count,
     marked,
@@ -25,7 +24,7 @@ from nextscale.checkpoints.convert.renaming import (
     to_theirs,
     zeros_like_first,
 )
-from nextscale.checkpoints.convert.var import TRANSFORMER_NAMES, targets_of
+from nextscale.checkpoints.convert.var import TRANSFORMER_NAMES, Sizes, StateDict, targets_of
 from nextscale.checkpoints.shapes import without_values
 from nextscale.errors import CheckpointError, InputError
 from nextscale.memory.mask import block_causal
@@ -33,9 +32,6 @@ from nextscale.models.flexvar import FlexVAR, FlexVARConfig
 from nextscale.scales import PRESETS, ScaleSchedule
 from nextscale.tokenizers.autoencoder import AutoencoderConfig
 from nextscale.tokenizers.direct import OFFICIAL, DirectConfig, DirectTokenizer
-
-StateDict = Mapping[str, Tensor]
-Sizes = Iterable[int | Iterable[int]]
 
 MARKS = {
     "tokenizer": ("quantize.embedding.weight", "encoder.conv_blocks.*"),
@@ -223,13 +219,7 @@ def tokenizer_targets(config: DirectConfig) -> Targets:
     """Our tensor names of a tokenizer with this configuration to the official ones, the projections of every attention
     in one, see :func:`fused`.
     """
-    targets = {}
-    for ours, t in without_values(lambda: DirectTokenizer(config)).state_dict().items():
-        name = ours
-        for pattern, official in TOKENIZER_NAMES:
-            name = re.sub(pattern, official, name)
-        targets[ours] = Target(name, tuple(t.shape), tuple(t.shape))
-    return targets
+    return targets_of(without_values(lambda: DirectTokenizer(config)).state_dict(), TOKENIZER_NAMES)
 
 
 def fused(state: StateDict) -> dict[str, Tensor]:

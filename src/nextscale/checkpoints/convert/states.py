@@ -256,7 +256,7 @@ def _named(
         return system, component
     other = systems.named(asked)
     if other is None or doubt is None or systems.converter(other).recognises(state) != component:
-        raise CheckpointError(f"holds a transformer of the system {system.name}, but --system says {asked}")
+        raise CheckpointError(f"holds a transformer of the system {system.name}; expected one of the system {asked}")
     return other, component
 
 
