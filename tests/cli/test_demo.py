@@ -17,6 +17,7 @@ from tests.cli.conftest import Command
 
 ROOT = Path(__file__).parents[2]
 ROUNDING = 4  # levels of 255 by which instruction sets and numbers of threads may differ
+STORED = 3  # levels by which the README's pictures may differ from what was drawn: they have every fourth, to be small
 
 
 def demo_commands() -> list[list[str]]:
@@ -43,4 +44,4 @@ def test_the_demo_draws_the_pictures_of_the_readme(nextscale: Command, tmp_path:
         assert f"docs/images/{name}" in readme
         shown, drawn = pixels(ROOT / "docs" / "images" / name), pixels(tmp_path / name)
         assert shown.shape == drawn.shape
-        assert abs(shown - drawn).max() <= ROUNDING
+        assert abs(shown - drawn).max() <= ROUNDING + STORED
