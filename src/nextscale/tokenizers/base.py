@@ -175,8 +175,8 @@ class CodebookTokenizer(Tokenizer):
 
     @property
     @abstractmethod
-    def vectors(self) -> nn.Parameter:
-        """The codebook, (V, c)."""
+    def vectors(self) -> Tensor:
+        """The codebook, a parameter (V, c)."""
 
     @abstractmethod
     def sought(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:

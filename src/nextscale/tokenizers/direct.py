@@ -132,7 +132,7 @@ class DirectTokenizer(CodebookTokenizer):
         return self.quant_conv(self.encoder(images)).float()
 
     @property
-    def vectors(self) -> nn.Parameter:
+    def vectors(self) -> Tensor:
         """As they are learnt, (V, c); what they are used as are :attr:`units`."""
         return self.codebook.weight
 

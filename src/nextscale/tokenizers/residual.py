@@ -108,7 +108,7 @@ class ResidualTokenizer(CodebookTokenizer):
         return self.quantizer.nearest(self.sought(latent, canvas, k))
 
     @property
-    def vectors(self) -> nn.Parameter:
+    def vectors(self) -> Tensor:
         return self.quantizer.codebook.weight
 
     def nearest(self, z: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nextscale.scales import ScaleSchedule
+from nextscale.tokenizers.direct import DirectTokenizer
 from nextscale.training.objectives.codebook import CodebookObjective
 from nextscale.training.order import SampleNoise
 
@@ -23,6 +24,8 @@ class DirectObjective(CodebookObjective):
 
     The use of codes is that of the tokenizer's own scales, whatever maps are drawn.
     """
+
+    module: DirectTokenizer
 
     def __init__(self, *arguments: Any, maps: int) -> None:
         super().__init__(*arguments)

@@ -6,12 +6,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nextscale.tokenizers.residual import ResidualTokenizer
 from nextscale.training.objectives.codebook import CodebookObjective
 from nextscale.training.order import SampleNoise
 
 
 class ResidualObjective(CodebookObjective):
     """See the module's docstring."""
+
+    module: ResidualTokenizer
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -124,12 +124,12 @@ class TokenizerObjective(ABC):
         """What a reconstruction (B, 3, h, w) loses against the images in its size, (), and numbers () to log. What is
         judged by networks are those of ``SMALLEST`` pixels and more, and those of the recipe's resolution.
         """
-        weights, size = self.recipe.loss, reconstruction.shape[-1]
-        images = resized(images, tuple(reconstruction.shape[-2:]))
+        weights, (h, w) = self.recipe.loss, reconstruction.shape[-2:]
+        images = resized(images, (h, w))
         l2, l1 = F.mse_loss(reconstruction, images), F.l1_loss(reconstruction, images)
         parts = {"l2": l2.detach(), "l1": l1.detach()}
         loss = weights.l2 * l2 + weights.l1 * l1
-        if size < SMALLEST and size != self.recipe.data.resolution:
+        if min(h, w) < SMALLEST and h != self.recipe.data.resolution:
             return loss, parts
         if self.perceptual and weights.perceptual.weight and step >= self.perceptual_from:
             distance = self.perceptual.distance(reconstruction, images).mean()
