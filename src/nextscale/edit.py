@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,24 @@ ASKED = (
 """The arguments of an edit that are those of a call."""
 BESIDE = ("style", "negative_prompt", "guidance_scale")
 """Arguments that mean something beside a class or words alone."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An edit understood, before anything is computed. region: the picture, and what of it is painted anew; call: what
+    was asked for, without what is kept; rule, blank, paste: see :meth:`Editor.edit`.
+    """
+
+    region: Region
+    call: Call
+    rule: str
+    blank: bool
+    paste: bool
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a recipe says of it."""
+        return {**self.region.source, "rule": self.rule, "blank": self.blank, "paste": self.paste}
 
 
 class Editor(Coder, ABC):
@@ -134,7 +152,7 @@ class Editor(Coder, ABC):
     def __call__(self, *given: Any, **arguments: Any) -> GenerationResult:
         """Draw pictures; see ``Pipeline``."""
 
-    def _understood(
+    def understood_edit(
         self,
         image: Picture,
         *,
@@ -145,8 +163,8 @@ class Editor(Coder, ABC):
         blank: Any = None,
         paste: Any = True,
         **asked: Any,
-    ) -> Call:
-        """The call of an edit; its part holds what is kept of the picture."""
+    ) -> Edit:
+        """The arguments of :meth:`edit`, checked; nothing is computed, so weights may be on the meta device."""
         blank, paste = plain(blank), plain(paste)
         if not isinstance(rule, str) or rule not in RULES:
             raise InputError(f"rule is {quoted(rule)}; expected one of {', '.join(RULES)}")
@@ -155,22 +173,28 @@ class Editor(Coder, ABC):
             raise InputError(f"{name} is {quoted(value)}; it must be True or False")
         region = region_of(image, mask_image, box, outpaint)
         call = self._call(region, asked)
-        plan = call.request.plan
         if blank is None:
             shown = any(value not in (None, "") for entry in call.request.entries for value in entry.values())
             blank = shown and outpaint is None and rule != "official"
-        given = kept_of(self.tokenizer, [region], plan.schedule, rule, blank)
+        region.window(self.tokenizer.pixels(call.request.plan.schedule))  # refuses what is too large
+        return Edit(region, call, rule, blank, paste)
+
+    def _understood(self, image: Picture, **asked: Any) -> Call:
+        """The call of an edit; its part holds what is kept of the picture."""
+        edit = self.understood_edit(image, **asked)
+        region, call, plan = edit.region, edit.call, edit.call.request.plan
+        given = kept_of(self.tokenizer, [region], plan.schedule, edit.rule, edit.blank)
         window = region.window(self.tokenizer.pixels(plan.schedule))
 
         def finished(images: Tensor) -> Tensor:
-            whole = [np.asarray(region.put_back(one, window, paste)) for one in to_pil(images)]
+            whole = [np.asarray(region.put_back(one, window, edit.paste)) for one in to_pil(images)]
             return torch.from_numpy(np.stack(whole)).permute(0, 3, 1, 2).float() / 255
 
         return replace(
             call,
             request=replace(call.request, plan=paint(plan, GIVEN)),
             parts={**call.parts, GIVEN: given},
-            edit={**region.source, "rule": rule, "blank": blank, "paste": paste},
+            edit=edit.told,
             finished=finished,
         )
 

@@ -116,6 +116,19 @@ class GivenCanvases:
 Given = GivenTokens | GivenCanvases
 
 
+def joined(several: Sequence[Given]) -> Given:
+    """What is kept of one image after the other, all of one kind and schedule, with a mask for each, as one part."""
+    tokens = [one for one in several if isinstance(one, GivenTokens)]
+    canvases = [one for one in several if isinstance(one, GivenCanvases)]
+    if tokens:
+        maps, masks = (
+            [torch.cat(k) for k in zip(*found)] for found in zip(*((one.tokens, one.masks) for one in tokens))
+        )
+        return GivenTokens(maps, masks)
+    latents = [torch.cat(scale) for scale in zip(*(one.latents for one in canvases))]
+    return GivenCanvases(latents, torch.cat([one.mask for one in canvases]))
+
+
 def put_back(k: int, given: Given | None, drawn: Tensor) -> Tensor:
     """The tokens of scale k, (B, h, w) or (B, h, w, d), after given ones took their places."""
     if not isinstance(given, GivenTokens):

@@ -201,18 +201,28 @@ def save_animation(frames: Sequence[Image.Image], path: Path | str, overwrite: b
             or it cannot be written there.
     """
     check_animation(path)
-    if not frames:
-        raise InputError("an animation was asked for, but there are 0 pictures; expected at least 1")
-    path, size = Path(path), (max(frame.width for frame in frames), max(frame.height for frame in frames))
-    first, *others = [frame.convert("RGB").resize(size, ENLARGING) for frame in frames]
-    pauses = [PAUSE] * len(others) + [LAST_PAUSE]
-    settings = ANIMATIONS[path.suffix.lower()]
+    path = Path(path)
+    content = animation(frames, path.suffix)
     try:
-        with written_aside(path, overwrite) as aside, aside.open("wb") as file:
-            first.save(file, save_all=True, append_images=others, duration=pauses, loop=0, **settings)
+        with written_aside(path, overwrite) as aside:
+            aside.write_bytes(content)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error}); expected a folder that can") from error
     return path
+
+
+def animation(frames: Sequence[Image.Image], suffix: str) -> bytes:
+    """The bytes of an animation, see :func:`save_animation`; suffix: its file's ending. Raises ``InputError`` where
+    there is no picture.
+    """
+    if not frames:
+        raise InputError("an animation was asked for, but there are 0 pictures; expected at least 1")
+    size = (max(frame.width for frame in frames), max(frame.height for frame in frames))
+    first, *others = [frame.convert("RGB").resize(size, ENLARGING) for frame in frames]
+    pauses = [PAUSE] * len(others) + [LAST_PAUSE]
+    file, settings = BytesIO(), ANIMATIONS[suffix.lower()]
+    first.save(file, save_all=True, append_images=others, duration=pauses, loop=0, **settings)
+    return file.getvalue()
 
 
 def check_animation(path: Path | str) -> None:

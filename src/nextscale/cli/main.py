@@ -26,6 +26,7 @@ from nextscale.cli.push import push
 from nextscale.cli.reconstruct import reconstruct
 from nextscale.cli.runs import runs
 from nextscale.cli.selftest import selftest
+from nextscale.cli.serve import serve
 from nextscale.cli.train import train
 from nextscale.cli.verify import verify
 from nextscale.errors import InputError, NextscaleError
@@ -42,6 +43,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     train,
     runs,
     evaluate,
+    serve,
     convert,
     push,
     verify,

@@ -1,0 +1,139 @@
+"""A worker process as the server sees it: started, told what to draw, and started again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import threading
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from nextscale.errors import InputError
+from nextscale.serve.batching import Picture
+from nextscale.serve.worker import Batch, Failed, Ready, work
+
+MOST_DEATHS = 3
+"""How many workers in a row may die before they are ready."""
+log = logging.getLogger("nextscale.serve")
+
+
+class Device:
+    """heard: takes what the worker says of its batch; lost: is told that it died, with ``running`` as it was."""
+
+    def __init__(
+        self,
+        name: str,
+        models: Sequence[str],
+        dtype: str,
+        heard: Callable[[Device, Any], None],
+        lost: Callable[[Device], None],
+    ) -> None:
+        self.name, self._given, self._heard, self._lost = name, (list(models), name, dtype), heard, lost
+        self.running: list[Picture] = []
+        self.ready: Ready | None = None
+        self.state, self.restarts, self._deaths = "starting", 0, 0
+        self._connection: Connection | None = None
+        self._process: Any = None
+        self._first: asyncio.Future[None] | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether it can take a batch."""
+        return self.state == "ready" and not self.running
+
+    @property
+    def broken(self) -> bool:
+        """Whether it has been given up."""
+        return self.state == "broken"
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready. Raises ``InputError`` with what it could not load."""
+        self._first = asyncio.get_running_loop().create_future()
+        self._begin()
+        await self._first
+
+    async def stop(self) -> None:
+        """End it; what it draws is lost."""
+        self.state = "stopped"
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._process.join, 5.0)
+            if self._process.is_alive():
+                self._process.kill()
+
+    def draw(self, pictures: list[Picture], batch: Batch) -> None:
+        """Give it a batch."""
+        self.running = pictures
+        self._send(batch)
+
+    def drop(self, places: list[int]) -> None:
+        """Tell it which pictures of its batch nobody wants."""
+        if places:
+            self._send(places)
+
+    def _send(self, message: Any) -> None:
+        try:
+            assert self._connection is not None
+            self._connection.send(message)
+        except OSError:  # it died, which the thread that reads finds, too
+            log.debug("a message to the worker on %s was lost", self.name)
+
+    def _begin(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=work, args=(theirs, *self._given), name=f"nextscale-{self.name}", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        loop, connection = asyncio.get_running_loop(), self._connection
+
+        def read() -> None:
+            try:
+                while True:
+                    message = connection.recv()
+                    loop.call_soon_threadsafe(self._take, connection, message)
+            except (EOFError, OSError):
+                try:
+                    loop.call_soon_threadsafe(self._gone, connection)
+                except RuntimeError:  # the server has ended
+                    return
+
+        threading.Thread(target=read, name=f"read-{self.name}", daemon=True).start()
+
+    def _take(self, connection: Connection, message: Any) -> None:
+        if connection is not self._connection or self.state == "stopped":
+            return
+        if isinstance(message, Ready):
+            self.ready, self.state, self._deaths = message, "ready", 0
+            self._answer_first(None)
+            self._heard(self, None)
+        elif self.state == "starting" and isinstance(message, Failed):
+            self._answer_first(InputError(message.sentence))
+        else:
+            self._heard(self, message)
+
+    def _gone(self, connection: Connection) -> None:
+        if connection is not self._connection or self.state == "stopped":
+            return
+        connection.close()
+        self._deaths += self.state == "starting"
+        self.restarts += 1
+        self.state = "broken" if self._deaths >= MOST_DEATHS else "starting"
+        self._answer_first(
+            InputError("the process that draws died while it loaded the models; there may be too little memory")
+        )
+        self._lost(self)
+        if not self.broken:
+            self._begin()
+
+    def _answer_first(self, error: Exception | None) -> None:
+        if self._first is not None and not self._first.done():
+            if error is None:
+                self._first.set_result(None)
+            else:
+                self.state = "broken"
+                self._first.set_exception(error)

@@ -1,0 +1,196 @@
+"""The process that draws: one for every device, with all served models in its memory.
+
+It takes one batch at a time from the server, sends pictures back as they grow, and lets go at the next scale of those
+that nobody waits for. It ends when the server does.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import nextscale
+from nextscale.call import GIVEN
+from nextscale.conditions.base import Entry
+from nextscale.device import memory_of
+from nextscale.edit import kept_of
+from nextscale.errors import NextscaleError
+from nextscale.given import joined
+from nextscale.pipeline import Pipeline, decode, to_pil
+from nextscale.plan import Plan
+from nextscale.region import Region
+from nextscale.state import Keep, ScaleEvent
+from nextscale.tokenizers.base import Canvas
+
+Pixels = np.ndarray
+"""A picture, (H, W, 3) uint8."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures that are drawn together. entries, seeds, shown: one per picture, shown: after which scales it is sent;
+    regions, region_of: what is edited, and which of these each picture has.
+    """
+
+    model: str
+    plan: Plan
+    entries: list[Entry]
+    seeds: list[int]
+    shown: list[frozenset[int]]
+    regions: list[Region]
+    region_of: list[int]
+    rule: str = "cover"
+    blank: bool = True
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a worker says first. about: where it draws, and why; free: bytes that are free there."""
+
+    device: str
+    dtype: str
+    about: str
+    free: int
+
+
+@dataclass(frozen=True)
+class Grown:
+    """Pictures as they stand after scale k, by their places in the batch."""
+
+    k: int
+    pictures: Mapping[int, Pixels]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures of a batch that is done, by their places in it; those that were let go are missing."""
+
+    pictures: Mapping[int, Pixels]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A batch that could not be drawn. ours: whether the fault is the service's."""
+
+    sentence: str
+    ours: bool
+
+
+def work(connection: Connection, models: Sequence[str], device: str, dtype: str) -> None:
+    """What the process does until the server closes the connection. First it says ``Ready``, or ``Failed``."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the server ends what runs, and then this process
+    try:
+        try:
+            pipes = {pipe.name: pipe for pipe in (_loaded(name, device, dtype) for name in models)}
+        except (NextscaleError, OSError) as error:
+            connection.send(Failed(str(error), ours=False))
+            return
+        connection.send(_ready(next(iter(pipes.values()))))
+        while True:
+            message = connection.recv()
+            if isinstance(message, Batch):
+                connection.send(_answer(connection, pipes[message.model], message))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _loaded(name: str, device: str, dtype: str) -> Pipeline:
+    pipe = nextscale.load(name, device=device, dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _ready(first: Pipeline) -> Ready:
+    number = str(first.dtype).removeprefix("torch.")
+    about = f"{first.device} ({first.device_reason}) in {number} ({first.dtype_reason})"
+    return Ready(str(first.device), number, about, _free(first.device))
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that are free where a worker draws."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    told = Path("/proc/meminfo")
+    if told.exists():
+        lines = dict(line.split(":", 1) for line in told.read_text(encoding="ascii").splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    return (memory_of(device) or 1 << 32) // 2
+
+
+def _answer(connection: Connection, pipe: Pipeline, batch: Batch) -> Drawn | Failed:
+    """Draw a batch; whatever goes wrong with it, the worker goes on."""
+    start = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the client should know was said when the request came
+            pictures = _draw(connection, pipe, batch)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise
+    except NextscaleError as error:
+        return Failed(str(error), ours=False)
+    except Exception as error:
+        logging.getLogger("nextscale.serve").error("drawing failed\n%s", traceback.format_exc())
+        return Failed(f"the drawing failed here ({type(error).__name__})", ours=True)
+    return Drawn(pictures, time.perf_counter() - start)
+
+
+def _draw(connection: Connection, pipe: Pipeline, batch: Batch) -> dict[int, Pixels]:
+    alive = list(range(len(batch.entries)))
+
+    def watch(event: ScaleEvent) -> Keep | bool | None:
+        nonlocal alive
+        wanted = [i for i, place in enumerate(alive) if event.k in batch.shown[place]]
+        if wanted:
+            pictures = _pictures(pipe, event.canvas.select(torch.tensor(wanted, device=event.canvas.latent.device)))
+            connection.send(Grown(event.k, dict(zip((alive[i] for i in wanted), pictures, strict=True))))
+        dropped = _dropped(connection)
+        rows = [i for i, place in enumerate(alive) if place not in dropped]
+        if len(rows) == len(alive):
+            return None
+        alive = [alive[i] for i in rows]
+        return Keep(rows) if rows else False
+
+    shown = pipe.conditioner.arguments(batch.entries) if any(batch.plan.branches) else {"num_images": len(batch.seeds)}
+    result = pipe(
+        **shown,
+        seed=batch.seeds,
+        plan=batch.plan,
+        parts=_parts(pipe, batch),
+        output_type="pt",
+        callback_on_scale_end=watch,
+    )
+    return dict(zip(alive, map(np.asarray, to_pil(result.images)), strict=True)) if alive else {}
+
+
+def _parts(pipe: Pipeline, batch: Batch) -> dict[str, Any] | None:
+    """What is kept of the pictures that are edited; each is encoded alone, so that none depends on the others."""
+    if not batch.regions:
+        return None
+    schedule = batch.plan.schedule
+    kept = [kept_of(pipe.tokenizer, [region], schedule, batch.rule, batch.blank) for region in batch.regions]
+    return {GIVEN: joined(kept).select(torch.tensor(batch.region_of))}
+
+
+def _pictures(pipe: Pipeline, canvas: Canvas) -> list[Pixels]:
+    return [np.asarray(image) for image in to_pil(decode(pipe.tokenizer, canvas))]
+
+
+def _dropped(connection: Connection) -> set[int]:
+    """The places of pictures that the server wants no more."""
+    found: set[int] = set()
+    while connection.poll():
+        found |= set(connection.recv())
+    return found
