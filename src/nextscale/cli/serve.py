@@ -52,7 +52,7 @@ def serve(
             raise InputError(missing({"multipart": "python-multipart"}.get(package, package), "a server", "serve"))
     from nextscale.checkpoints.load import bundled_names
     from nextscale.serve.server import bound, serve
-    from nextscale.serve.service import Service
+    from nextscale.serve.service import Service, fronts_of
     from nextscale.serve.settings import Settings
 
     key, names = _key(key_file), _names(host)
@@ -72,7 +72,8 @@ def serve(
     )
     listening = bound(host, port)
     bundled = sorted(bundled_names(), key=lambda name: name != DEFAULT_MODEL)
-    service = Service(models or bundled, device or ["auto"], dtype, settings)
+    devices = device or ["auto"]
+    service = Service(fronts_of(models or bundled, devices[0], dtype), devices, dtype, settings)
     address = f"http://{_bracketed(host)}:{listening.getsockname()[1]}"
     remark(f"loading {', '.join(service.fronts)}")
 

@@ -74,14 +74,14 @@ def _drawing(app: FastAPI, service: Service) -> None:
     store = Store(service.settings.kept, service.settings.kept_bytes)
 
     async def draw(request: Request, body: Generation, kind: str, image: Any = None, mask: Any = None) -> Response:
-        front = _model(service, body)
+        arrived, front = time.monotonic(), _model(service, body)
         if service.settings.log_prompts:
             log.info("%s %r", front.id, body.prompt)
         asked = await service.think(front.understood, body, image, mask)
         scales = len(asked.plan.rows)
         limit = await service.think(service.limit, asked)
         shown = scales_shown("all" if body.output_format == "gif" else body.partial_images, scales)
-        job = service.accept(asked, shown, limit, body.deadline)
+        job = service.accept(asked, shown, limit, arrived, body.deadline)
         drawing = Drawing(service, job, front, body, kind, store, str(request.base_url).rstrip("/"))
         return Stream(drawing) if body.stream else await answer(drawing, request)
 

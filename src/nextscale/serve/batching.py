@@ -88,6 +88,7 @@ class Waiting:
                 continue
             if picture.attempts >= MOST_ATTEMPTS:
                 picture.job.fail(refused)
+                self.forget(picture.job)
             else:
                 self._pictures.appendleft(picture)
         self.more()

@@ -33,24 +33,22 @@ log = logging.getLogger("nextscale.serve")
 
 
 class Service:
-    """Served models and what draws them. names: as they were given, the default first; devices: one worker for each."""
+    """Served models and what draws them. fronts: of the models, the default first; devices: one worker for each."""
 
     def __init__(
         self,
-        names: Sequence[str],
+        fronts: Sequence[Front],
         devices: Sequence[str] = ("auto",),
         dtype: str = "auto",
         settings: Settings | None = None,
     ) -> None:
-        self.settings, self.dtype = settings or Settings(), dtype
-        device, _ = choose_device(devices[0])
-        number, _ = choose_dtype(dtype, device)
-        fronts = [Front(name, device, number) for name in names]
+        self.settings = settings or Settings()
         self.fronts = {front.id: front for front in fronts}
         if len(self.fronts) < len(fronts):
             raise InputError(
                 f"two models have one name ({', '.join(front.id for front in fronts)}); expected names that differ"
             )
+        names = [front.name for front in fronts]
         self.metrics = Metrics(self)
         self.waiting = Waiting(self.settings.queue, self._more)
         self.devices = [Device(one, names, dtype, self._heard, self._lost) for one in devices]
@@ -67,6 +65,10 @@ class Service:
         await asyncio.gather(*(device.start() for device in self.devices), *looks)
         free = min(device.ready.free for device in self.devices if device.ready)
         self.memory = self.settings.memory or free // 2 // (len(self.devices) if self.devices[0].name == "cpu" else 1)
+        self.watch()
+
+    def watch(self) -> None:
+        """Keep an eye on deadlines from now on."""
         self._clock = asyncio.create_task(self._watch_the_clock())
 
     async def stop(self) -> None:
@@ -118,21 +120,24 @@ class Service:
             return None
         return self.fronts[asked.model].price(asked.plan, images)["flops"] / self.flops_per_second
 
-    def accept(self, asked: Asked, shown: frozenset[int], limit: int, seconds: float | None) -> Job:
-        """Let a request wait for its turn. Raises ``Refused`` where it may not."""
+    def accept(
+        self, asked: Asked, shown: frozenset[int], limit: int, arrived: float, seconds: float | None = None
+    ) -> Job:
+        """Let a request wait for its turn. arrived: when it came, by ``time.monotonic``; seconds: how long it may take,
+        by its own word. Raises ``Refused`` where it may not.
+        """
         if self.draining:
             raise closed()
         if all(device.broken for device in self.devices):
             raise nobody()
         allowed = min(seconds or self.settings.deadline, self.settings.deadline)
-        job = Job(asked, shown, limit, time.monotonic() + allowed, allowed)
+        job = Job(asked, shown, limit, arrived + allowed, allowed)
         self.waiting.add(job)
         return job
 
     def leave(self, job: Job) -> None:
         """Nobody waits for a job any more."""
-        if not job.over:
-            self.waiting.forget(job)
+        self.waiting.forget(job)
         for device in self.devices:
             device.drop([place for place, one in enumerate(device.running) if one.job is job])
 
@@ -207,6 +212,13 @@ class Service:
                 if not job.over:
                     job.fail(late(job.allowed))
                     self.leave(job)
+
+
+def fronts_of(names: Sequence[str], device: str = "auto", dtype: str = "auto") -> list[Front]:
+    """Models by the names of ``nextscale.load``, as they will stand on a device. Raises ``CheckpointError``."""
+    where, _ = choose_device(device)
+    number, _ = choose_dtype(dtype, where)
+    return [Front(name, where, number) for name in names]
 
 
 def _refusing(do: Callable[..., T], *given: Any, **named: Any) -> T:
