@@ -175,7 +175,7 @@ def test_a_plan_names_nothing_that_is_not_served(guarded: str, tmp_path: Path) -
         {**plan, "rows": [{**row, "keep": str(secret)} for row in rows]},
         {**plan, "candidates": 5000},
         {**plan, "branches": [[str(secret)], []]},
-        {**plan, "rows": rows * 1000},
+        {**plan, "rows": rows * 50},
     ]
     for one in attacks:
         answer = httpx.post(f"{url}/v1/images/generations", json={"class_labels": "face", "plan": one}, timeout=60)
@@ -186,7 +186,8 @@ def test_a_plan_names_nothing_that_is_not_served(guarded: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"{", b"[]", b"null", b'{"prompt": 3}', b'{"prompt": "a", "prompt": "b"}', b"\xff\xfe", b"[" * 100_000,
+        b"", b"{", b"[]", b"null", b'{"prompt": 3}', b'{"prompt": "a", "prompt": "b"}', b"\xff\xfe",
+        b"[" * 100_000,
         b'{"class_labels": "face", "n": true}', b'{"class_labels": {"a": 1}}', b'{"class_labels": "face", "top_k": 1e400}',
         b'{"class_labels": "face", "seed": ' + b"9" * 5000 + b"}", b'{"class_labels": "face", "plan": {"rows": [[]]}}',
         b'{"class_labels": "face", "methods": [{"name": "os.system"}]}', b'{"class_labels": "face", "deadline": -1}',
