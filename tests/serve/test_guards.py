@@ -188,7 +188,8 @@ def test_a_plan_names_nothing_that_is_not_served(guarded: str, tmp_path: Path) -
     [
         b"", b"{", b"[]", b"null", b'{"prompt": 3}', b'{"prompt": "a", "prompt": "b"}', b"\xff\xfe",
         b"[" * 100_000,
-        b'{"class_labels": "face", "n": true}', b'{"class_labels": {"a": 1}}', b'{"class_labels": "face", "top_k": 1e400}',
+        b'{"class_labels": "face", "n": true}',
+        b'{"class_labels": {"a": 1}}', b'{"class_labels": "face", "top_k": 1e400}',
         b'{"class_labels": "face", "seed": ' + b"9" * 5000 + b"}", b'{"class_labels": "face", "plan": {"rows": [[]]}}',
         b'{"class_labels": "face", "methods": [{"name": "os.system"}]}', b'{"class_labels": "face", "deadline": -1}',
         b'{"class_labels": "face", "recipe": {"format": 2}}', b'{"prompt": "' + b"a " * 20_000 + b'"}',
