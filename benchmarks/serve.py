@@ -172,9 +172,8 @@ def main() -> None:
         time.sleep(1)
         there = served.counted()
         served.end()
-        print(
-            f"turn {turn}: client {dict(found)}, together {found.total()}; server {dict(there)}, together {there.total()}"
-        )
+        print(f"turn {turn}: client {dict(found)}, together {found.total()}")
+        print(f"  server {dict(there)}, together {there.total()}")
         print(f"  answered by the server though the client had left: {there['answered'] - found['answered']}")
         print(f"  p50 {statistics.median(seconds):.2f} s, p95 {seconds[int(0.95 * len(seconds))]:.2f} s")
         assert found.total() == there.total() == asked.requests

@@ -18,6 +18,6 @@ for i, image in enumerate(answer.data or []):
 for event in client.images.generate(prompt="cat", stream=True, partial_images=3, extra_body={"seed": 1}):
     print(event.type, event.size)
 
-box = {"box": "[0, 0, 32, 64]"}  # in a form, lists are JSON
-edited = client.images.edit(image=Path("cat-0.png"), prompt="heart", extra_body=box)
+wider = {"outpaint": '{"left": 8, "right": 8}'}  # in a form, tables are JSON
+edited = client.images.edit(image=Path("cat-0.png"), prompt="cat", extra_body=wider)
 Path("edited.png").write_bytes(base64.b64decode((edited.data or [])[0].b64_json or ""))

@@ -12,8 +12,8 @@ curl -sSf "$(sed 's/.*"url":"\([^"]*\)".*/\1/' answer.json)" -o cat.png
 curl -sSfN "$url/v1/images/generations" -H 'content-type: application/json' \
   -d '{"prompt": "cat", "seed": 1, "stream": true, "partial_images": "all"}' | grep '^event'
 
-# The left half painted anew.
-curl -sSf "$url/v1/images/edits" -F image=@cat.png -F prompt=heart -F 'box=[0, 0, 32, 64]' -F response_format=url > answer.json
+# Wider: what is added on both sides is painted.
+curl -sSf "$url/v1/images/edits" -F image=@cat.png -F prompt=cat -F 'outpaint={"left": 8, "right": 8}' -F response_format=url > answer.json
 curl -sSf "$(sed 's/.*"url":"\([^"]*\)".*/\1/' answer.json)" -o edited.png
 
 # What the picture says of itself.
