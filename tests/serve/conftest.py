@@ -32,7 +32,7 @@ QUEUE, BATCH = 64, 8
 
 
 def free_pipeline() -> Pipeline:
-    """Draws pictures of any size up to 256x256 pixels; large ones take a while."""
+    """Draws pictures of any size up to 256x256 pixels; larger ones take a while."""
     model = tiny_flexvar(places=64)
     vocabulary = ClassVocabulary(("animal", "face", "flag", "food", "tool"))
     return Pipeline(tokenizer_of(model), model, vocabulary, name="free")

@@ -22,7 +22,7 @@ from nextscale.serve.front import Asked
 from tests.serve.conftest import BATCH, QUEUE, Process
 from tests.serve.test_clients import holed, picture, png
 
-SLOW = {"model": "free", "class_labels": 0, "size": "256x256", "n": 2, "seed": 1}
+SLOW = {"model": "free", "class_labels": 0, "size": "160x160", "n": 2, "seed": 1}
 
 
 def metric(url: str, name: str) -> float:
@@ -90,7 +90,7 @@ def test_a_client_that_goes_away_is_dropped_and_others_go_on(server: Process, pi
 
     staying = asyncio.run(two())
     ends = [event for event in staying if event["type"].endswith(".completed")]
-    wanted = pipes["free"](0, size=(256, 256), num_images=2, seed=9)
+    wanted = pipes["free"](0, size=(160, 160), num_images=2, seed=9)
     assert [picture(one["b64_json"]).tobytes() for one in sorted(ends, key=lambda e: e["index"])] == [
         one.tobytes() for one in wanted
     ]
@@ -119,7 +119,7 @@ def test_a_worker_that_is_killed_loses_no_request(server: Process, pipes: dict[s
 
     events = asyncio.run(killed())
     assert metric(server.url, "nextscale_worker_restarts_total") == restarts + 1
-    wanted = pipes["free"](0, size=(256, 256), num_images=4, seed=1)
+    wanted = pipes["free"](0, size=(160, 160), num_images=4, seed=1)
     ends = sorted((one for one in events if one["type"].endswith("completed")), key=lambda one: one["index"])
     assert [picture(one["b64_json"]).tobytes() for one in ends] == [one.tobytes() for one in wanted]
     partial = [(one["index"], one["scale"]) for one in events if one["type"].endswith("partial_image")]
@@ -150,7 +150,8 @@ def test_on_sigterm_what_runs_is_finished_and_what_is_new_refused(folders: list[
     answer = asyncio.run(ended())
     assert answer.status_code == 200
     assert len(answer.json()["data"]) == 2
-    assert running.end() == 0
+    with running.process:
+        assert running.process.wait(60) == 0
 
 
 def asked(count: int = 1, plan: str = "one") -> Asked:
