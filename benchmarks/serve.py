@@ -78,7 +78,8 @@ async def one(client: httpx.AsyncClient, number: int, kind: str, leaves: bool, o
     """What becomes of a request, as its client sees it."""
     chance = random.Random(number)
     body: dict[str, Any] = {"class_labels": chance.randrange(50), "seed": number, "user": str(number)}
-    body |= {"four": {"n": 4}, "malformed": {"n": 0}, "other": {"model": other}}.get(kind, {})
+    more: dict[str, dict[str, Any]] = {"four": {"n": 4}, "malformed": {"n": 0}, "other": {"model": other}}
+    body |= more.get(kind, {})
     request: dict[str, Any] = {"url": f"{IMAGES}/generations", "json": body}
     if leaves or kind == "streamed":
         body |= {"stream": True, "partial_images": "all"}

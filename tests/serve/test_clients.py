@@ -100,7 +100,7 @@ def test_a_stream_sends_pictures_as_they_grow(server: Process, pipes: dict[str, 
         assert events[-1].usage.output_tokens == 30
         for event in events:  # every field that the client's type requires is there, and of its type
             type(event).model_validate(event.model_dump())
-    every = client(server.url).images.generate(
+    every: Any = client(server.url).images.generate(
         prompt="", n=2, stream=True, extra_body={"class_labels": "face", "seed": 5, "partial_images": "all"}
     )
     assert sorted((event.index, event.scale) for event in every) == [(i, k) for i in range(2) for k in range(4)]
@@ -175,7 +175,7 @@ def test_a_full_queue_and_a_deadline_raise_in_the_client(idle: Start) -> None:
             waiting = asyncio.ensure_future(found.images.generate(prompt="", n=2, extra_body=face))
             await asyncio.sleep(0.2)
             late = found.images.generate(prompt="", extra_body=face)
-            return await asyncio.gather(waiting, late, return_exceptions=True)
+            return [*await asyncio.gather(waiting, late, return_exceptions=True)]
 
     deadline, full = asyncio.run(crowd())
     assert isinstance(full, openai.RateLimitError)

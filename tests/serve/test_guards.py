@@ -57,7 +57,7 @@ def test_a_name_that_was_pointed_here_is_refused(idle: Start, guarded: str) -> N
 def test_a_page_of_another_site_is_refused(idle: Start, guarded: str, origin: str) -> None:
     """A form elsewhere can be posted here without being asked, and uploads a picture."""
     open_ = idle(without(check_origin)).url
-    form = {
+    form: Any = {
         "files": {"image": png(holed())},
         "data": {"prompt": "face", "deadline": "0.1"},
         "headers": {"origin": origin},

@@ -178,9 +178,9 @@ class Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        gone = asyncio.ensure_future(_gone(receive))
+        gone: asyncio.Future[Any] = asyncio.ensure_future(_gone(receive))
         events = self._events()
-        following: asyncio.Future[bytes | None] = asyncio.ensure_future(anext(events, None))
+        following: asyncio.Future[Any] = asyncio.ensure_future(anext(events, None))
         try:
             while True:
                 seconds = self.drawing.service.settings.keep_alive

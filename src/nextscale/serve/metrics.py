@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sized
-from typing import Protocol
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -21,7 +21,7 @@ class Metrics:
 
     def __init__(self, service: Counted) -> None:
         self.registry = registry = CollectorRegistry()
-        about = {"registry": registry}
+        about: Any = {"registry": registry}
         self.requests = Counter(
             "nextscale_requests", "Requests by what became of them", ["endpoint", "outcome"], **about
         )

@@ -22,8 +22,10 @@ SUBJECT = ("class_labels", "prompt", "negative_prompt", "style")
 SHAPES = ("size", "ratio", "pixels", "scales", "steps")
 SAMPLING = ("guidance_scale", "temperature", "top_k", "top_p", "smooth", "refine")
 REGION = ("box", "outpaint", "rule", "blank", "paste")
-OPENAI = ("output_format", "output_compression", "response_format", "stream", "partial_images", "background", "quality")
-OPENAI += ("moderation", "user", "safety_identifier")
+OPENAI = (
+    *("output_format", "output_compression", "response_format", "stream", "partial_images", "background", "quality"),
+    *("moderation", "user", "safety_identifier"),
+)
 """What says how pictures are answered, not what is in them."""
 TEXTS = frozenset({*OPENAI, *SUBJECT, "model", "size", "ratio", "pixels", "rule", "refine"}) - {
     *("class_labels", "output_compression", "stream", "partial_images")

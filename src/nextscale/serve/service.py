@@ -244,5 +244,5 @@ def _batch(pictures: Sequence[Picture]) -> Batch:
         [one.job.shown for one in pictures],
         [edit.region for edit in edits],
         [next(n for n, edit in enumerate(edits) if edit is one.job.asked.edit) for one in pictures] if edits else [],
-        **({} if first.edit is None else {"rule": first.edit.rule, "blank": first.edit.blank}),
+        *(() if first.edit is None else (first.edit.rule, first.edit.blank)),
     )
