@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from nextscale.call import GIVEN, Call, understood
@@ -26,7 +27,7 @@ from nextscale.models.base import NextScaleModel
 from nextscale.plan import Plan
 from nextscale.ratios import ratio_of
 from nextscale.recipe import Recipe
-from nextscale.region import Region, region_of
+from nextscale.region import Region, Window, region_of
 from nextscale.request import Labels
 from nextscale.results import GenerationResult, OutputType, StreamEvent, to_pil
 from nextscale.scales import ScaleSchedule
@@ -45,21 +46,41 @@ BESIDE = ("style", "negative_prompt", "guidance_scale")
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What a model sees of a picture that is edited: the picture at the model's size, the mask (h, w) bool at any."""
+
+    picture: Image.Image
+    mask: np.ndarray
+    rule: str
+
+    def kept(self, tokenizer: Tokenizer, schedule: ScaleSchedule) -> Given:
+        """What is kept of it, for one image: the part that a painting plan names."""
+        pixels = pixels_of(self.picture, tokenizer, schedule)
+        return given_of(tokenizer, pixels, torch.from_numpy(self.mask)[None], schedule, self.rule)
+
+
+@dataclass(frozen=True)
 class Edit:
-    """An edit understood, before anything is computed. region: the picture, and what of it is painted anew; call: what
-    was asked for, without what is kept; rule, blank, paste: see :meth:`Editor.edit`.
+    """An edit understood, before anything is computed. region: the picture, and what of it is painted anew; window:
+    what of the picture is seen; seen: the same as a model sees it; call: what was asked for, without what is kept;
+    blank, paste: see :meth:`Editor.edit`.
     """
 
     region: Region
+    window: Window
+    seen: Seen
     call: Call
-    rule: str
     blank: bool
     paste: bool
 
     @property
     def told(self) -> dict[str, Any]:
         """What a recipe says of it."""
-        return {**self.region.source, "rule": self.rule, "blank": self.blank, "paste": self.paste}
+        return {**self.region.source, "rule": self.seen.rule, "blank": self.blank, "paste": self.paste}
+
+    def put_back(self, painted: Image.Image) -> Image.Image:
+        """The whole picture with what a model painted."""
+        return self.region.put_back(painted, self.window, self.paste)
 
 
 class Editor(Coder, ABC):
@@ -176,18 +197,18 @@ class Editor(Coder, ABC):
         if blank is None:
             shown = any(value not in (None, "") for entry in call.request.entries for value in entry.values())
             blank = shown and outpaint is None and rule != "official"
-        region.window(self.tokenizer.pixels(call.request.plan.schedule))  # refuses what is too large
-        return Edit(region, call, rule, blank, paste)
+        size = self.tokenizer.pixels(call.request.plan.schedule)
+        window = region.window(size)
+        return Edit(region, window, Seen(*region.cut(window, size, blank), rule), call, blank, paste)
 
     def _understood(self, image: Picture, **asked: Any) -> Call:
         """The call of an edit; its part holds what is kept of the picture."""
         edit = self.understood_edit(image, **asked)
-        region, call, plan = edit.region, edit.call, edit.call.request.plan
-        given = kept_of(self.tokenizer, [region], plan.schedule, edit.rule, edit.blank)
-        window = region.window(self.tokenizer.pixels(plan.schedule))
+        call, plan = edit.call, edit.call.request.plan
+        given = edit.seen.kept(self.tokenizer, plan.schedule)
 
         def finished(images: Tensor) -> Tensor:
-            whole = [np.asarray(region.put_back(one, window, edit.paste)) for one in to_pil(images)]
+            whole = [np.asarray(edit.put_back(one)) for one in to_pil(images)]
             return torch.from_numpy(np.stack(whole)).permute(0, 3, 1, 2).float() / 255
 
         return replace(

@@ -47,9 +47,9 @@ def serve(
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log.")] = False,
 ) -> None:
     """Draw over HTTP for OpenAI's clients, and show a page: http://127.0.0.1:8000."""
-    for package in ("fastapi", "uvicorn", "prometheus_client", "multipart"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError(missing({"multipart": "python-multipart"}.get(package, package), "a server", "serve"))
+    for package in ("fastapi", "uvicorn", "prometheus-client", "python-multipart"):
+        if importlib.util.find_spec(package.replace("-", "_")) is None:
+            raise InputError(missing(package, "a server", "serve"))
     from nextscale.checkpoints.load import bundled_names
     from nextscale.serve.server import bound, serve
     from nextscale.serve.service import Service, fronts_of
@@ -59,7 +59,7 @@ def serve(
     if names is None and key is None and not no_key:
         raise InputError(f"others can reach {host}, so a key is needed: --key-file or {KEY}; --no-key does without")
     everywhere = host in ("0.0.0.0", "::")
-    hosts = {*(names or {_bracketed(host)}), *(allow_host or [])}
+    hosts = {*(names or {_bracketed(host), *(["localhost"] if everywhere else [])}), *(allow_host or [])}
     settings = Settings(
         batch=batch,
         memory=None if memory is None else int(memory * 2**30),

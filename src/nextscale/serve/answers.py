@@ -97,10 +97,10 @@ class Drawing:
         self.grown.setdefault(i, []).append(pixels)
 
     def _file(self, i: int, pixels: Pixels) -> tuple[bytes, Size]:
-        image = media.finished(pixels, self.asked, self.front)
+        image = media.finished(pixels, self.asked)
         size = (image.height, image.width)
         if self.format == "gif":
-            frames = [media.finished(one, self.asked, self.front) for one in self.grown.pop(i, [])]
+            frames = [media.finished(one, self.asked) for one in self.grown.pop(i, [])]
             return media.growing([*frames, image]), size
         recipe = None
         if self.format == "png":
@@ -110,7 +110,7 @@ class Drawing:
         return media.encoded(image, self.format, self.quality, recipe), size
 
     def _still(self, pixels: Pixels) -> tuple[bytes, Size]:
-        image = media.finished(pixels, self.asked, self.front)
+        image = media.finished(pixels, self.asked)
         return media.encoded(image, self.still_format, self.quality), (image.height, image.width)
 
     @property

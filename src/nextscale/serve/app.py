@@ -17,7 +17,7 @@ from starlette.formparsers import MultiPartException
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
 from nextscale import __version__
-from nextscale.errors import InputError, NextscaleError
+from nextscale.errors import InputError, NextscaleError, one_line, quoted
 from nextscale.serve import media
 from nextscale.serve.answers import Drawing, Stream, answer
 from nextscale.serve.batching import scales_shown
@@ -26,7 +26,7 @@ from nextscale.serve.front import Front
 from nextscale.serve.guards import CHECKS, HEADERS, Check, Guard, Receive, Scope, Send
 from nextscale.serve.schema import Generation, Painting, read_form, read_json
 from nextscale.serve.service import Service
-from nextscale.serve.settings import MOST_FORM
+from nextscale.serve.settings import MOST_JSON
 from nextscale.serve.store import Store
 from nextscale.serve.told import model_told, plan_told, recipe_told, suggestions
 
@@ -124,8 +124,8 @@ def _telling(app: FastAPI, service: Service) -> None:
     @app.get("/v1/suggestions")
     async def suggested(model: str | None = None, text: str = "", limit: str = "20") -> Any:
         """What a model knows that fits a text."""
-        if not limit.isdigit() or not 1 <= int(limit) <= 100:
-            raise Refused(400, f"limit is {limit[:20]!r}; expected 1 to 100", param="limit")
+        if re.fullmatch("[1-9][0-9]?|100", limit) is None:
+            raise Refused(400, f"limit is {quoted(limit)}; expected 1 to 100", param="limit")
         found = await service.think(suggestions, service.front(model), text[:200], int(limit))
         return {"object": "list", "data": found}
 
@@ -205,7 +205,7 @@ class _Form:
 
     async def __aenter__(self) -> _Form:
         try:
-            self._form = await self._request.form(max_files=4, max_fields=100, max_part_size=MOST_FORM)
+            self._form = await self._request.form(max_files=4, max_fields=100, max_part_size=MOST_JSON)
         except HTTPException as error:
             raise Refused(400, f"the form cannot be read ({error.detail}); expected multipart/form-data") from None
         except (MultiPartException, KeyError, ValueError) as error:
@@ -278,7 +278,7 @@ class _Noted:
             outcome = scope.get("outcome") or ("cancelled" if not whole else _outcome(status))
             route = getattr(scope.get("route"), "path", "other")
             self.service.metrics.request(route, outcome, seconds)
-            path = scope["path"] if route != "/v1/images/files/{name}" else route
+            path = one_line(repr(scope["path"]), 200) if route == "other" else route
             log.info("%s %s %d %s %.3f s", scope["method"], path, status, outcome, seconds)
 
 

@@ -76,7 +76,7 @@ class Waiting:
         """Let all pictures of a job wait. Raises ``Refused`` where they are too many."""
         count = len(job.asked.entries)
         if len(self) + count > self.most:
-            raise full(len(self), len(self) / self.rate if self.rate else 1.0)
+            raise full(f"{len(self)} pictures wait", len(self) / self.rate if self.rate else 1.0)
         self._pictures.extend(Picture(job, i) for i in range(count))
         self.more()
 

@@ -16,6 +16,8 @@ from nextscale.serve.worker import Batch, Failed, Ready, work
 
 MOST_DEATHS = 3
 """How many workers in a row may die before they are ready."""
+PATIENCE = 5.0
+"""Seconds that a worker has for its end."""
 log = logging.getLogger("nextscale.serve")
 
 
@@ -57,12 +59,10 @@ class Device:
     async def stop(self) -> None:
         """End it; what it draws is lost."""
         self.state = "stopped"
-        if self._connection is not None:
-            self._connection.close()
         if self._process is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._process.join, 5.0)
-            if self._process.is_alive():
-                self._process.kill()
+            self._send(None)
+            await asyncio.to_thread(self._process.join, PATIENCE)
+            self._process.kill()
 
     def draw(self, pictures: list[Picture], batch: Batch) -> None:
         """Give it a batch."""

@@ -73,9 +73,9 @@ def late(seconds: float) -> Refused:
     return Refused(504, sentence, "server_error", "deadline", retry=False)
 
 
-def full(waiting: int, after: float) -> Refused:
-    """A 429."""
-    sentence = f"{waiting} pictures wait already, as many as may; expected the request again in a while"
+def full(what: str, after: float) -> Refused:
+    """A 429. what: what waits already."""
+    sentence = f"{what} already, as many as may; expected the request again in a while"
     return Refused(429, sentence, "rate_limit_error", "queue_full", retry=True, after=after)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,8 +57,7 @@ class Asked:
     @property
     def together(self) -> tuple[Any, ...]:
         """What pictures must agree on to be drawn together."""
-        how = None if self.edit is None else (self.edit.rule, self.edit.blank)
-        return self.model, self.plan, how
+        return self.model, self.plan, None if self.edit is None else self.edit.seen.rule
 
 
 class Front:
@@ -120,16 +120,15 @@ class Front:
     def fitting(self, plan: Plan, most: int, memory: int) -> int:
         """How many pictures of a plan may be drawn together, 0 where not one fits. memory: bytes beside the weights."""
 
-        def fits(images: int) -> bool:
+        def beside(images: int) -> int:
             price = self.price(plan, images)
-            return price["peak_memory"] - price["weights"] <= memory
+            return price["peak_memory"] - price["weights"]
 
-        return next((images for images in range(most, 0, -1) if fits(images)), 0)
+        return bisect(range(1, most + 1), memory, key=beside)
 
     def warm(self) -> None:
-        """Rehearse what is asked for most, with guidance and without, which takes a second each."""
-        for plan in (self.pipe.plan(), self.pipe.plan(guidance_scale=1.0)):
-            self._rehearsed(plan)
+        """Rehearse what is asked for most, which takes a second or two."""
+        self._rehearsed(self.pipe.plan())
 
     def _rehearsed(self, plan: Plan) -> Rehearsal:
         """Of one picture. Sampling settings change no number of bytes, so plans that differ in these share one."""

@@ -27,14 +27,10 @@ MOST_PIXELS, MOST_SCANS = 16_000_000, 64
 TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "gif": "image/gif"}
 
 
-def finished(pixels: Pixels, asked: Asked, front: Front) -> Image.Image:
+def finished(pixels: Pixels, asked: Asked) -> Image.Image:
     """A picture as its client gets it; of an edit, the whole picture with what was painted in its place."""
     image = Image.fromarray(pixels)
-    edit = asked.edit
-    if edit is None:
-        return image
-    window = edit.region.window(front.pipe.tokenizer.pixels(asked.plan.schedule))
-    return edit.region.put_back(image, window, edit.paste)
+    return image if asked.edit is None else asked.edit.put_back(image)
 
 
 def recipe_of(asked: Asked, i: int, front: Front, device: str, dtype: str) -> dict[str, Any]:
@@ -62,14 +58,13 @@ def growing(frames: Sequence[Image.Image]) -> bytes:
     return animation([visible(frame).picture for frame in frames], ".gif")
 
 
-def opened(content: bytes, what: str, checked: bool = True) -> Image.Image:
-    """An upload as it is to be seen, RGBA where it may have transparent parts. what: its field; checked: look before
-    decoding. Raises ``InputError`` for what is no picture, or too large a one.
+def opened(content: bytes, what: str) -> Image.Image:
+    """An upload as it is to be seen, RGBA where it may have transparent parts. what: its field. Raises ``InputError``
+    for what is no picture, or too large a one.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if checked:
-                _check(image, content, what)
+            _check(image, content, what)
             image.load()
             return visible(image, alpha=True).picture
     except DAMAGE as error:

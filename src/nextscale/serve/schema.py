@@ -136,18 +136,17 @@ def read_json(content: bytes, kind: type[Generation]) -> Generation:
 def read_form(fields: Sequence[tuple[str, str]], kind: type[Generation]) -> Generation:
     """The texts of a form: lists and tables are JSON, or given as ``name[]`` several times. Raises ``Refused``."""
     found: dict[str, Any] = {}
+    lists: dict[str, list[Any]] = {}
     for name, text in fields:
         name, several = name.removesuffix("[]"), name.endswith("[]")
+        if name in found or (name in lists and not several):
+            raise Refused(400, f"the form gives {quoted(name, 40)} twice; expected every field once", param=name)
         value = text if name in TEXTS else _value(text)
-        if name in found and not several:
-            raise Refused(400, f"the form gives {one(name)} twice; expected every field once", param=name)
-        found[name] = [*found.get(name, []), value] if several else value
-    return read(kind, found)
-
-
-def one(name: str) -> str:
-    """A name as a sentence quotes it."""
-    return quoted(name, 40)
+        if several:
+            lists.setdefault(name, []).append(value)
+        else:
+            found[name] = value
+    return read(kind, found | lists)
 
 
 def size_of(text: str) -> Size | None:

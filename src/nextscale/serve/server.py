@@ -66,7 +66,9 @@ def serve(service: Service, listening: socket.socket, ready: Callable[[], None])
             await service.start()
             listening.listen(2048)  # who connects now is answered as soon as the loop runs
             ready()
+            warm = [asyncio.ensure_future(service.think(front.warm)) for front in service.fronts.values()]
             await Server(config_of(create_app(service), service.settings.deadline), service).serve(sockets=[listening])
+            await asyncio.gather(*warm, return_exceptions=True)
         finally:
             await service.stop()
 

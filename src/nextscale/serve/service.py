@@ -20,7 +20,7 @@ from nextscale.device import choose_device, choose_dtype
 from nextscale.errors import InputError
 from nextscale.serve.batching import Job, Picture, Waiting, died
 from nextscale.serve.device import Device
-from nextscale.serve.errors import bad_value, closed, failed, late, no_model, nobody
+from nextscale.serve.errors import bad_value, closed, failed, full, late, no_model, nobody
 from nextscale.serve.front import Asked, Front
 from nextscale.serve.metrics import Metrics
 from nextscale.serve.settings import Settings
@@ -55,14 +55,13 @@ class Service:
         self.draining = False
         self.memory = self.settings.memory or 1 << 30
         self.flops_per_second = 0.0
-        self._thinking = ThreadPoolExecutor(1, "understand")
+        self._thinking, self._thoughts = ThreadPoolExecutor(1, "understand"), 0
         self._encoding = ThreadPoolExecutor(max(2, torch.get_num_threads()), "encode")
         self._clock: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start the workers and wait until all are ready. Raises ``InputError`` with what one could not load."""
-        looks = (self.think(front.warm) for front in self.fronts.values())
-        await asyncio.gather(*(device.start() for device in self.devices), *looks)
+        await asyncio.gather(*(device.start() for device in self.devices))
         free = min(device.ready.free for device in self.devices if device.ready)
         self.memory = self.settings.memory or free // 2 // (len(self.devices) if self.devices[0].name == "cpu" else 1)
         self.watch()
@@ -89,9 +88,18 @@ class Service:
             raise no_model(name, list(self.fronts))
         return self.fronts[name]
 
-    def think(self, do: Callable[..., T], *given: Any, **named: Any) -> Awaitable[T]:
-        """Do something of the library's in its thread; what it refuses becomes a ``Refused``."""
-        return asyncio.get_running_loop().run_in_executor(self._thinking, partial(_refusing, do, *given, **named))
+    async def think(self, do: Callable[..., T], *given: Any, **named: Any) -> T:
+        """Do something of the library's in its thread; what it refuses becomes a ``Refused``, and so does this where as
+        much waits for that thread as may wait to be drawn.
+        """
+        if self._thoughts >= self.settings.queue:
+            raise full(f"{self._thoughts} requests wait to be read", 1.0)
+        self._thoughts += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thinking, partial(_refusing, do, *given, **named))
+        finally:
+            self._thoughts -= 1
 
     def encode(self, do: Callable[..., T], *given: Any) -> Awaitable[T]:
         """Make files of pictures beside the loop."""
@@ -194,9 +202,9 @@ class Service:
             self.waiting.drop_all(nobody())
 
     def _note(self, pictures: Sequence[Picture], drawn: Drawn) -> None:
+        self.metrics.pictures.inc(len(drawn.pictures))
         if len(drawn.pictures) < len(pictures):
-            return
-        self.metrics.pictures.inc(len(pictures))
+            return  # how long a batch takes that shrinks says nothing of another
         self.waiting.measured(len(pictures), drawn.seconds)
         asked = pictures[0].job.asked
         flops = self.fronts[asked.model].price(asked.plan, len(pictures))["flops"]
@@ -232,17 +240,15 @@ def _refusing(do: Callable[..., T], *given: Any, **named: Any) -> T:
 
 def _batch(pictures: Sequence[Picture]) -> Batch:
     first = pictures[0].job.asked
-    edits: list[Any] = []
-    for one in pictures:
-        if one.job.asked.edit is not None and all(one.job.asked.edit is not edit for edit in edits):
-            edits.append(one.job.asked.edit)
+    edits = [one.job.asked.edit for one in pictures if one.job.asked.edit is not None]
+    different = list({id(edit): edit.seen for edit in edits}.items())  # several pictures of a job share one
+    places = [[number for number, _ in different].index(id(edit)) for edit in edits]
     return Batch(
         first.model,
         first.plan,
         [one.job.asked.entries[one.i] for one in pictures],
         [one.job.asked.seeds[one.i] for one in pictures],
         [one.job.shown for one in pictures],
-        [edit.region for edit in edits],
-        [next(n for n, edit in enumerate(edits) if edit is one.job.asked.edit) for one in pictures] if edits else [],
-        *(() if first.edit is None else (first.edit.rule, first.edit.blank)),
+        [seen for _, seen in different],
+        places,
     )

@@ -24,12 +24,11 @@ import nextscale
 from nextscale.call import GIVEN
 from nextscale.conditions.base import Entry
 from nextscale.device import memory_of
-from nextscale.edit import kept_of
+from nextscale.edit import Seen
 from nextscale.errors import NextscaleError
 from nextscale.given import joined
 from nextscale.pipeline import Pipeline, decode, to_pil
 from nextscale.plan import Plan
-from nextscale.region import Region
 from nextscale.state import Keep, ScaleEvent
 from nextscale.tokenizers.base import Canvas
 
@@ -40,7 +39,7 @@ Pixels = np.ndarray
 @dataclass(frozen=True)
 class Batch:
     """Pictures that are drawn together. entries, seeds, shown: one per picture, shown: after which scales it is sent;
-    regions, region_of: what is edited, and which of these each picture has.
+    edited, edit_of: what a model sees of the pictures that are edited, and which of these each picture has.
     """
 
     model: str
@@ -48,10 +47,8 @@ class Batch:
     entries: list[Entry]
     seeds: list[int]
     shown: list[frozenset[int]]
-    regions: list[Region]
-    region_of: list[int]
-    rule: str = "cover"
-    blank: bool = True
+    edited: list[Seen]
+    edit_of: list[int]
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ class Failed:
 
 
 def work(connection: Connection, models: Sequence[str], device: str, dtype: str) -> None:
-    """What the process does until the server closes the connection. First it says ``Ready``, or ``Failed``."""
+    """What the process does until the server ends. First it says ``Ready``, or ``Failed``."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the server ends what runs, and then this process
     try:
@@ -100,8 +97,8 @@ def work(connection: Connection, models: Sequence[str], device: str, dtype: str)
             return
         connection.send(_ready(next(iter(pipes.values()))))
         while True:
-            message = connection.recv()
-            if isinstance(message, Batch):
+            message = _received(connection)
+            if isinstance(message, Batch):  # else pictures of a batch that is done are wanted no more
                 connection.send(_answer(connection, pipes[message.model], message))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
@@ -177,11 +174,10 @@ def _draw(connection: Connection, pipe: Pipeline, batch: Batch) -> dict[int, Pix
 
 def _parts(pipe: Pipeline, batch: Batch) -> dict[str, Any] | None:
     """What is kept of the pictures that are edited; each is encoded alone, so that none depends on the others."""
-    if not batch.regions:
+    if not batch.edited:
         return None
-    schedule = batch.plan.schedule
-    kept = [kept_of(pipe.tokenizer, [region], schedule, batch.rule, batch.blank) for region in batch.regions]
-    return {GIVEN: joined(kept).select(torch.tensor(batch.region_of))}
+    kept = [seen.kept(pipe.tokenizer, batch.plan.schedule) for seen in batch.edited]
+    return {GIVEN: joined(kept).select(torch.tensor(batch.edit_of))}
 
 
 def _pictures(pipe: Pipeline, canvas: Canvas) -> list[Pixels]:
@@ -192,5 +188,13 @@ def _dropped(connection: Connection) -> set[int]:
     """The places of pictures that the server wants no more."""
     found: set[int] = set()
     while connection.poll():
-        found |= set(connection.recv())
+        found |= set(_received(connection))
     return found
+
+
+def _received(connection: Connection) -> Any:
+    """What the server says. Raises ``EOFError`` where it says None: it ends."""
+    message = connection.recv()
+    if message is None:
+        raise EOFError
+    return message
