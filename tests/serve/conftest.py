@@ -1,16 +1,16 @@
-"""A server in a process of its own, with tiny models, that all tests share; and servers in this process without a
-worker, where nothing is ever drawn, so that queues fill and deadlines pass when a test wants it.
+"""A server with tiny models and a worker process, that all tests share; and servers without a worker, where nothing is
+ever drawn, so that queues fill and deadlines pass when a test wants it. All run in this process, behind real sockets.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,102 +63,107 @@ def folders(pipes: dict[str, Pipeline], tmp_path_factory: pytest.TempPathFactory
     return [str(root / name) for name in pipes]
 
 
-class Process:
-    """``nextscale serve`` in a process of its own, on any free port. url: of the server, without a path."""
+class Running:
+    """A server in this process. draws: whether it has a worker; url: of it, without a path."""
 
-    def __init__(self, log: Path, words: Sequence[str]) -> None:
-        command = [sys.executable, "-m", "nextscale", "serve", "--port", "0", "--dtype", "float32", "--device", "cpu"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.log = log
-        with log.open("w") as errors:
-            self.process = subprocess.Popen(
-                [*command, *words], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-            )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith("nextscale serves http://"), log.read_text()
-        self.url = line.split()[-1]
-
-    @property
-    def workers(self) -> list[int]:
-        """The process numbers of those that draw."""
-        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        numbers = [int(number) for task in tasks for number in task.read_text().split()]
-        return [one for one in numbers if "spawn_main" in Path(f"/proc/{one}/cmdline").read_text()]
-
-    def end(self) -> int:
-        self.process.terminate()
-        with self.process:
-            return self.process.wait(60)
-
-
-@pytest.fixture(scope="session")
-def server(folders: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    log = tmp_path_factory.mktemp("log") / "server.log"
-    running = Process(log, [*folders, "--queue", str(QUEUE), "--batch", str(BATCH)])
-    yield running
-    running.end()
-
-
-@pytest.fixture(scope="session")
-def http(server: Process) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=120) as client:
-        yield client
-
-
-class Idle:
-    """A server in this process whose service has no worker."""
-
-    def __init__(self, service: Service, app: Any) -> None:
+    def __init__(self, service: Service, app: Any, draws: bool) -> None:
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
         self.service, self.url = service, f"http://127.0.0.1:{listening.getsockname()[1]}"
         self._server = uvicorn.Server(config_of(app, 0.0))
         self._listening, self._up = listening, threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(draws)))
         self._thread.start()
-        assert self._up.wait(30)
+        assert self._up.wait(300)
 
-    async def _run(self) -> None:
-        self.service.watch()
-        await self.service.think(self.service.front(None).warm)
+    async def _run(self, draws: bool) -> None:
+        if draws:
+            await self.service.start()
+        else:
+            self.service.watch()
         self._listening.listen()
         self._up.set()
         await self._server.serve(sockets=[self._listening])
+        await self.service.stop()
 
     def end(self) -> None:
         self._server.should_exit = self._server.force_exit = True
-        self._thread.join(30)
+        self._thread.join(60)
+
+    @property
+    def worker(self) -> int:
+        """The number of the process that draws."""
+        number: int = self.service.devices[0]._process.pid
+        return number
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many pictures run, and how many wait."""
+        found = self.service.health()
+        return found["running"], found["waiting"]
 
 
-Start = Callable[..., Idle]
+@contextmanager
+def paused(worker: int) -> Iterator[None]:
+    """A worker stands still inside the block, so that what is asked for there runs or waits until it ends."""
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker, signal.SIGCONT)
+
+
+async def until(so: Callable[[], bool]) -> None:
+    """Wait for something that will soon be so, on a busy machine not so soon."""
+    async with asyncio.timeout(120):
+        while not so():
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture(scope="session")
-def front(folders: list[str]) -> Front:
-    """The first model without its weights, which all idle servers share."""
-    return fronts_of(folders[:1], "cpu", "float32")[0]
+def fronts(folders: list[str]) -> list[Front]:
+    """The models without their weights, which all servers share, with what they have rehearsed."""
+    found = fronts_of(folders, "cpu", "float32")
+    found[0].warm()
+    return found
+
+
+@pytest.fixture(scope="session")
+def server(fronts: list[Front]) -> Iterator[Running]:
+    service = Service(fronts, ["cpu"], "float32", Settings(queue=QUEUE, batch=BATCH))
+    running = Running(service, create_app(service), draws=True)
+    yield running
+    running.end()
+
+
+@pytest.fixture(scope="session")
+def http(server: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=120) as client:
+        yield client
+
+
+Start = Callable[..., Running]
 
 
 def started(
-    front: Front,
+    fronts: list[Front],
     checks: Sequence[Check] = CHECKS,
     headers: Mapping[str, str] = HEADERS,
     page: Path = PAGE,
     **settings: Any,
-) -> Idle:
+) -> Running:
     """A server without a worker, by settings and by what guards it."""
-    service = Service([front], ["cpu"], "float32", Settings(**settings))
-    return Idle(service, create_app(service, checks, headers, page))
+    service = Service(fronts[:1], ["cpu"], "float32", Settings(**settings))
+    return Running(service, create_app(service, checks, headers, page), draws=False)
 
 
 @pytest.fixture
-def idle(front: Front) -> Iterator[Start]:
+def idle(fronts: list[Front]) -> Iterator[Start]:
     """Starts such servers, and ends them after the test."""
-    running: list[Idle] = []
+    running: list[Running] = []
 
-    def start(*given: Any, **named: Any) -> Idle:
-        running.append(started(front, *given, **named))
+    def start(*given: Any, **named: Any) -> Running:
+        running.append(started(fronts, *given, **named))
         return running[-1]
 
     yield start
@@ -167,8 +172,8 @@ def idle(front: Front) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="session")
-def guarded(front: Front) -> Iterator[str]:
+def guarded(fronts: list[Front]) -> Iterator[str]:
     """The address of one with the usual settings."""
-    running = started(front)
+    running = started(fronts)
     yield running.url
     running.end()

@@ -1,14 +1,11 @@
-"""What is drawn together and what does not depend on that; and when clients or workers go away."""
+"""What is drawn together, which changes no picture; and what happens when clients go away."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,11 +15,14 @@ import pytest
 from nextscale.pipeline import Pipeline
 from nextscale.serve.batching import Job, Waiting, scales_shown
 from nextscale.serve.errors import Refused, failed
-from nextscale.serve.front import Asked
-from tests.serve.conftest import BATCH, QUEUE, Process
+from nextscale.serve.front import Asked, Front
+from nextscale.serve.schema import Generation
+from nextscale.serve.service import Service
+from nextscale.serve.worker import Batch, Drawn, Grown, _draw
+from tests.serve.conftest import BATCH, Running, paused, until
 from tests.serve.test_clients import holed, picture, png
 
-SLOW = {"model": "free", "class_labels": 0, "size": "160x160", "n": 2, "seed": 1}
+DRAW, EDIT = "/v1/images/generations", "/v1/images/edits"
 
 
 def metric(url: str, name: str) -> float:
@@ -31,40 +31,34 @@ def metric(url: str, name: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-async def events_of(client: httpx.AsyncClient, body: dict[str, Any], most: int = 10_000) -> list[dict[str, Any]]:
-    """The events of a stream, of which only so many are waited for before the client goes away."""
-    found = []
-    async with client.stream("POST", "/v1/images/generations", json={**body, "stream": True}) as answer:
-        async for line in answer.aiter_lines():
-            if line.startswith("data: "):
-                found.append(json.loads(line.removeprefix("data: ")))
-            if len(found) == most:
-                break
-    return found
+async def events_of(client: httpx.AsyncClient, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The events of a stream."""
+    async with client.stream("POST", DRAW, json={**body, "stream": True}) as answer:
+        lines = [line async for line in answer.aiter_lines()]
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
 
 
-def test_a_picture_does_not_depend_on_its_company(server: Process, pipes: dict[str, Pipeline]) -> None:
+def test_a_picture_does_not_depend_on_its_company(server: Running, pipes: dict[str, Pipeline]) -> None:
     """Float32 on a CPU: generations and edits, in whatever batches they are drawn, are those of a call alone. What
-    waits behind a slow drawing is drawn together.
+    waits while the worker is busy is drawn together, as many as may.
     """
     pipe, image = pipes["tiny"], holed()
-    labels = [(i % 5, 100 + i) for i in range(12)]
-    before = metric(server.url, "nextscale_batch_pictures_count")
+    labels = [(i % 5, 100 + i) for i in range(2 * BATCH + 1)]
+    batches = metric(server.url, "nextscale_batch_pictures_count")
 
     async def crowd() -> list[Any]:
         async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
-            slow = asyncio.ensure_future(client.post("/v1/images/generations", json=SLOW))
-            await asyncio.sleep(0.1)
-            drawn = [
-                client.post("/v1/images/generations", json={"class_labels": label, "seed": seed})
-                for label, seed in labels
-            ]
-            edited = [
-                client.post("/v1/images/edits", files={"image": png(image)}, data={"class_labels": label, "seed": seed})
-                for label, seed in labels[:3]
-            ]
-            answers = await asyncio.gather(*drawn, *edited)
-            await slow
+            with paused(server.worker):
+                drawn = [client.post(DRAW, json={"class_labels": label, "seed": seed}) for label, seed in labels]
+                edited = [
+                    client.post(EDIT, files={"image": png(image)}, data={"class_labels": label, "seed": seed})
+                    for label, seed in labels[:3]
+                ]
+                first = asyncio.ensure_future(drawn[0])
+                await until(lambda: server.counts == (1, 0))
+                others = asyncio.gather(*drawn[1:], *edited)
+                await until(lambda: server.counts == (1, 2 * BATCH + 3))
+            answers = [await first, *await others]
         return [picture(answer.json()["data"][0]["b64_json"]) for answer in answers]
 
     found = asyncio.run(crowd())
@@ -72,86 +66,117 @@ def test_a_picture_does_not_depend_on_its_company(server: Process, pipes: dict[s
     hole = np.asarray(image)[..., 3] == 0
     wanted += [pipe.edit(image.convert("RGB"), label, mask_image=hole, seed=seed)[0] for label, seed in labels[:3]]
     assert [one.tobytes() for one in found] == [one.tobytes() for one in wanted]
-    assert metric(server.url, "nextscale_batch_pictures_count") - before <= 1 + 12 / BATCH + 2 + 3
+    assert metric(server.url, "nextscale_batch_pictures_count") - batches == 1 + 2 + 1
 
 
-def test_a_client_that_goes_away_is_dropped_and_others_go_on(server: Process, pipes: dict[str, Pipeline]) -> None:
-    counted = 'nextscale_requests_total{endpoint="/v1/images/generations",outcome="%s"}'
-    cancelled, pictures = metric(server.url, counted % "cancelled"), metric(server.url, "nextscale_pictures_total")
+def test_clients_that_go_away_cost_no_drawing_and_others_go_on(server: Running, pipes: dict[str, Pipeline]) -> None:
+    """One leaves a stream of pictures that are being drawn, one an answer that it waits for."""
+    cancelled = f'nextscale_requests_total{{endpoint="{DRAW}",outcome="cancelled"}}'
+    gone, pictures = metric(server.url, cancelled), metric(server.url, "nextscale_pictures_total")
+    face = {"class_labels": "face"}
 
-    async def two() -> list[dict[str, Any]]:
+    async def three() -> httpx.Response:
         async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
-            first = {**SLOW, "partial_images": "all"}
-            leaving, staying = await asyncio.gather(
-                events_of(client, first, 1), events_of(client, {**first, "seed": 9})
-            )
-        assert len(leaving) == 1
-        return staying
+            with paused(server.worker):
+                streaming = asyncio.ensure_future(events_of(client, {**face, "n": 2, "partial_images": "all"}))
+                await until(lambda: server.counts == (2, 0))
+                waiting = asyncio.ensure_future(client.post(DRAW, json={**face, "n": 3}))
+                await until(lambda: server.counts == (2, 3))
+                staying = asyncio.ensure_future(client.post(DRAW, json={**face, "seed": 9}))
+                await until(lambda: server.counts == (2, 4))
+                streaming.cancel()
+                waiting.cancel()
+                await until(lambda: server.counts == (2, 1))
+                await until(lambda: metric(server.url, cancelled) == gone + 2)
+            return await staying
 
-    staying = asyncio.run(two())
-    ends = [event for event in staying if event["type"].endswith(".completed")]
-    wanted = pipes["free"](0, size=(160, 160), num_images=2, seed=9)
-    assert [picture(one["b64_json"]).tobytes() for one in sorted(ends, key=lambda e: e["index"])] == [
-        one.tobytes() for one in wanted
-    ]
-    deadline = time.monotonic() + 30
-    while metric(server.url, counted % "cancelled") == cancelled and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert metric(server.url, counted % "cancelled") == cancelled + 1
-    assert httpx.get(f"{server.url}/health").json()["waiting"] == 0
-    assert metric(server.url, "nextscale_pictures_total") <= pictures + 2  # nobody drew those of the client that left
+    (drawn,) = asyncio.run(three()).json()["data"]
+    assert picture(drawn["b64_json"]).tobytes() == pipes["tiny"]("face", seed=9)[0].tobytes()
+    assert metric(server.url, "nextscale_pictures_total") == pictures + 1
 
 
-def test_a_worker_that_is_killed_loses_no_request(server: Process, pipes: dict[str, Pipeline]) -> None:
-    """Its pictures are drawn again by the next one, and clients see only that it takes longer."""
-    restarts = metric(server.url, "nextscale_worker_restarts_total")
+class Line:
+    """A worker's connection to a server that lets go of the first picture after the first scale."""
 
-    async def killed() -> list[dict[str, Any]]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
-            stream = asyncio.ensure_future(events_of(client, {**SLOW, "partial_images": "all", "n": 4}))
-            plain = asyncio.ensure_future(client.post("/v1/images/generations", json={"class_labels": 2, "seed": 4}))
-            while not (await client.get("/health")).json()["running"]:
-                await asyncio.sleep(0.01)
-            for worker in server.workers:
-                os.kill(worker, signal.SIGKILL)
-            assert (await plain).status_code == 200
-            return await stream
+    def __init__(self) -> None:
+        self.sent: list[Grown] = []
+        self.said = [[0]]
 
-    events = asyncio.run(killed())
-    assert metric(server.url, "nextscale_worker_restarts_total") == restarts + 1
-    wanted = pipes["free"](0, size=(160, 160), num_images=4, seed=1)
-    ends = sorted((one for one in events if one["type"].endswith("completed")), key=lambda one: one["index"])
-    assert [picture(one["b64_json"]).tobytes() for one in ends] == [one.tobytes() for one in wanted]
-    partial = [(one["index"], one["scale"]) for one in events if one["type"].endswith("partial_image")]
-    assert len(partial) == len(set(partial)) == 4 * (ends[0]["scales"] - 1)  # none twice
+    def send(self, message: Grown) -> None:
+        self.sent.append(message)
+
+    def poll(self) -> bool:
+        return bool(self.said)
+
+    def recv(self) -> list[int]:
+        return self.said.pop()
 
 
-def test_on_sigterm_what_runs_is_finished_and_what_is_new_refused(folders: list[str], tmp_path: Path) -> None:
-    running = Process(tmp_path / "log", [folders[2]])
+def test_a_picture_that_is_let_go_is_out_of_the_batch_from_the_next_scale_on(pipes: dict[str, Pipeline]) -> None:
+    pipe, line = pipes["tiny"], Line()
+    plan, every = pipe.plan(), frozenset(range(4))
+    drawn = _draw(line, pipe, Batch("tiny", plan, [{"class": "face"}] * 2, [5, 6], [every] * 2, [], []))  # type: ignore[arg-type]
+    assert [(one.k, sorted(one.pictures)) for one in line.sent] == [(0, [0, 1]), (1, [1]), (2, [1]), (3, [1])]
+    assert {place: pixels.tobytes() for place, pixels in drawn.items()} == {1: pipe("face", seed=6)[0].tobytes()}
 
-    async def ended() -> httpx.Response:
-        async with httpx.AsyncClient(base_url=running.url, timeout=300) as client:
-            slow = asyncio.ensure_future(client.post("/v1/images/generations", json=SLOW))
-            while not (await client.get("/health")).json()["running"]:
-                await asyncio.sleep(0.01)
-            running.process.terminate()
-            await asyncio.sleep(0.1)
-            refused = await asyncio.to_thread(new)
-            assert refused is None or (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
-            return await slow
 
-    def new() -> httpx.Response | None:
-        """What a new client gets: no connection, or a refusal."""
-        try:
-            return httpx.post(f"{running.url}/v1/images/generations", json={"class_labels": 1}, timeout=60)
-        except httpx.TransportError:
-            return None
+class Told(Service):
+    """A service whose worker is a list of what it was told."""
 
-    answer = asyncio.run(ended())
-    assert answer.status_code == 200
-    assert len(answer.json()["data"]) == 2
-    with running.process:
-        assert running.process.wait(60) == 0
+    def __init__(self, front: Front) -> None:
+        super().__init__([front], ["cpu"], "float32")
+        self.told: list[Any] = []
+        (self.device,) = self.devices
+        self.device._send, self.device.state = self.told.append, "ready"  # type: ignore[method-assign]
+
+    def ask(self, **body: Any) -> Job:
+        asked = self.front(None).understood(Generation(class_labels="face", **body))
+        return self.accept(asked, frozenset({0, 1}), 8, time.monotonic())
+
+    def die(self) -> None:
+        self.device.state = "starting"
+        self._lost(self.device)
+        self.device.state = "ready"
+        self._heard(self.device, None)
+
+
+def heard(job: Job) -> list[tuple[str, int]]:
+    """What a job's endpoint has heard, and of which picture."""
+    return [job.events.get_nowait()[:2] for _ in range(job.events.qsize())]
+
+
+def test_what_a_worker_drew_when_it_died_is_drawn_again_and_no_scale_is_sent_twice(fronts: list[Front]) -> None:
+    """One by one, so that a picture that kills workers takes no other with it, and twice at most."""
+    service, pixels = Told(fronts[0]), np.zeros((4, 4, 3), np.uint8)
+    job = service.ask(n=2)
+    service._heard(service.device, Grown(0, {0: pixels, 1: pixels}))
+    service.die()
+    assert [len(batch.seeds) for batch in service.told] == [2, 1]
+    service._heard(service.device, Grown(0, {0: pixels}))
+    service._heard(service.device, Grown(1, {0: pixels}))
+    service._heard(service.device, Drawn({0: pixels}, 1.0))
+    assert heard(job) == [("grown", 0), ("grown", 1), ("grown", 0), ("drawn", 0)]
+    service.die()
+    what, _, refused = job.events.get_nowait()
+    assert (what, refused.status, refused.code) == ("failed", 500, "worker_died")
+    assert refused.headers == {"x-should-retry": "false"}
+    assert (len(service.told), len(service.waiting), job.over) == (3, 0, True)
+
+
+def test_as_many_are_drawn_together_as_the_price_says_fit(fronts: list[Front]) -> None:
+    """And what does not fit at all, or would take too long, is refused before it waits."""
+    front, service = fronts[0], Told(fronts[0])
+    plan = front.pipe.plan()
+    price = front.price(plan, 5)
+    memory = price["peak_memory"] - price["weights"]
+    assert [front.fitting(plan, 16, one) for one in (memory, memory - 1, 1 << 40, 0)] == [5, 4, 16, 0]
+    asked = front.understood(Generation(class_labels="face"))
+    service.memory = 1
+    with pytest.raises(Refused, match=r"a picture of this plan takes 0 MiB; expected one of at most 0"):
+        service.limit(asked)
+    service.memory, service.flops_per_second = 1 << 40, 1.0
+    with pytest.raises(Refused, match=r"this would take about [\d,]+ seconds; expected at most 300"):
+        service.limit(asked)
 
 
 def asked(count: int = 1, plan: str = "one") -> Asked:
@@ -195,4 +220,13 @@ def test_partial_pictures_are_evenly_spread_and_never_the_last(count: int | str,
     assert len(shown) == min(scales - 1, scales if count == "all" else int(count))
     gaps = np.diff([-1, *shown, scales - 1])
     assert gaps.max() - gaps.min() <= 1
-    assert QUEUE > BATCH
+
+
+def test_nobody_is_asked_to_wait_longer_than_a_client_would() -> None:
+    """The official client obeys a Retry-After of at most 60 seconds."""
+    waiting = Waiting(1000, lambda: None)
+    waiting.measured(1, 10.0)
+    waiting.add(job(1000))
+    with pytest.raises(Refused) as caught:
+        waiting.add(job())
+    assert caught.value.headers == {"x-should-retry": "true", "retry-after": "60"}

@@ -17,7 +17,8 @@ from PIL import Image
 
 from nextscale.pictures import read_recipe
 from nextscale.pipeline import Pipeline
-from tests.serve.conftest import Process, Start
+from nextscale.serve.store import Store
+from tests.serve.conftest import Running, Start, until
 
 OPEN: list[openai.OpenAI] = []
 
@@ -69,7 +70,7 @@ def same(image: Image.Image, other: Image.Image) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore:'grinning cat' is drawn as")
-def test_generate_draws_what_the_pipeline_draws(server: Process, pipes: dict[str, Pipeline], tmp_path: Any) -> None:
+def test_generate_draws_what_the_pipeline_draws(server: Running, pipes: dict[str, Pipeline], tmp_path: Any) -> None:
     wanted = pipes["tiny"](prompt="grinning cat", num_images=2, seed=5)
     for answer in both(server.url, lambda c: c.images.generate(prompt="grinning cat", n=2, extra_body={"seed": 5})):
         assert [same(picture(one.b64_json), image) for one, image in zip(answer.data, wanted, strict=True)] == [
@@ -83,7 +84,7 @@ def test_generate_draws_what_the_pipeline_draws(server: Process, pipes: dict[str
         assert recipe == json.loads(json.dumps({**wanted.recipe_of(1), "revision": recipe["revision"]}))
 
 
-def test_a_stream_sends_pictures_as_they_grow(server: Process, pipes: dict[str, Pipeline]) -> None:
+def test_a_stream_sends_pictures_as_they_grow(server: Running, pipes: dict[str, Pipeline]) -> None:
     scales = [event.images()[0] for event in pipes["tiny"].stream("face", seed=5)]
 
     def call(c: Any) -> Any:
@@ -106,7 +107,7 @@ def test_a_stream_sends_pictures_as_they_grow(server: Process, pipes: dict[str, 
     assert sorted((event.index, event.scale) for event in every) == [(i, k) for i in range(2) for k in range(4)]
 
 
-def test_edit_and_stream_an_edit(server: Process, pipes: dict[str, Pipeline]) -> None:
+def test_edit_and_stream_an_edit(server: Running, pipes: dict[str, Pipeline]) -> None:
     image, pipe = holed(), pipes["tiny"]
     hole = np.asarray(image)[..., 3] == 0
     (wanted,) = pipe.edit(image.convert("RGB"), "face", mask_image=hole, seed=7)
@@ -133,7 +134,7 @@ def test_edit_and_stream_an_edit(server: Process, pipes: dict[str, Pipeline]) ->
             type(event).model_validate(event.model_dump())
 
 
-def test_models_are_listed_and_retrieved(server: Process) -> None:
+def test_models_are_listed_and_retrieved(server: Running) -> None:
     for page in both(server.url, lambda c: c.models.list()):
         assert [model.id for model in (page.data if hasattr(page, "data") else page)] == ["tiny", "styles", "free"]
     for model in both(server.url, lambda c: c.models.retrieve("styles")):
@@ -156,7 +157,7 @@ def test_models_are_listed_and_retrieved(server: Process) -> None:
     ],
 )
 def test_a_wrong_request_raises_the_clients_own_error(
-    server: Process, asked: dict[str, Any], error: type[openai.APIStatusError], said: str, param: str | None
+    server: Running, asked: dict[str, Any], error: type[openai.APIStatusError], said: str, param: str | None
 ) -> None:
     """And the service goes on."""
     with pytest.raises(error) as caught:
@@ -167,15 +168,18 @@ def test_a_wrong_request_raises_the_clients_own_error(
 
 def test_a_full_queue_and_a_deadline_raise_in_the_client(idle: Start) -> None:
     """Nothing is drawn here: two pictures wait, and the third is one too many."""
-    running = idle(queue=2, deadline=0.6)
+    running = idle(queue=2)
     face = {"class_labels": "face"}
 
     async def crowd() -> list[Any]:
         async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key="any", max_retries=0) as found:
             waiting = asyncio.ensure_future(found.images.generate(prompt="", n=2, extra_body=face))
-            await asyncio.sleep(0.2)
+            await until(lambda: running.counts == (0, 2))
             late = found.images.generate(prompt="", extra_body=face)
-            return [*await asyncio.gather(waiting, late, return_exceptions=True)]
+            full = await asyncio.gather(late, return_exceptions=True)
+            for picture in running.service.waiting._pictures:
+                picture.job.end = 0.0
+            return [*await asyncio.gather(waiting, return_exceptions=True), *full]
 
     deadline, full = asyncio.run(crowd())
     assert isinstance(full, openai.RateLimitError)
@@ -185,13 +189,13 @@ def test_a_full_queue_and_a_deadline_raise_in_the_client(idle: Start) -> None:
     assert (deadline.status_code, deadline.code) == (504, "deadline")
     assert deadline.response.headers["x-should-retry"] == "false"
     with pytest.raises(openai.InternalServerError):  # obeyed: the client asks once, though it would ask three times
-        client(running.url, max_retries=2).images.generate(prompt="", extra_body=face)
+        client(running.url, max_retries=2).images.generate(prompt="", extra_body={**face, "deadline": 0.05})
     counted = httpx.get(f"{running.url}/metrics").text
     assert 'nextscale_requests_total{endpoint="/v1/images/generations",outcome="refused"} 3.0' in counted
 
 
 def test_an_error_in_mid_stream_raises_in_the_client_after_comments(idle: Start) -> None:
-    running = idle(deadline=0.5, keep_alive=0.1)
+    running = idle(deadline=0.5, keep_alive=0.02)
     body = {"class_labels": "face", "stream": True}
     with pytest.raises(openai.APIError, match=r"within 0\.5 seconds"):
         list(client(running.url).images.generate(prompt="", stream=True, extra_body={"class_labels": "face"}))
@@ -225,3 +229,21 @@ def test_formats_and_addresses(http: httpx.Client) -> None:
             4 if kind == "gif" else 1,
         )
     assert http.get("/v1/images/files/other.png").status_code == 404
+    edit = {"data": {"prompt": "face", "output_format": "gif"}, "files": {"image": png(holed())}}
+    (one,) = http.post("/v1/images/edits", **edit).json()["data"]
+    growth = picture(one["b64_json"])
+    assert growth.n_frames == 4  # type: ignore[attr-defined]
+    outside = np.asarray(growth.convert("RGB"))[0, :, :].astype(int) - np.asarray(holed().convert("RGB"))[0]
+    assert abs(outside).mean() < 40  # the picture around the hole, as well as a GIF's colours show it
+
+
+def test_an_address_is_forgotten_after_a_while_or_where_there_are_too_many() -> None:
+    store = Store(60.0, 10)
+    first = store.add(b"12345678", "png")
+    assert store.get(first) == b"12345678"
+    second = store.add(b"123", "png")
+    assert (store.get(first), store.get(second), store.bytes) == (None, b"123", 3)
+    store.seconds = -1.0
+    third = store.add(b"1234", "png")
+    assert (store.get(third), len(first) > 32, first != second) == (None, True, True)
+    assert Store(-1.0, 10).get(third) is None

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.serve.conftest import Process, Start
+from tests.serve.conftest import Running, Start
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "serve"
 PROGRAMS = {"draw.sh": "sh", "draw.py": sys.executable, "draw.mjs": "node"}
@@ -23,14 +23,15 @@ LEFT = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_an_example_draws(server: Process, name: str, tmp_path: Path) -> None:
+def test_an_example_draws(server: Running, name: str, tmp_path: Path) -> None:
     if shutil.which(PROGRAMS[name]) is None or (name == "draw.sh" and shutil.which("curl") is None):
         pytest.skip(f"{PROGRAMS[name]} is not installed")
     command = [PROGRAMS[name], str(EXAMPLES / name), server.url]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for file in LEFT[name]:
-        assert Image.open(tmp_path / file).size == ((32, 16) if file == "edited.png" else (16, 16))
+        with Image.open(tmp_path / file) as drawn:
+            assert drawn.size == ((32, 16) if file == "edited.png" else (16, 16))
 
 
 def test_the_page_and_its_files_are_served_and_nothing_beside_them(idle: Start, tmp_path: Path) -> None:
