@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from nextscale.pipeline import Pipeline
-from nextscale.serve.batching import Job, Waiting, scales_shown
+from nextscale.serve.batching import MOST_PIXELS, Job, Waiting, scales_shown
 from nextscale.serve.errors import Refused, failed
 from nextscale.serve.front import Asked, Front
 from nextscale.serve.schema import Generation
@@ -127,7 +128,8 @@ class Told(Service):
         super().__init__([front], ["cpu"], "float32")
         self.told: list[Any] = []
         (self.device,) = self.devices
-        self.device._send, self.device.state = self.told.append, "ready"  # type: ignore[method-assign]
+        self.device.state = "ready"
+        self.device._send = self.told.append  # type: ignore[method-assign, assignment]
 
     def ask(self, **body: Any) -> Job:
         asked = self.front(None).understood(Generation(class_labels="face", **body))
@@ -161,6 +163,10 @@ def test_what_a_worker_drew_when_it_died_is_drawn_again_and_no_scale_is_sent_twi
     assert (what, refused.status, refused.code) == ("failed", 500, "worker_died")
     assert refused.headers == {"x-should-retry": "false"}
     assert (len(service.told), len(service.waiting), job.over) == (3, 0, True)
+    service.draining = True
+    with pytest.raises(Refused, match="about to stop and takes nothing new") as caught:
+        service.ask()
+    assert (caught.value.status, caught.value.headers) == (503, {"x-should-retry": "true", "retry-after": "60"})
 
 
 def test_as_many_are_drawn_together_as_the_price_says_fit(fronts: list[Front]) -> None:
@@ -220,6 +226,24 @@ def test_partial_pictures_are_evenly_spread_and_never_the_last(count: int | str,
     assert len(shown) == min(scales - 1, scales if count == "all" else int(count))
     gaps = np.diff([-1, *shown, scales - 1])
     assert gaps.max() - gaps.min() <= 1
+
+
+def test_what_waits_to_be_edited_is_bounded_by_its_pixels() -> None:
+    """A large picture may wait, and nothing that is edited beside it."""
+
+    def edit(pixels: int) -> Job:
+        made = job()
+        region, seen = SimpleNamespace(mask=np.broadcast_to(0, pixels)), SimpleNamespace(rule="cover")
+        object.__setattr__(made.asked, "edit", SimpleNamespace(region=region, seen=seen))
+        return made
+
+    waiting = Waiting(10, lambda: None)
+    waiting.add(edit(MOST_PIXELS))
+    waiting.add(job())
+    with pytest.raises(Refused, match="so many pixels wait to be edited already"):
+        waiting.add(edit(16))
+    assert (len(waiting.take()), len(waiting.take())) == (1, 1)
+    waiting.add(edit(MOST_PIXELS + 1))
 
 
 def test_nobody_is_asked_to_wait_longer_than_a_client_would() -> None:

@@ -229,7 +229,7 @@ def test_formats_and_addresses(http: httpx.Client) -> None:
             4 if kind == "gif" else 1,
         )
     assert http.get("/v1/images/files/other.png").status_code == 404
-    edit = {"data": {"prompt": "face", "output_format": "gif"}, "files": {"image": png(holed())}}
+    edit: Any = {"data": {"prompt": "face", "output_format": "gif"}, "files": {"image": png(holed())}}
     (one,) = http.post("/v1/images/edits", **edit).json()["data"]
     growth = picture(one["b64_json"])
     assert growth.n_frames == 4  # type: ignore[attr-defined]

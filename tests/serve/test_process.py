@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,7 +114,12 @@ def test_no_request_is_lost_when_a_worker_dies_nor_when_the_server_is_told_to_en
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Service]:
     """The services that would be run."""
     found: list[Service] = []
-    monkeypatch.setattr(servers, "serve", lambda service, listening, ready: (found.append(service), listening.close()))
+
+    def instead(service: Service, listening: socket.socket, ready: Any) -> None:
+        found.append(service)
+        listening.close()
+
+    monkeypatch.setattr(servers, "serve", instead)
     return found
 
 

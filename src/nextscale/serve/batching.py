@@ -18,6 +18,8 @@ from nextscale.serve.front import Asked
 
 MOST_ATTEMPTS = 2
 """How often a picture is begun: a second time alone, where it or its company failed."""
+MOST_PIXELS = 250_000_000
+"""Of all pictures that wait to be edited; each pixel is five bytes of memory."""
 
 
 @dataclass(eq=False)
@@ -74,9 +76,12 @@ class Waiting:
 
     def add(self, job: Job) -> None:
         """Let all pictures of a job wait. Raises ``Refused`` where they are too many."""
-        count = len(job.asked.entries)
+        count, after = len(job.asked.entries), len(self) / self.rate if self.rate else 1.0
         if len(self) + count > self.most:
-            raise full(f"{len(self)} pictures wait", len(self) / self.rate if self.rate else 1.0)
+            raise full(f"{len(self)} pictures wait", after)
+        jobs = {job, *(picture.job for picture in self._pictures)}
+        if len(jobs) > 1 and sum(one.asked.pixels for one in jobs) > MOST_PIXELS:
+            raise full("pictures of so many pixels wait to be edited", after)
         self._pictures.extend(Picture(job, i) for i in range(count))
         self.more()
 

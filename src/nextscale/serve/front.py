@@ -55,6 +55,11 @@ class Asked:
     warnings: list[str] = field(default_factory=list)
 
     @property
+    def pixels(self) -> int:
+        """Of the picture that is edited, which is kept until the answer is made."""
+        return 0 if self.edit is None else self.edit.region.mask.size
+
+    @property
     def together(self) -> tuple[Any, ...]:
         """What pictures must agree on to be drawn together."""
         return self.model, self.plan, None if self.edit is None else self.edit.seen.rule
