@@ -174,7 +174,7 @@ def test_as_many_are_drawn_together_as_the_price_says_fit(fronts: list[Front]) -
     front, service = fronts[0], Told(fronts[0])
     plan = front.pipe.plan()
     price = front.price(plan, 5)
-    memory = price["peak_memory"] - price["weights"]
+    assert price["peak_memory"] == front.pipe.price(plan, 5).weights + (memory := front.beside(plan, 5))
     assert [front.fitting(plan, 16, one) for one in (memory, memory - 1, 1 << 40, 0)] == [5, 4, 16, 0]
     asked = front.understood(Generation(class_labels="face"))
     service.memory = 1

@@ -112,24 +112,23 @@ class Front:
 
     def price(self, plan: Plan, images: int) -> dict[str, int]:
         """Bytes of the largest moment of drawing, in all and by what holds them."""
-        priced, rehearsed = self.pipe.price(plan, images), self._rehearsed(plan)
-        drawing, decoding = rehearsed.drawing * images, rehearsed.decoding + rehearsed.decoding_more * (images - 1)
+        priced = self.pipe.price(plan, images)
         return {
             "flops": priced.flops,
             "memory": priced.memory,
             "weights": priced.weights,
-            "activations": max(0, drawing - priced.memory),
-            "peak_memory": priced.weights + max(drawing, decoding),
+            "activations": max(0, self._rehearsed(plan).drawing * images - priced.memory),
+            "peak_memory": priced.weights + self.beside(plan, images),
         }
+
+    def beside(self, plan: Plan, images: int) -> int:
+        """The most bytes beside the weights while pictures of a plan are drawn together."""
+        one = self._rehearsed(plan)
+        return max(one.drawing * images, one.decoding + one.decoding_more * (images - 1))
 
     def fitting(self, plan: Plan, most: int, memory: int) -> int:
         """How many pictures of a plan may be drawn together, 0 where not one fits. memory: bytes beside the weights."""
-
-        def beside(images: int) -> int:
-            price = self.price(plan, images)
-            return price["peak_memory"] - price["weights"]
-
-        return bisect(range(1, most + 1), memory, key=beside)
+        return bisect(range(1, most + 1), memory, key=lambda images: self.beside(plan, images))
 
     def warm(self) -> None:
         """Rehearse what is asked for most, which takes a second or two."""

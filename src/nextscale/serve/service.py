@@ -110,8 +110,7 @@ class Service:
         front = self.fronts[asked.model]
         fits = front.fitting(asked.plan, self.settings.batch, self.memory)
         if not fits:
-            price = front.price(asked.plan, 1)
-            needs = (price["peak_memory"] - price["weights"]) / 2**20
+            needs = front.beside(asked.plan, 1) / 2**20
             raise bad_value(
                 f"a picture of this plan takes {needs:,.0f} MiB; expected one of at most {self.memory / 2**20:,.0f}"
             )
@@ -126,7 +125,7 @@ class Service:
         """About how long pictures of a plan take to draw, from what was measured; None before anything was."""
         if not self.flops_per_second:
             return None
-        return self.fronts[asked.model].price(asked.plan, images)["flops"] / self.flops_per_second
+        return self.fronts[asked.model].pipe.price(asked.plan, images).flops / self.flops_per_second
 
     def accept(
         self, asked: Asked, shown: frozenset[int], limit: int, arrived: float, seconds: float | None = None
@@ -207,8 +206,7 @@ class Service:
             return  # how long a batch takes that shrinks says nothing of another
         self.waiting.measured(len(pictures), drawn.seconds)
         asked = pictures[0].job.asked
-        flops = self.fronts[asked.model].price(asked.plan, len(pictures))["flops"]
-        found = flops / max(drawn.seconds, 1e-6)
+        found = self.fronts[asked.model].pipe.price(asked.plan, len(pictures)).flops / max(drawn.seconds, 1e-6)
         self.flops_per_second = found if not self.flops_per_second else 0.8 * self.flops_per_second + 0.2 * found
 
     async def _watch_the_clock(self) -> None:
