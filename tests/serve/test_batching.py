@@ -122,14 +122,15 @@ def test_a_picture_that_is_let_go_is_out_of_the_batch_from_the_next_scale_on(pip
 
 
 class Told(Service):
-    """A service whose worker is a list of what it was told."""
+    """A service whose workers are a list of what they were told."""
 
-    def __init__(self, front: Front) -> None:
-        super().__init__([front], ["cpu"], "float32")
+    def __init__(self, front: Front, workers: int = 1) -> None:
+        super().__init__([front], ["cpu"] * workers, "float32")
         self.told: list[Any] = []
-        (self.device,) = self.devices
-        self.device.state = "ready"
-        self.device._send = self.told.append  # type: ignore[method-assign, assignment]
+        self.device = self.devices[0]
+        for device in self.devices:
+            device.state = "ready"
+            device._send = self.told.append  # type: ignore[method-assign, assignment]
 
     def ask(self, **body: Any) -> Job:
         asked = self.front(None).understood(Generation(class_labels="face", **body))
@@ -167,6 +168,15 @@ def test_what_a_worker_drew_when_it_died_is_drawn_again_and_no_scale_is_sent_twi
     with pytest.raises(Refused, match="about to stop and takes nothing new") as caught:
         service.ask()
     assert (caught.value.status, caught.value.headers) == (503, {"x-should-retry": "true", "retry-after": "60"})
+
+
+def test_every_device_draws_and_hears_which_of_its_pictures_nobody_wants(fronts: list[Front]) -> None:
+    service = Told(fronts[0], workers=2)
+    jobs = [service.ask(n=1), service.ask(n=2), service.ask(n=3)]
+    assert [[one.job for one in device.running] for device in service.devices] == [jobs[:1], [jobs[1]] * 2]
+    service.leave(jobs[1])
+    assert service.told[-1] == [0, 1]
+    assert service.health()["waiting"] == 3
 
 
 def test_as_many_are_drawn_together_as_the_price_says_fit(fronts: list[Front]) -> None:
