@@ -20,7 +20,7 @@ def serve(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]...",
+            metavar="MODEL",
             help="Bundled models, checkpoint folders, published models or repositories on the hub; the first one draws "
             "where a request names none. By default all bundled models.",
         ),
