@@ -375,19 +375,18 @@ def test_what_is_drawn_goes_on_from_the_picture_s_maps(free: Pipeline) -> None:
 
 
 def test_a_refined_picture_is_the_middle_of_one_of_another_shape(free: Pipeline) -> None:
-    wide, asked = picture(40, 16), {"refine_image": True, "size": (32, 32), "seed": 3}
-    cropped = wide.crop((12, 0, 28, 16))
+    wide = picture(40, 16)
+    cropped, asked = wide.crop((12, 0, 28, 16)), dict[str, Any](refine_image=True, size=(32, 32), seed=3)
     assert np.array_equal(pixels(free.edit(wide, "face", **asked)[0]), pixels(free.edit(cropped, "face", **asked)[0]))
 
 
 def test_a_refinement_is_streamed_and_repeated(free: Pipeline, tmp_path: Path) -> None:
-    asked: dict[str, Any] = {"refine_image": True, "start_scale": 3, "steps": 6, "seed": 5, "num_images": 2}
+    asked = dict[str, Any](refine_image=True, size=(16, 24), steps=6, start_scale=(2, 3), num_images=2, seed=5)
     image = picture(20, 12).convert("RGBA")
     image.putalpha(0)
-    asked["size"] = (16, 24)
-    result = free.edit(image, ["face", "tool"], **asked | {"start_scale": (2, 3)})
+    result = free.edit(image, ["face", "tool"], **asked)
     assert result[0].mode == "RGB"  # transparency is put on white
-    *_, last = free.stream_edit(image, ["face", "tool"], **asked | {"start_scale": (2, 3)})
+    *_, last = free.stream_edit(image, ["face", "tool"], **asked)
     assert [pixels(a).tobytes() for a in last.images()] == [pixels(b).tobytes() for b in result]
     for i, file in enumerate(result.save(tmp_path)):
         assert np.array_equal(pixels(free.repeat(file, image)[0]), pixels(result[i]))
