@@ -147,28 +147,28 @@ class Editor(Coder, ABC):
     def __call__(self, *given: Any, **arguments: Any) -> GenerationResult:
         """Draw pictures; see ``Pipeline``."""
 
-    def _understood(
+    def _understood(self, image: Picture, *, refine_image: Any = False, **asked: Any) -> Call:
+        """The call of an edit; its part holds what is kept of the picture."""
+        refine_image = plain(refine_image)
+        if not isinstance(refine_image, bool):
+            raise InputError(f"refine_image is {quoted(refine_image)}; it must be True or False")
+        return self._refining(image, **asked) if refine_image else self._painting(image, **asked)
+
+    def _painting(
         self,
         image: Picture,
         *,
         mask_image: Any = None,
         box: Any = None,
         outpaint: Any = None,
-        refine_image: Any = False,
         start_scale: Any = None,
         rule: Any = "cover",
         blank: Any = None,
         paste: Any = True,
         **asked: Any,
     ) -> Call:
-        """The call of an edit; its part holds what is kept of the picture."""
-        blank, paste, refine_image = plain(blank), plain(paste), plain(refine_image)
-        if not isinstance(refine_image, bool):
-            raise InputError(f"refine_image is {quoted(refine_image)}; it must be True or False")
-        if refine_image:
-            self._check_refining(rule=(rule, "cover"), blank=(blank, None), paste=(paste, True))
-            region = region_of(image, mask_image, box, outpaint, refine_image)
-            return self._refining(region, self._call(region, asked), start_scale)
+        """The call that paints a part of a picture anew."""
+        blank, paste = plain(blank), plain(paste)
         if start_scale is not None:
             raise InputError(f"start_scale is {quoted(start_scale)}, which is where refine_image starts; expected both")
         if not isinstance(rule, str) or rule not in RULES:
@@ -197,21 +197,30 @@ class Editor(Coder, ABC):
             finished=finished,
         )
 
-    def _check_refining(self, **others: tuple[Any, Any]) -> None:
-        """Raises ``InputError`` where the model cannot refine a picture, or something that is of painting is given: by
-        their names, values and what they are where nobody gave them.
-        """
+    def _refining(
+        self,
+        image: Picture,
+        *,
+        mask_image: Any = None,
+        box: Any = None,
+        outpaint: Any = None,
+        start_scale: Any = None,
+        rule: Any = "cover",
+        blank: Any = None,
+        paste: Any = True,
+        **asked: Any,
+    ) -> Call:
+        """The call that keeps a picture's maps up to a scale, at whose size the picture is encoded."""
         if not self.tokenizer.whole_maps:
             raise InputError(
                 "refine_image starts from one map of the picture, and the maps of this model add up to a picture; "
                 "expected a model whose every map is the whole picture"
             )
-        for name, (value, ungiven) in others.items():
+        for name, value, ungiven in (("rule", rule, "cover"), ("blank", blank, None), ("paste", paste, True)):
             if value != ungiven:
                 raise InputError(f"{name} is {quoted(value)}, but refine_image masks nothing; leave {name} out")
-
-    def _refining(self, region: Region, call: Call, start_scale: Any) -> Call:
-        """The call that keeps the picture's maps up to a scale, whose map the picture is brought to."""
+        region = region_of(image, mask_image, box, outpaint, refine_image=True)
+        call = self._call(region, asked)
         plan, size = call.request.plan, self.tokenizer.pixels(call.request.plan.schedule)
         window = region.middle(size)
         count = _kept_scales(plan, start_scale, in_tokens(self.tokenizer, *window[2:]))
