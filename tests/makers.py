@@ -246,8 +246,8 @@ def few(model: NextScaleModel, top_k: int) -> int:
 
 
 def tiny_pipeline(model: NextScaleModel | None = None, **defaults: object) -> Pipeline:
-    vocabulary = ClassVocabulary(("animal", "face", "flag", "food", "tool"))
-    return Pipeline(tiny_tokenizer(), model or tiny_var(), vocabulary, name="tiny", defaults=defaults)
+    vocabulary, model = ClassVocabulary(("animal", "face", "flag", "food", "tool")), model or tiny_var()
+    return Pipeline(tokenizer_of(model), model, vocabulary, name="tiny", defaults=defaults)
 
 
 STYLES = ("noto", "twemoji", "openmoji")

@@ -54,6 +54,15 @@ def test_the_window_has_the_shape_of_the_model() -> None:
     assert boxed(Image.new("RGB", (100, 100)), 40, 40, 12, 12).window((16, 32)) == (36, 26, 20, 40)
 
 
+def test_the_whole_picture_is_seen_where_that_is_asked_for_and_its_middle_has_the_shape_of_a_model() -> None:
+    small = boxed(Image.new("RGB", (31, 17)), 0, 0, 3, 3)
+    assert small.window((16, 32)) == (0, 0, 5, 10)
+    assert small.window((16, 32), whole=True) == (0, -1, 17, 34)
+    assert small.middle((16, 16)) == (0, 7, 17, 17)
+    assert small.middle((4, 62)) == (7, 0, 2, 31)
+    assert small.middle((1, 1000)) == (8, 0, 1, 31)
+
+
 def test_colours_go_on_into_a_blanked_region() -> None:
     """A mask between black and white is dark beside the one and bright beside the other, and white in white."""
     picture = Image.new("L", (24, 12))
@@ -184,10 +193,10 @@ def test_of_several_frames_the_first_is_taken_which_is_said(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({}, "nothing says where to paint; expected one of mask_image, box and outpaint"),
+        ({}, "nothing says where to paint; expected one of mask_image, box, outpaint and refine_image"),
         (
             {"box": (0, 0, 1, 1), "outpaint": {"left": 1}},
-            "box and outpaint were given; expected one of mask_image, box and outpaint",
+            "box and outpaint were given; expected one of mask_image, box, outpaint and refine_image",
         ),
         ({"box": (1, 2, 3)}, r"box is \(1, 2, 3\); expected four whole numbers, x, y, width and height in pixels"),
         ({"box": "1,2,3,4"}, "box is '1,2,3,4'; expected four whole numbers"),

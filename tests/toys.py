@@ -96,6 +96,8 @@ class PlacingTokenizer(BitTokenizer):
 class LastMapTokenizer(BitTokenizer):
     """Every scale holds all of the latent at its size, and the canvas is the last map alone (arXiv 2502.20313)."""
 
+    whole_maps = True
+
     def quantize(self, latent: Tensor, canvas: Canvas, k: int) -> Tensor:
         return (F.interpolate(latent, canvas.schedule[k], mode="area") > 0).long().permute(0, 2, 3, 1)
 

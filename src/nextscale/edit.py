@@ -1,10 +1,12 @@
 """Editing: a picture is painted anew where a mask says so, by any model and without training.
 
-An edit is a call whose plan keeps what the picture has (see ``methods/paint.py``), so it goes through the one loop.
+An edit is a call whose plan keeps what the picture has (see ``methods/paint.py``), so it goes through the one loop. One
+that refines a picture keeps its coarse maps, and draws what is finer.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,17 +22,19 @@ from nextscale.call import GIVEN, Call, understood
 from nextscale.coder import Coder, pixels_of
 from nextscale.conditions.base import Conditioner
 from nextscale.errors import InputError, PlanError, quoted
-from nextscale.given import Given
+from nextscale.given import Given, GivenTokens
 from nextscale.habits import CALL
+from nextscale.methods.first_scales import first_scales
 from nextscale.methods.paint import RULES, given_of, paint
 from nextscale.models.base import NextScaleModel
 from nextscale.plan import Plan
-from nextscale.ratios import ratio_of
+from nextscale.ratios import apart, ratio_of
 from nextscale.recipe import Recipe
 from nextscale.region import Region, Window, region_of
 from nextscale.request import Labels
 from nextscale.results import GenerationResult, OutputType, StreamEvent, to_pil
-from nextscale.scales import ScaleSchedule
+from nextscale.scales import ScaleSchedule, Size
+from nextscale.sizes import pair_of
 from nextscale.state import Callback
 from nextscale.tokenfile import Picture
 from nextscale.tokenizers.base import Tokenizer
@@ -43,6 +47,10 @@ ASKED = (
 """The arguments of an edit that are those of a call."""
 BESIDE = ("style", "negative_prompt", "guidance_scale")
 """Arguments that mean something beside a class or words alone."""
+TIMES = 2
+"""By how much a picture is enlarged where nobody says to what, and at most as much larger a whole picture is painted
+than those that a model was trained on: as far as arXiv 2502.20313 shows.
+"""
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,8 @@ class Editor(Coder, ABC):
         mask_image: Any = None,
         box: Sequence[int] | None = None,
         outpaint: Mapping[str, int] | None = None,
+        refine_image: bool = False,
+        start_scale: int | Sequence[int] | str | None = None,
         rule: str = "cover",
         blank: bool | None = None,
         paste: bool = True,
@@ -114,17 +124,20 @@ class Editor(Coder, ABC):
         parts: Mapping[str, Any] | None = None,
         **sampling: Any,
     ) -> GenerationResult:
-        """Paint a part of a picture anew; the answers have its size, or a larger one where it is outpainted.
+        """Paint a part of a picture anew; the answers have its size, or a larger one where it is outpainted. Or refine
+        all of it.
 
         image: a PIL image, the name of a file or a uint8 array (H, W, 3 or 4); mask_image: another of its size, or an
         array or tensor (H, W), white (True, 1) where it is painted anew; box: x, y, width and height of that, in
-        pixels; outpaint: how many pixels to add, as in ``{"left": 16}``; one of these three. rule: which tokens of the
-        picture are kept, see :func:`nextscale.methods.paint.given_of`; blank: hide what is masked from the model, by
-        default where a class or words are given (not where something is outpainted, nor by VAR's official rule);
-        paste: every pixel that is not masked is the picture's own. class_labels, prompt: what to paint; without them
-        the model is asked for nothing in particular. The other arguments are those of a call; ratio, pixels, size,
-        scales and steps say at what size the model paints, and on which scales. Raises ``InputError`` or ``PlanError``
-        for what cannot be done.
+        pixels; outpaint: how many pixels to add, as in ``{"left": 16}``; refine_image: keep the picture's maps up to a
+        scale in the middle and draw the finer ones, which enlarges a small picture; one of these four. start_scale: the
+        last scale whose map is the picture's, a side or (height, width) in tokens, by default the finest that the
+        picture fills. rule: which tokens of the picture are kept, see :func:`nextscale.methods.paint.given_of`; blank:
+        hide what is masked from the model, by default where a class or words are given (not where something is
+        outpainted, nor by VAR's official rule); paste: every pixel that is not masked is the picture's own.
+        class_labels, prompt: what to paint; without them the model is asked for nothing in particular. The other
+        arguments are those of a call; ratio, pixels, size, scales and steps say at what size the model paints, and on
+        which scales. Raises ``InputError`` or ``PlanError`` for what cannot be done.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "sampling")}
         return self._carried_out(self._understood(**given, **sampling))
@@ -173,6 +186,13 @@ class Editor(Coder, ABC):
     def __call__(self, *given: Any, **arguments: Any) -> GenerationResult:
         """Draw pictures; see ``Pipeline``."""
 
+    def _understood(self, image: Picture, *, refine_image: Any = False, **asked: Any) -> Call:
+        """The call of an edit; its part holds what is kept of the picture."""
+        refine_image = plain(refine_image)
+        if not isinstance(refine_image, bool):
+            raise InputError(f"refine_image is {quoted(refine_image)}; it must be True or False")
+        return self._refining(image, **asked) if refine_image else self._painting(image, **asked)
+
     def understood_edit(
         self,
         image: Picture,
@@ -180,13 +200,18 @@ class Editor(Coder, ABC):
         mask_image: Any = None,
         box: Any = None,
         outpaint: Any = None,
+        start_scale: Any = None,
         rule: Any = "cover",
         blank: Any = None,
         paste: Any = True,
         **asked: Any,
     ) -> Edit:
-        """The arguments of :meth:`edit`, checked; nothing is computed, so weights may be on the meta device."""
+        """The arguments of :meth:`edit` that paint a part anew, checked; nothing is computed, so weights may be on the
+        meta device.
+        """
         blank, paste = plain(blank), plain(paste)
+        if start_scale is not None:
+            raise InputError(f"start_scale is {quoted(start_scale)}, which is where refine_image starts; expected both")
         if not isinstance(rule, str) or rule not in RULES:
             raise InputError(f"rule is {quoted(rule)}; expected one of {', '.join(RULES)}")
         if not isinstance(blank, bool | None) or not isinstance(paste, bool):
@@ -197,12 +222,13 @@ class Editor(Coder, ABC):
         if blank is None:
             shown = any(value not in (None, "") for entry in call.request.entries for value in entry.values())
             blank = shown and outpaint is None and rule != "official"
-        size = self.tokenizer.pixels(call.request.plan.schedule)
-        window = region.window(size)
-        return Edit(region, window, Seen(*region.cut(window, size, blank), rule), call, blank, paste)
+        schedule = call.request.plan.schedule
+        window = window_of(self.tokenizer, region, schedule)
+        seen = Seen(*region.cut(window, self.tokenizer.pixels(schedule), blank), rule)
+        return Edit(region, window, seen, call, blank, paste)
 
-    def _understood(self, image: Picture, **asked: Any) -> Call:
-        """The call of an edit; its part holds what is kept of the picture."""
+    def _painting(self, image: Picture, **asked: Any) -> Call:
+        """The call that paints a part of a picture anew."""
         edit = self.understood_edit(image, **asked)
         call, plan = edit.call, edit.call.request.plan
         given = edit.seen.kept(self.tokenizer, plan.schedule)
@@ -217,6 +243,42 @@ class Editor(Coder, ABC):
             parts={**call.parts, GIVEN: given},
             edit=edit.told,
             finished=finished,
+        )
+
+    def _refining(
+        self,
+        image: Picture,
+        *,
+        mask_image: Any = None,
+        box: Any = None,
+        outpaint: Any = None,
+        start_scale: Any = None,
+        rule: Any = "cover",
+        blank: Any = None,
+        paste: Any = True,
+        **asked: Any,
+    ) -> Call:
+        """The call that keeps a picture's maps up to a scale, at whose size the picture is encoded."""
+        if not self.tokenizer.whole_maps:
+            raise InputError(
+                "refine_image starts from one map of the picture, and the maps of this model add up to a picture; "
+                "expected a model whose every map is the whole picture"
+            )
+        for name, value, ungiven in (("rule", rule, "cover"), ("blank", blank, None), ("paste", paste, True)):
+            if value != ungiven:
+                raise InputError(f"{name} is {quoted(value)}, but refine_image masks nothing; leave {name} out")
+        region = region_of(image, mask_image, box, outpaint, refine_image=True)
+        call = self._call(region, asked)
+        plan, size = call.request.plan, self.tokenizer.pixels(call.request.plan.schedule)
+        window = region.middle(size)
+        count = _kept_scales(plan, start_scale, in_tokens(self.tokenizer, *window[2:]))
+        kept = plan.schedule.prefix(count)
+        picture, _ = region.cut(window, self.tokenizer.pixels(kept), blank=False)
+        return replace(
+            call,
+            request=replace(call.request, plan=first_scales(plan, count, GIVEN)),
+            parts={**call.parts, GIVEN: GivenTokens.whole(self.encode(picture, kept))},
+            edit={**region.source, "start_scale": list(kept.grid)},
         )
 
     def _call(self, region: Region, asked: Mapping[str, Any]) -> Call:
@@ -239,8 +301,8 @@ class Editor(Coder, ABC):
         return call
 
     def _plan_for(self, region: Region, labelled: bool) -> Callable[..., Plan]:
-        """How the plan of an edit is made: of the ratio that what is seen of the picture has, by default, and of a
-        single branch that sees nothing, where nothing was asked for.
+        """How the plan of an edit is made: of the ratio that what is seen of the picture has, by default, or of its own
+        size where a model paints all of it, and of a single branch that sees nothing, where nothing was asked for.
         """
 
         def make(**sampling: Any) -> Plan:
@@ -248,6 +310,9 @@ class Editor(Coder, ABC):
             height, width = shape or region.box()[2:]
             if len(self.shapes.schedules) > 1 and not {"size", "scales"} & sampling.keys():
                 sampling = {"ratio": ratio_of(self.shapes.fitting(height, width)), **sampling}
+            elif self.tokenizer.whole_maps and not {"ratio", "pixels", "size", "scales"} & sampling.keys():
+                times = TIMES if "refine_image" in region.source else 1
+                sampling = {"size": whole_size(self.tokenizer, *(times * side for side in region.size)), **sampling}
             if labelled:
                 return self.plan(**sampling)
             return replace(self.plan(guidance_scale=1.0, **sampling), branches=((),))
@@ -262,9 +327,54 @@ def kept_of(
     all regions have one size; rule, blank: see :meth:`Editor.edit`.
     """
     size = tokenizer.pixels(schedule)
-    seen = [region.cut(region.window(size), size, blank) for region in regions]
+    seen = [region.cut(window_of(tokenizer, region, schedule), size, blank) for region in regions]
     pixels = torch.cat([pixels_of(picture, tokenizer, schedule) for picture, _ in seen])
     return given_of(tokenizer, pixels, torch.from_numpy(np.stack([mask for _, mask in seen])), schedule, rule)
+
+
+def window_of(tokenizer: Tokenizer, region: Region, schedule: ScaleSchedule) -> Window:
+    """What is seen of a picture that is painted: all of it where a model that is free in its scales paints it at the
+    size that :func:`whole_size` has for it.
+    """
+    size = tokenizer.pixels(schedule)
+    return region.window(size, tokenizer.whole_maps and size == whole_size(tokenizer, *region.size))
+
+
+def whole_size(tokenizer: Tokenizer, height: int, width: int) -> Size:
+    """The size (height, width) nearest to that of a picture at which all of it can be painted: whole tokens, and sides
+    that are at most ``TIMES`` as long as the longer one of those that were trained.
+    """
+    scale = min(1, TIMES * max(tokenizer.pixels()) / max(height, width))
+    h, w = in_tokens(tokenizer, height * scale, width * scale)
+    return h * tokenizer.stride, w * tokenizer.stride
+
+
+def in_tokens(tokenizer: Tokenizer, height: float, width: float) -> Size:
+    """Sides in pixels as the nearest numbers of tokens, at least 1."""
+    return max(1, int(height / tokenizer.stride + 0.5)), max(1, int(width / tokenizer.stride + 0.5))
+
+
+def _kept_scales(plan: Plan, asked: Any, filled: Size) -> int:
+    """How many scales of a plan hold a picture's maps: up to the one that is asked for, or to the finest that is not
+    larger than ``filled``; at least one, and one at least is drawn. Raises ``InputError`` where that cannot be.
+    """
+    sizes = [row.size for row in plan.rows[:-1]]
+    if not sizes:
+        raise InputError(
+            "refine_image keeps a scale and draws another, and the plan has one scale; expected at least 2"
+        )
+    if asked is None:
+        return max((k for k, (h, w) in enumerate(sizes, 1) if h <= filled[0] and w <= filled[1]), default=1)
+    wanted = pair_of(plain(asked), side=True)
+    if wanted is None:
+        raise InputError(f"start_scale is {quoted(asked)}; expected the side, or height and width, of a map in tokens")
+    if wanted not in sizes:
+        h, w = min(sizes, key=lambda size: apart(math.prod(size), math.prod(wanted)))
+        raise InputError(
+            f"start_scale is {quoted(asked)}; expected one of the scales before the last, {ScaleSchedule(tuple(sizes))}"
+            f", of which {h}x{w} is the nearest"
+        )
+    return len(sizes) - sizes[::-1].index(wanted)
 
 
 def _edit_of(edit: Mapping[str, Any], image: Picture | None, mask_image: Any) -> dict[str, Any]:
@@ -278,7 +388,8 @@ def _edit_of(edit: Mapping[str, Any], image: Picture | None, mask_image: Any) ->
     if masked != (mask_image is not None):
         what = "the mask of the edit, too, which was a picture" if masked else "no mask, since the recipe says it"
         raise InputError(f"a mask was {'not ' if masked else ''}given; expected {what}")
-    found = region_of(image, mask_image, edit.get("box"), edit.get("outpaint")).source
+    ways = {name: edit[name] for name in ("box", "outpaint", "refine_image") if name in edit}
+    found = region_of(image, mask_image, **ways).source
     for name, what in (("image", "picture"), ("mask_image", "mask")):
         if found.get(name) != edit.get(name):
             raise InputError(f"this is not the {what} of the edit; expected one of the same pixels")

@@ -24,7 +24,7 @@ PER_IMAGE = {"entries": "entry", "seeds": "seed"}
 """The lists of a recipe, one entry per image, and what an entry is called in the recipe of one image."""
 ASKED = ("class_labels", "prompt", "negative_prompt", "style", "image")
 """The arguments of a call that say what a picture shows."""
-EDIT = {"image", "mask_image", "box", "outpaint", "rule", "blank", "paste"}
+EDIT = {"image", "mask_image", "box", "outpaint", "rule", "blank", "paste", "refine_image", "start_scale"}
 """What a recipe says of a picture that was edited; pictures by their digests."""
 
 

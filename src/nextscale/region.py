@@ -56,23 +56,30 @@ class Region:
         (top, bottom), (left, right) = (np.flatnonzero(self.mask.any(axis))[[0, -1]] for axis in (1, 0))
         return int(top), int(left), int(bottom - top + 1), int(right - left + 1)
 
-    def window(self, size: Size) -> Window:
+    def window(self, size: Size, whole: bool = False) -> Window:
         """What a model of this size (height, width) sees: the whole picture where it has that size, else the smallest
         window of that shape around the mask and a third of context on each side, or around the whole picture where that
-        is smaller. It leaves the picture only where it is larger. Raises ``InputError`` where it is too large.
+        is smaller, or asked for. It leaves the picture only where it is larger. Raises ``InputError`` where it is too
+        large.
         """
         if self.size == size:
             return (0, 0, *size)
         top, left, high, wide = self.box()
         around = max(side * (1 + 2 * CONTEXT) / model for side, model in zip((high, wide), size, strict=True))
-        whole = max(side / model for side, model in zip(self.size, size, strict=True))
-        height, width = (math.ceil(model * min(around, whole) - 1e-6) for model in size)
+        every = max(side / model for side, model in zip(self.size, size, strict=True))
+        height, width = (math.ceil(model * (every if whole else min(around, every)) - 1e-6) for model in size)
         if height * width > MOST_PIXELS:
             raise InputError(
                 f"the model would have to see {width:,}x{height:,} pixels, what is painted anew and around it in the "
                 f"shape of what it draws; expected at most {MOST_PIXELS:,}, so paint a smaller part at a time"
             )
         return _start(top, high, height, self.size[0]), _start(left, wide, width, self.size[1]), height, width
+
+    def middle(self, size: Size) -> Window:
+        """The largest window of the shape of ``size`` (height, width) in the middle of the picture."""
+        scale = min(side / model for side, model in zip(self.size, size, strict=True))
+        height, width = (max(1, round(model * scale)) for model in size)
+        return (self.size[0] - height) // 2, (self.size[1] - width) // 2, height, width
 
     def cut(self, window: Window, size: Size, blank: bool) -> tuple[Image.Image, np.ndarray]:
         """The picture in a window at this size (height, width), on white, and the mask there, (h, w) bool at its own.
@@ -106,20 +113,25 @@ class Region:
         return Image.fromarray(pixels)
 
 
-def region_of(image: Any, mask_image: Any = None, box: Any = None, outpaint: Any = None) -> Region:
+def region_of(
+    image: Any, mask_image: Any = None, box: Any = None, outpaint: Any = None, refine_image: bool = False
+) -> Region:
     """The region that a user names; :meth:`nextscale.edit.Editor.edit` says how.
 
     Raises ``InputError`` for what is no picture or no mask, a mask of another size, a box that leaves the picture, and
-    anything but one of the three. Warns where nothing would be seen of what is painted.
+    anything but one of the four. Warns where nothing would be seen of what is painted.
     """
-    ways = {"mask_image": mask_image, "box": box, "outpaint": outpaint}
+    ways = {"mask_image": mask_image, "box": box, "outpaint": outpaint, "refine_image": refine_image or None}
     named = [name for name, value in ways.items() if value is not None]
     if len(named) != 1:
         found = f"{' and '.join(named)} were given" if named else "nothing says where to paint"
-        raise InputError(f"{found}; expected one of mask_image, box and outpaint")
+        raise InputError(f"{found}; expected one of mask_image, box, outpaint and refine_image")
     picture = _read(image, "picture")
     source: dict[str, Any] = {"image": _digest(np.asarray(picture))}
-    if mask_image is not None:
+    if refine_image:
+        source["refine_image"] = True
+        picture, mask = visible(picture).picture, np.ones((picture.height, picture.width), dtype=bool)
+    elif mask_image is not None:
         mask = _mask(mask_image, picture)
         source["mask_image"] = _digest(mask)
     elif box is not None:

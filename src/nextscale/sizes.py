@@ -57,7 +57,7 @@ def _chosen(model: NextScaleModel, shapes: Shapes, ratio: Any, pixels: Any) -> S
 
 def _of_size(model: NextScaleModel, shapes: Shapes, asked: Any, steps: Any, said: str) -> ScaleSchedule:
     """The schedule of pictures of a size, in a number of scales unless that is None."""
-    size = _pair(asked)
+    size = pair_of(asked)
     if size is None:
         raise InputError(f"size is {quoted(asked)}; expected height and width in pixels, as in 512x384")
     if steps is not None and (not is_whole(steps) or steps < 1):
@@ -83,7 +83,7 @@ def _of_size(model: NextScaleModel, shapes: Shapes, asked: Any, steps: Any, said
 def _written_out(model: NextScaleModel, shapes: Shapes, scales: Any) -> ScaleSchedule:
     said = f"scales are {quoted(scales)}"
     entries = scales.split(",") if isinstance(scales, str) else listed(scales)
-    sizes = [_pair(entry, side=True) for entry in entries or []]
+    sizes = [pair_of(entry, side=True) for entry in entries or []]
     known = [size for size in sizes if size is not None]
     if not known or len(known) < len(sizes):
         raise InputError(
@@ -128,7 +128,7 @@ def _check_area(said: str, grid: Size, shapes: Shapes) -> None:
         )
 
 
-def _pair(given: Any, side: bool = False) -> Size | None:
+def pair_of(given: Any, side: bool = False) -> Size | None:
     """Height and width, as a text or two whole numbers; where ``side``, one number is that of a square."""
     if isinstance(given, str):
         found = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:[xX]\s*([0-9]{1,9})\s*)?", given)

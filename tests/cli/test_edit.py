@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import Command
+from tests.makers import tiny_flexvar, tiny_pipeline
 
 
 @pytest.fixture
@@ -81,10 +82,10 @@ def test_what_of_a_file_is_not_taken_is_said_once(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "nothing says where to paint; expected one of --mask, --box and --outpaint"),
+        ([], "nothing says where to paint; expected one of --mask, --box, --outpaint and --refine-image"),
         (
             ["--box", "1,1,2,2", "--mask", "mask.png"],
-            "--mask and --box were given; expected one of --mask, --box and --outpaint",
+            "--mask and --box were given; expected one of --mask, --box, --outpaint and --refine-image",
         ),
         (["--box", "1,1,2"], "--box is '1,1,2'; expected x,y,width,height in whole pixels, as in 16,16,32,32"),
         (
@@ -139,3 +140,44 @@ def test_a_recipe_is_repeated_on_its_own_picture_by_this_verb(
         assert done.code == 2
         assert sentence in done.err
         assert not (tmp_path / "new.png").exists()
+
+
+@pytest.fixture(scope="module")
+def free_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that draws any size, trained on 16x16 pixels."""
+    folder = tmp_path_factory.mktemp("models") / "free"
+    tiny_pipeline(tiny_flexvar()).save_pretrained(folder)
+    return folder
+
+
+def test_a_small_picture_is_refined_and_the_recipe_repeats_it(
+    source: Path, free_model: Path, nextscale: Command, tmp_path: Path
+) -> None:
+    refine = ["edit", "photo.png", "-c", "flag", "--refine-image", "--model", free_model]
+    done = nextscale(*refine, "--size", "40x60", "--steps", 6, "--start-scale", "4x6", "--seed", 3, "-o", "large.png")
+    assert (done.code, done.out) == (0, "large.png, seed 3\n")
+    assert pixels(tmp_path / "large.png").shape == (40, 60, 3)
+    again = ["edit", "photo.png", "--like", "large.png", "--model", free_model, "-o", "again.png"]
+    assert nextscale(*again).code == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "large.png").read_bytes()
+    for words, sentence in (
+        ([*again, "--refine-image"], "--like repeats a recipe as it is; leave --refine-image out"),
+        ([*again, "--start-scale", 3], "--like repeats a recipe as it is; leave --start-scale out"),
+        (
+            [*refine, "--box", "1,1,2,2"],
+            "--box and --refine-image were given; expected one of --mask, --box, --outpaint",
+        ),
+        ([*refine, "--start-scale", "9"], "start_scale is '9'; expected one of the scales before the last, 1 1x2"),
+        ([*refine, "--no-paste"], "paste is False, but refine_image masks nothing; leave paste out"),
+    ):
+        done = nextscale(*words, "-o", "new.png")
+        assert done.code == 2
+        assert sentence in done.err
+        assert not (tmp_path / "new.png").exists()
+
+
+def test_other_models_refine_no_picture(source: Path, tiny_model: Path, nextscale: Command, tmp_path: Path) -> None:
+    done = nextscale("edit", "photo.png", "--refine-image", "--model", tiny_model, "-o", "new.png")
+    assert done.code == 2
+    assert "the maps of this model add up to a picture; expected a model whose every map is the whole" in done.err
+    assert not (tmp_path / "new.png").exists()

@@ -84,6 +84,7 @@ def test_tokens_depend_on_what_was_drawn_before_them_unless_every_scale_is_the_l
     hooked = tokenizer.encode(latent, hook=lambda k, tokens, codes: codes * -3 if k == 0 else codes).tokens
     changed = any(not torch.equal(a, b) for a, b in zip(plain[1:], hooked[1:], strict=True))
     assert changed is (name not in DIRECT)
+    assert tokenizer.whole_maps is not changed
 
 
 def test_accumulate_leaves_its_argument_alone(tokenizer: Tokenizer) -> None:

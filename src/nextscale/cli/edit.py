@@ -47,6 +47,29 @@ from nextscale.errors import InputError
 if TYPE_CHECKING:
     from nextscale.pipeline import GenerationResult
 
+NO_PICTURES = ("seed", "box", "start_scale")
+"""Arguments that may be lists, and do not say how many pictures there are."""
+RefineImage = Annotated[
+    bool,
+    typer.Option(
+        "--refine-image", help="Keep the picture's coarse maps and draw finer ones, at twice its size or --size."
+    ),
+]
+StartScale = Annotated[
+    str | None,
+    typer.Option(metavar="N", help="The last map that is the picture's, as in 8 or 8x12, for --refine-image."),
+]
+Rule = Annotated[str | None, typer.Option(help="Which tokens are kept: cover (the default), official or canvases.")]
+Blank = Annotated[
+    bool | None,
+    typer.Option(
+        "--blank/--no-blank", help="Hide what is painted anew from the model (by default with words or a class)."
+    ),
+]
+Paste = Annotated[
+    bool | None, typer.Option("--paste/--no-paste", help="Leave every other pixel as it is (the default).")
+]
+
 
 def edit(
     picture: Annotated[Path, typer.Argument(help="The picture file, of any size.")],
@@ -64,18 +87,11 @@ def edit(
         str | None,
         typer.Option(metavar="SIDE=N[,...]", help="Pixels to add and paint, as in left=16,right=16,top=8,bottom=8."),
     ] = None,
-    rule: Annotated[
-        str | None, typer.Option(help="Which tokens are kept: cover (the default), official or canvases.")
-    ] = None,
-    blank: Annotated[
-        bool | None,
-        typer.Option(
-            "--blank/--no-blank", help="Hide what is painted anew from the model (by default with words or a class)."
-        ),
-    ] = None,
-    paste: Annotated[
-        bool | None, typer.Option("--paste/--no-paste", help="Leave every other pixel as it is (the default).")
-    ] = None,
+    refine_image: RefineImage = False,
+    start_scale: StartScale = None,
+    rule: Rule = None,
+    blank: Blank = None,
+    paste: Paste = None,
     model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     revision: Revision = None,
     num_images: NumImages = None,
@@ -102,17 +118,18 @@ def edit(
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Paint a part of a picture anew: a mask, a box, or new margins."""
+    """Paint a part of a picture anew, a mask, a box, or new margins; or refine it, which enlarges a small one."""
     sampling = given(ratio=ratio, pixels=pixels, size=size, scales=scales, steps=steps, guidance_scale=guidance_scale)
     sampling |= given(temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
     asked = Asked(words or [], classes or [], styles or [], negative_prompt, num_images, seeds_of(seed), sampling)
-    where = given(mask_image=mask, box=_box(box), outpaint=_sides(outpaint))
-    how = {name: value for name, value in (("rule", rule), ("blank", blank), ("paste", paste)) if value is not None}
+    where = given(mask_image=mask, box=_box(box), outpaint=_sides(outpaint), refine_image=refine_image)
+    how = {"rule": rule, "blank": blank, "paste": paste, "start_scale": start_scale}
+    how = {name: value for name, value in how.items() if value is not None}
     recipe = None if like is None else recipe_to_repeat(like, asked)
     if recipe is None:
         asked.check(needed=False)
     elif more := sorted((where | how).keys() - {"mask_image"}):
-        raise InputError(f"--like repeats a recipe as it is; leave --{more[0]} out")
+        raise InputError(f"--like repeats a recipe as it is; leave {_option(more[0])} out")
     _check_region(picture, where, repeats=recipe is not None)
     place = Pictures(out, overwrite)
     place.check()
@@ -149,14 +166,19 @@ def _sides(text: str | None) -> dict[str, int] | None:
     return sides
 
 
+def _option(name: str) -> str:
+    """What an argument of an edit is called on the command line."""
+    return "--mask" if name == "mask_image" else "--" + name.replace("_", "-")
+
+
 def _check_region(picture: Path, where: dict[str, Any], repeats: bool) -> None:
     """Before a model is loaded: the picture is one, and what is painted lies in it. repeats: a recipe says the rest."""
     from nextscale.region import region_of
 
     if len(where) != 1 and not repeats:
-        named = ["--" + name.removesuffix("_image") for name in where]
+        named = list(map(_option, where))
         found = f"{' and '.join(named)} were given" if named else "nothing says where to paint"
-        raise InputError(f"{found}; expected one of --mask, --box and --outpaint")
+        raise InputError(f"{found}; expected one of --mask, --box, --outpaint and --refine-image")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the picture is edited
         region_of(picture, **(where or {"box": (0, 0, 1, 1)}))
@@ -165,7 +187,7 @@ def _check_region(picture: Path, where: dict[str, Any], repeats: bool) -> None:
 def _count(arguments: dict[str, Any]) -> int:
     """The pictures of an edit."""
     each = arguments["plan"].alive[-1] if "plan" in arguments else 1
-    asked = (value for name, value in arguments.items() if name not in ("seed", "box") and isinstance(value, list))
+    asked = (value for name, value in arguments.items() if name not in NO_PICTURES and isinstance(value, list))
     return max(map(len, asked), default=1) * arguments.get("num_images", 1) * each
 
 

@@ -19,7 +19,7 @@ from nextscale.call import GIVEN
 from nextscale.conditions.base import Features
 from nextscale.data.emoji_reader import families_of
 from nextscale.data.images import ImageData
-from nextscale.edit import kept_of
+from nextscale.edit import kept_of, window_of
 from nextscale.errors import InputError
 from nextscale.evaluation.generated import balanced_rows
 from nextscale.evaluation.subject import Judge, Progress, Sample, Subject, class_ids
@@ -175,16 +175,17 @@ def paint_in(
     assert subject.model is not None
     plan = refined_plan(subject.model, subject.tokenizer.stride, **subject.defaults)
     parts = {"tokenizer": subject.tokenizer, "model": subject.model}
-    size, device = subject.tokenizer.pixels(plan.schedule), next(subject.model.parameters()).device
+    device = next(subject.model.parameters()).device
     painted: dict[bool, list[Tensor]] = {True: [], False: []}
     for start in range(0, len(regions), BATCH):
         batch = regions[start : start + BATCH]
         at = torch.arange(start, start + len(batch))
         kept = {GIVEN: kept_of(subject.tokenizer, batch, plan.schedule)}
         *_, last = generate(paint(plan, GIVEN), parts | kept, shown(at).to(device), IndependentNoise(at.tolist()))
-        new = list(zip(batch, to_pil(decode(subject.tokenizer, last.canvas)), strict=True))
+        windows = [window_of(subject.tokenizer, region, plan.schedule) for region in batch]
+        new = list(zip(batch, windows, to_pil(decode(subject.tokenizer, last.canvas)), strict=True))
         for paste, whole in painted.items():
-            whole += [_pixels(region.put_back(one, region.window(size), paste)) for region, one in new]
+            whole += [_pixels(region.put_back(one, window, paste)) for region, window, one in new]
         step(start + len(batch), len(regions))
     return torch.stack(painted[True]), torch.stack(painted[False])
 

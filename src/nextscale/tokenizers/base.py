@@ -65,6 +65,10 @@ class Tokenizer(nn.Module, ABC):
     """What one draw chooses from: the codes of a codebook, or the two values of a bit."""
     stride: int
     """Pixels per latent position."""
+    whole_maps: bool = False
+    """Whether every map is all of the picture at that size: its tokens are the same on any schedule that it stands in,
+    and the canvas is the last map.
+    """
     free: tuple[str, ...] = ()
     """Settings that shape no weights, so that a run which starts from a checkpoint may have others."""
 

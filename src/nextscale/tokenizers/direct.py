@@ -71,6 +71,7 @@ class DirectTokenizer(CodebookTokenizer):
     draws any schedule, and encodes on any whose maps are no larger than the latent.
     """
 
+    whole_maps = True
     free = ("sizes",)
 
     def __init__(self, config: DirectConfig) -> None:

@@ -60,22 +60,6 @@ class SampleNoise:
         return torch.rand(shape, generator=self._shared)
 
 
-def rows(images: int, batch: int, seed: int, step: int, groups: tuple[int, ...] = ()) -> Tensor:
-    """Indices (batch,) of the training images of ``step``.
-
-    The epochs are shuffled one by one and laid end to end; step s takes the places from s * batch on. Every image is
-    seen once per epoch, also where the batch does not divide the set. groups: sizes of the parts (shards) the images
-    lie in, of which a few are read at a time.
-    """
-    places = range(step * batch, (step + 1) * batch)
-    return torch.tensor([_epoch(images, seed, place // images, groups)[place % images] for place in places])
-
-
-@lru_cache(maxsize=4)
-def _epoch(images: int, seed: int, epoch: int, groups: tuple[int, ...]) -> list[int]:
-    return _shuffled(images, generator(seed, "order", epoch), groups).tolist()
-
-
 def _shuffled(images: int, draw: torch.Generator, groups: Sequence[int]) -> Tensor:
     if len(groups) <= AT_ONCE:
         return torch.randperm(images, generator=draw)
@@ -89,17 +73,17 @@ def _shuffled(images: int, draw: torch.Generator, groups: Sequence[int]) -> Tens
 class Buckets:
     """Batches whose images are of one bucket (a shape, say) each.
 
-    Every bucket has an endless sequence of its own, as :func:`rows` has one: its epochs, shuffled one by one and laid
-    end to end, are cut into batches. Epoch e of the set takes, of every bucket of n images, as many batches as are full
-    by n (e + 1) images and were not taken before, and shuffles the batches of all buckets. So no image is dropped and
-    none is drawn more often than others of its bucket: of the images that fill no batch by the end of an epoch, at most
-    ``batch - 1`` of each bucket, the next epoch's first batch of the bucket is made, together with images of that
-    epoch. A bucket of fewer images than a batch has a batch in some epochs only, with images that repeat. After e
-    epochs every image was seen at most e times, and at least e - 1 times where its bucket fills a batch.
+    Every bucket has an endless sequence of its own: its epochs, shuffled one by one and laid end to end, are cut into
+    batches. Epoch e of the set takes, of every bucket of n images, as many batches as are full by n (e + 1) images and
+    were not taken before, and shuffles the batches of all buckets. So no image is dropped and none is drawn more often
+    than others of its bucket: of the images that fill no batch by the end of an epoch, at most ``batch - 1`` of each
+    bucket, the next epoch's first batch of the bucket is made, together with images of that epoch. A bucket of fewer
+    images than a batch has a batch in some epochs only, with images that repeat. After e epochs every image was seen at
+    most e times, and at least e - 1 times where its bucket fills a batch.
 
-    labels: (N,) int64, the bucket of each image, from 0 on; some buckets may be empty. groups: see :func:`rows`; a
-    bucket goes through the groups in an order of its own. times: (N,) int64, how often an epoch draws each image, as if
-    it stood in the set so often; None: once.
+    labels: (N,) int64, the bucket of each image, from 0 on; some buckets may be empty. groups: sizes of the parts
+    (shards) the images lie in, of which a few are read at a time; a bucket goes through them in an order of its own.
+    times: (N,) int64, how often an epoch draws each image, as if it stood in the set so often; None: once.
     """
 
     def __init__(self, labels: Tensor, groups: Sequence[int] = (), times: Tensor | None = None) -> None:

@@ -25,7 +25,7 @@ from nextscale.tokenizers.autoencoder import AutoencoderConfig
 from nextscale.tokenizers.residual import ResidualConfig, ResidualTokenizer
 from nextscale.training.codebook import residuals
 from nextscale.training.objectives.residual import ResidualObjective
-from nextscale.training.order import SampleNoise, generator, rows
+from nextscale.training.order import Buckets, SampleNoise, generator
 from nextscale.training.recipe import load_recipe
 from nextscale.training.recipes.residual import ResidualTokenizerRecipe
 from nextscale.training.start import start
@@ -63,8 +63,9 @@ class Loop:
     def run(self, steps: int) -> Loop:
         chosen = self.objective
         chosen.begin(generator(0, "codebook"))
+        order = Buckets(torch.zeros(chosen.images, dtype=torch.int64))
         for step in range(steps):
-            batch, metrics = rows(chosen.images, BATCH, 0, step), {}
+            batch, metrics = order.rows(BATCH, 0, step), {}
             for part in self.parts:
                 noise = SampleNoise(0, step, BATCH, part)
                 loss, numbers = chosen.loss(chosen.module, batch[part], noise)
