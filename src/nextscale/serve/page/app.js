@@ -68,7 +68,7 @@ function hang(picture) {
 
 async function finished(picture, warnings) {
   hang(picture);
-  at("trouble").textContent = warnings.join(" ");
+  at("note").textContent = warnings.join(" ");
   if (!chosen || running.first) choose(picture, false);
   running.first = false;
   await gallery.keep(picture).catch(() => trouble(new Error("This browser keeps no gallery: download what you want to keep.")));
@@ -79,7 +79,7 @@ async function draw(wanted, files) {
   running?.abort();
   const mine = running = new AbortController();
   mine.first = true;
-  at("trouble").textContent = "";
+  at("trouble").textContent = at("note").textContent = "";
   at("sheets").replaceChildren();
   at("stop").hidden = false;
   say("Drawing.");

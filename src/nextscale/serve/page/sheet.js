@@ -48,8 +48,12 @@ export async function draw(request, files, title, choose, finished, signal) {
     picture.request = single(request, event.index, event.seed);
     put(image, picture.blob);
     if (!event.type.endsWith(".completed")) continue;
+    entry.whole = true;
     picture.about = `${event.revised_prompt || "a picture"}, seed ${event.seed}, ${event.model}`;
     image.alt = picture.about;
     await finished(picture, event.warnings ?? []);
+  }
+  if (![...pictures.values()].every((entry) => entry.whole)) {
+    throw new api.Refused("The server stopped before every picture was whole: draw again.", 0);
   }
 }
