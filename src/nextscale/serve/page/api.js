@@ -31,6 +31,8 @@ export function form(request, files = {}) {
   return data;
 }
 
+/** Whether the server answers. */
+export const alive = () => fetch("/health").then((answer) => answer.ok, () => false);
 export const get = async (path) => (await send(path)).json();
 export const plan = async (request, signal) => (await send("/v1/plan", { ...json(request), signal })).json();
 export const recipe = async (image) => (await send("/v1/recipe", { method: "POST", body: form({}, { image }) })).json();

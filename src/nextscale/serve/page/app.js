@@ -5,18 +5,37 @@ import * as controls from "./controls.js";
 import * as drop from "./drop.js";
 import * as gallery from "./gallery.js";
 import * as plan from "./plan.js";
-import * as scales from "./scales.js";
 import * as sheet from "./sheet.js";
+import { free, put } from "./urls.js";
+import * as view from "./view.js";
 
 const at = (id) => document.getElementById(id);
-const say = (text) => { at("status").textContent = text; };
-const SLOW = 5000; // milliseconds without an event, after which the page says that it waits
-let chosen, running, planning;
+const SLOW = 5000, OFTEN = 2000, LOOK = 2000; // milliseconds: until a server is slow, between words, between looks
+let chosen, running, planning, looking, spoken = 0;
+
+function say(text) {
+  spoken = Date.now();
+  at("status").textContent = text;
+}
 
 function trouble(error) {
   if (error.name === "AbortError") return;
   at("trouble").textContent = error.message;
-  if (error.status === 401) at("keyform").hidden = false;
+  if (error.status === 0) looking ??= setInterval(look, LOOK);
+  if (error.status === 401) {
+    at("keyform").hidden = false;
+    at("key").focus();
+  }
+}
+
+/** Looks whether a server that was lost is back. */
+async function look() {
+  if (!await api.alive()) return;
+  clearInterval(looking);
+  looking = undefined;
+  at("trouble").textContent = "";
+  say("The server is back: draw again.");
+  if (!controls.model()) start();
 }
 
 /** Calls `work` at most every 300 ms, after the last call. */
@@ -31,87 +50,160 @@ const price = calm(async () => {
   try {
     plan.show(await api.plan(controls.read(), planning.signal));
   } catch (error) {
-    if (error.name !== "AbortError") at("cost").textContent = error.message;
+    if (error.name !== "AbortError") plan.refuse(error.message);
   }
 });
+
+async function suggestions(text, limit) {
+  const query = new URLSearchParams({ model: controls.model().id, text, limit });
+  return (await api.get(`/v1/suggestions?${query}`).catch(() => ({ data: [] }))).data;
+}
 
 const suggest = calm(async () => {
-  const query = new URLSearchParams({ model: controls.model().id, text: at("prompt").value, limit: 20 });
-  const found = await api.get(`/v1/suggestions?${query}`).catch(() => ({ data: [] }));
-  at("words").replaceChildren(...found.data.map((one) => new Option(one.class === one.text ? "" : one.class, one.text)));
+  const found = await suggestions(at("prompt").value, 20);
+  at("words").replaceChildren(...found.map((one) => new Option(one.class === one.text ? "" : one.class, one.text)));
 });
 
-function choose(picture, focus = true) {
+/** Buttons that draw something at once: the model's example, and its shortest words with these letters. */
+async function offer() {
+  const found = await Promise.all([..."bcfhst"].map((letter) => suggestions(letter, 1)));
+  const words = [...new Set([controls.model().example, ...found.flat().map((one) => one.text)])].filter(Boolean);
+  at("starters").replaceChildren(...words.map((text) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = text;
+    button.addEventListener("click", () => {
+      at("prompt").value = text;
+      at("controls").dispatchEvent(new Event("input"));
+      at("controls").requestSubmit();
+    });
+    return button;
+  }));
+}
+
+function show(picture) {
   chosen = picture;
-  at("chosen").hidden = false;
-  at("large").alt = picture.about;
-  at("caption").textContent = picture.about;
-  scales.set(picture.frames, (blob) => sheet.put(at("large"), blob));
-  at("download").href = URL.createObjectURL(picture.blob);
-  at("download").download = `nextscale-${picture.request.seed ?? 0}.png`;
-  at("before").hidden = !picture.files;
-  if (picture.files) sheet.put(at("original"), picture.files.image);
+  view.choose(picture);
   paint(false);
-  if (focus) {
-    controls.fill(picture.request);
-    price();
-    at("chosen").focus();
-  }
+  for (const button of document.querySelectorAll(".picture")) button.setAttribute("aria-current", button.picture === picture);
+}
+
+/** After a click: a finished picture brings its settings back, too. */
+function choose(picture) {
+  if (running) running.followed = true;
+  show(picture);
+  if (!picture.whole) return;
+  controls.fill(picture.request);
+  price();
+  at("chosen").focus();
 }
 
 function hang(picture) {
   const item = document.createElement("li");
+  picture.whole = picture.hung = true;
   item.append(sheet.button(picture, choose));
+  item.id = `kept-${picture.id ?? "here"}`;
   at("gallery").prepend(item);
-  at("none").hidden = true;
+  at("clear").hidden = false;
 }
 
-async function finished(picture, warnings) {
-  hang(picture);
-  at("note").textContent = warnings.join(" ");
-  if (!chosen || running.first) choose(picture, false);
-  running.first = false;
-  await gallery.keep(picture).catch(() => trouble(new Error("This browser keeps no gallery: download what you want to keep.")));
+async function keep(picture) {
+  const gone = await gallery.keep(picture).catch(() => {
+    trouble(new Error("This browser keeps no gallery: download what you want to keep."));
+    return [];
+  });
+  if (!picture.hung) hang(picture);
+  for (const id of gone) {
+    const item = at(`kept-${id}`);
+    if (!item) continue;
+    free(item);
+    item.remove();
+  }
 }
 
-/** Draws each of [request, title] below one another, one after the other. */
-async function draw(wanted, files) {
+/** Draws each of {request, files, title} beside one another, one after the other. */
+async function draw(wanted) {
   running?.abort();
-  const mine = running = new AbortController();
-  mine.first = true;
+  const mine = running = new AbortController(), drawn = [], before = chosen;
+  let slow, first;
+  const wait = () => {
+    clearTimeout(slow);
+    slow = setTimeout(() => say("Still drawing: the server is slow or has others to draw for."), SLOW);
+  };
+  const listen = {
+    choose,
+    began(picture) {
+      if (first && !mine.followed) show(picture);
+      first = false;
+    },
+    grown(picture, step, steps) {
+      wait();
+      view.changed(picture);
+      if (Date.now() - spoken > OFTEN) say(`Drawing: step ${step} of ${steps}.`);
+    },
+    async finished(picture, warnings) {
+      at("note").textContent = warnings.filter((one) => !at("reading").textContent.includes(one)).join(" ");
+      await keep(picture);
+    },
+  };
   at("trouble").textContent = at("note").textContent = "";
+  free(at("sheets"));
   at("sheets").replaceChildren();
+  chosen = undefined;
+  view.choose({ about: "", frames: [], beside: wanted[0].beside?.(0) });
+  paint(false);
   at("stop").hidden = false;
+  at("draw").hidden = true;
   say("Drawing.");
-  const slow = setTimeout(() => say("Still drawing: the server is slow or has others to draw for."), SLOW);
+  wait();
   try {
-    for (const [request, title] of wanted) await sheet.draw(request, files, title, choose, finished, mine.signal);
-    say("Done.");
+    for (const one of wanted) {
+      const other = drawn.at(-1), beside = other && ((i) => other[i] && { blob: other[i].blob, about: wanted[0].title });
+      first = true;
+      drawn.push(await sheet.draw({ beside, ...one }, listen, mine.signal));
+    }
+    if (drawn.length > 1) await pair(drawn, wanted[1].title);
+    say(drawn.flat().length === 1 ? "The picture is done." : `All ${drawn.flat().length} pictures are done.`);
   } catch (error) {
-    say(error.name === "AbortError" ? "Stopped." : "");
-    trouble(error);
+    if (running === mine) {
+      say(error.name === "AbortError" ? "Stopped. What is unfinished is not kept." : "");
+      trouble(error);
+    }
   } finally {
     clearTimeout(slow);
-    if (running === mine) at("stop").hidden = true;
+    if (running === mine) {
+      if (!chosen) before ? show(before) : view.nothing();
+      at("stop").hidden = true;
+      at("draw").hidden = false;
+      running = undefined;
+    }
+  }
+}
+
+/** The first pictures of a comparison get the second ones beside them. */
+async function pair([first, second], about) {
+  for (const [i, picture] of first.entries()) {
+    picture.beside = { blob: second[i].blob, about, after: true };
+    view.changed(picture);
+    await keep(picture);
   }
 }
 
 function drawControls() {
-  const request = controls.read(), [kind, name] = at("other").value.split(" ");
-  if (!kind) return draw([[request, request.prompt ?? ""]]);
-  request.seed ??= Math.floor(Math.random() * 2 ** 31);
-  const other = { ...request };
-  if (kind === "model") other.model = name;
-  else other.methods = [{ name, count: Number(at("count").value) }];
-  return draw([[request, request.model], [other, kind === "model" ? name : `${request.model}, ${name}`]]);
+  const wanted = controls.wanted(), { prompt, class_labels: label, plan } = wanted[0].request;
+  if (!prompt && label == null && !plan && controls.model().reads.includes("class_labels")) {
+    at("prompt").focus();
+    return trouble(new Error(`Nothing is typed yet: type what to draw, for example ${controls.model().example}.`));
+  }
+  return draw(wanted);
 }
 
 async function paint(on) {
   for (const id of ["painting", "brush"]) at(id).hidden = !on;
   at("paint").setAttribute("aria-expanded", on);
+  view.alone(on);
   if (!on) return;
   const picture = await createImageBitmap(chosen.blob);
-  sheet.put(at("large"), chosen.blob);
   brush.start(picture.width, picture.height);
   at("brush").focus();
 }
@@ -128,24 +220,32 @@ async function drawPainted() {
     files.mask = await brush.mask();
     if (!files.mask) return trouble(new Error("Nothing is painted yet: paint over the picture, or type a box."));
   }
-  return draw([[request, "Painted anew"]], files);
+  return edit(request, files);
 }
 
+function edit(request, files) {
+  return draw([{ request, files, title: "", beside: () => ({ blob: files.image, about: "Before" }) }]);
+}
+
+/** A file that was dropped or opened: its recipe is data, and is shown as text. */
 async function taken(file) {
-  at("trouble").textContent = "";
+  at("trouble").textContent = at("note").textContent = "";
   try {
-    const told = await api.recipe(file), request = told.request;
-    choose({ blob: file, frames: [file], request, about: `${file.name}, drawn by ${told.model}, seed ${told.seeds.join(", ")}` });
-    plan.show(told);
-    say(told.edit ? "The picture is an edit: its settings are filled in, and its original is not in the file."
-      : "The recipe is read: its settings are filled in.");
+    const told = await api.recipe(file), lacking = Boolean(told.edit);
+    const about = `${file.name}: drawn by ${told.model}, seed ${told.seeds.join(", ")}`;
+    running?.abort();
+    free(at("sheets"));
+    at("sheets").replaceChildren();
+    choose({ blob: file, frames: [file], request: told.request, whole: true, lacking, about });
+    say(lacking ? "This picture was painted into another one, which its file does not hold: its settings are filled in, and it cannot be repeated here."
+      : "The settings of the picture are filled in.");
   } catch (error) {
     trouble(error);
   }
 }
 
 function again(request) {
-  return draw([[request, "Again"]], chosen.files);
+  return chosen.files ? edit(request, chosen.files) : draw([{ request, title: "" }]);
 }
 
 async function start() {
@@ -153,6 +253,7 @@ async function start() {
     controls.start((await api.get("/v1/models")).data);
     suggest();
     price();
+    await offer();
   } catch (error) {
     trouble(error);
   }
@@ -160,6 +261,10 @@ async function start() {
 
 function submitted(id, work) {
   at(id).addEventListener("submit", (event) => { event.preventDefault(); work(); });
+}
+
+function clicked(id, work) {
+  at(id).addEventListener("click", () => work());
 }
 
 submitted("controls", drawControls);
@@ -170,22 +275,25 @@ submitted("keyform", () => {
   at("keyform").hidden = true;
   start();
 });
-at("controls").addEventListener("input", price);
-at("controls").addEventListener("change", price);
+at("controls").addEventListener("invalid", (event) => {
+  for (let one = event.target; one; one = one.parentElement.closest("details")) one.open = true;
+}, true);
+for (const kind of ["input", "change"]) at("controls").addEventListener(kind, price);
 at("prompt").addEventListener("input", suggest);
-at("model").addEventListener("change", suggest);
-at("other").addEventListener("change", () => { at("countlabel").hidden = !at("other").value.startsWith("method"); });
-at("stop").addEventListener("click", () => running.abort());
-at("repeat").addEventListener("click", () => again(chosen.request));
-at("vary").addEventListener("click", () => { const { seed, ...request } = chosen.request; again(request); });
-at("paint").addEventListener("click", () => paint(at("painting").hidden).catch(trouble));
-at("wipe").addEventListener("click", () => paint(true).catch(trouble));
-at("clear").addEventListener("click", async () => {
+at("model").addEventListener("change", () => { suggest(); offer(); });
+clicked("stop", () => running?.abort());
+clicked("repeat", () => again(chosen.request));
+clicked("vary", () => { const { seed, ...request } = chosen.request; return again(request); });
+clicked("paint", () => paint(at("painting").hidden).catch(trouble));
+clicked("wipe", () => paint(true).catch(trouble));
+clicked("clear", async () => {
   if (!confirm("Remove all pictures of the gallery from this browser?")) return;
   await gallery.clear().catch(trouble);
+  free(at("gallery"));
   at("gallery").replaceChildren();
-  at("none").hidden = false;
+  at("clear").hidden = true;
 });
 drop.listen(taken);
+at("settings").open = matchMedia("(min-width: 58rem)").matches;
 gallery.all().then((pictures) => pictures.forEach(hang)).catch(() => {});
 start();

@@ -1,8 +1,15 @@
-// A PNG that is dropped or opened is handed on.
+// A picture that is dropped or opened is handed on.
+const here = document.getElementById("drophere");
+
 export function listen(take) {
-  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    here.hidden = !event.dataTransfer.types.includes("Files");
+  });
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) here.hidden = true; });
   addEventListener("drop", (event) => {
     event.preventDefault();
+    here.hidden = true;
     if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
   });
   document.getElementById("file").addEventListener("change", (event) => {

@@ -1,20 +1,17 @@
-// One drawing under way: its pictures sharpen in place, scale by scale.
+// One drawing under way: its pictures sharpen in place, step by step.
 import * as api from "./api.js";
-
-export function put(image, blob) {
-  if (image.src) URL.revokeObjectURL(image.src);
-  image.src = URL.createObjectURL(blob);
-}
+import { put } from "./urls.js";
 
 /** A button with a picture; `choose` is called with it. */
 export function button(picture, choose) {
   const here = document.createElement("button"), image = document.createElement("img");
   here.type = "button";
   here.className = "picture";
+  here.picture = picture;
   image.alt = picture.about;
   if (picture.blob) put(image, picture.blob);
   here.append(image);
-  here.addEventListener("click", () => picture.blob && choose(picture));
+  here.addEventListener("click", () => choose(picture));
   return here;
 }
 
@@ -25,35 +22,46 @@ function single(request, index, seed) {
   return one;
 }
 
-/** Draws `request` under a title; `choose` follows a click, `finished` gets every whole picture. */
-export async function draw(request, files, title, choose, finished, signal) {
+function begin(title) {
   const sheet = document.createElement("div"), head = document.createElement("h2"), room = document.createElement("div");
   sheet.className = "sheet";
   room.className = "pictures";
   head.textContent = title;
+  head.hidden = !title;
   sheet.append(head, room);
   document.getElementById("sheets").append(sheet);
-  const pictures = new Map();
+  return room;
+}
+
+/**
+ * Draws {request, files, title, beside(index)}; `listen` has what is called with a picture: began, grown, finished
+ * (with the server's warnings), and choose after a click. Returns the pictures in their order.
+ */
+export async function draw({ request, files, title, beside }, listen, signal) {
+  const room = begin(title), entries = [];
   for await (const event of api.draw(request, files, signal)) {
-    let entry = pictures.get(event.index);
+    let entry = entries[event.index];
     if (!entry) {
-      const picture = { about: "a picture under way", frames: [], files };
-      entry = { picture, button: button(picture, choose) };
-      pictures.set(event.index, entry);
+      const picture = { about: "", frames: [], files, scales: event.scales, beside: beside?.(event.index) };
+      entry = entries[event.index] = { picture, button: button(picture, listen.choose) };
       room.append(entry.button);
     }
-    const { picture, button: here } = entry, image = here.querySelector("img");
+    const { picture, button: here } = entry, image = here.firstChild;
     picture.blob = api.blob(event.b64_json, event.output_format);
     picture.frames.push(picture.blob);
     picture.request = single(request, event.index, event.seed);
+    picture.whole = event.type.endsWith(".completed");
+    picture.about = picture.whole ? `${event.revised_prompt || "a picture"}, seed ${event.seed}, ${event.model}`
+      : `a picture under way, seed ${event.seed}`;
     put(image, picture.blob);
-    if (!event.type.endsWith(".completed")) continue;
-    entry.whole = true;
-    picture.about = `${event.revised_prompt || "a picture"}, seed ${event.seed}, ${event.model}`;
     image.alt = picture.about;
-    await finished(picture, event.warnings ?? []);
+    if (picture.frames.length === 1) listen.began(picture);
+    listen.grown(picture, event.scale + 1, event.scales);
+    if (picture.whole) await listen.finished(picture, event.warnings ?? []);
   }
-  if (![...pictures.values()].every((entry) => entry.whole)) {
+  const pictures = entries.map((entry) => entry.picture);
+  if (!pictures.length || !pictures.every((picture) => picture.whole)) {
     throw new api.Refused("The server stopped before every picture was whole: draw again.", 0);
   }
+  return pictures;
 }
