@@ -17,7 +17,7 @@ function comparisons(now) {
   const groups = [
     ["Another model", models.filter((one) => one !== now).map((one) => [`model ${one.id}`, one.id])],
     ["Another style", now.styles.map((style) => [`style ${style}`, style])],
-    ["Another way", [["prefix 5", "the first steps only"], ["guidance 1", "no guidance"]]],
+    ["Another way", [["prefix", "the first steps only"], ["guidance", "no guidance"]]],
   ];
   at("other").replaceChildren(new Option("nothing", ""), ...groups.filter(([, ways]) => ways.length).map(([label, ways]) => {
     const group = document.createElement("optgroup");
@@ -26,6 +26,8 @@ function comparisons(now) {
     return group;
   }));
   at("countlabel").hidden = true;
+  at("count").max = now.scales.length;
+  at("count").value = Math.ceil(now.scales.length / 2);
 }
 
 function fit() {
@@ -89,6 +91,7 @@ form.addEventListener("input", (event) => {
   if (event.target === fields.model) fit();
   if (event.target === fields.prompt) delete held.class_labels;
   if (event.target === fields.seed || event.target === fields.n) delete held.seed;
+  read();
 });
 at("release").addEventListener("click", () => {
   delete held.plan;
@@ -96,7 +99,7 @@ at("release").addEventListener("click", () => {
   tellHeld();
   form.dispatchEvent(new Event("change"));
 });
-at("other").addEventListener("change", () => { at("countlabel").hidden = !at("other").value.startsWith("prefix"); });
+at("other").addEventListener("change", () => { at("countlabel").hidden = at("other").value !== "prefix"; });
 
 /** What to draw: [{request, title}], two where something is compared. */
 export function wanted() {
