@@ -65,7 +65,8 @@ def open_page(browser: Any, wire: Wire) -> Iterator[Open]:
     contexts, errors = list[Any](), list[str]()
 
     def start(url: str = wire.url, ready: str = "#starters button", clock: bool = False, **settings: Any) -> Any:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **settings})
+        usual = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce"}
+        context = browser.new_context(**{**usual, **settings})
         contexts.append(context)
         context.set_default_timeout(PATIENCE)
         context.add_init_script(WATCH)
@@ -139,8 +140,9 @@ def carrying(recipe: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def test_a_drawing_is_priced_told_and_seen_to_grow(page: Any) -> None:
+def test_a_drawing_is_priced_told_and_seen_to_grow(open_page: Open) -> None:
     """Suggestions, the price, the reading of the words, the picture above the fold, its steps, what is told."""
+    page = open_page(reduced_motion="no-preference")
     page.fill("#prompt", "gri")
     page.locator("#words option[value='grinning cat']").wait_for(state="attached")
     draw(page, n=2)
@@ -149,7 +151,7 @@ def test_a_drawing_is_priced_told_and_seen_to_grow(page: Any) -> None:
     says(page, "#reading", "is drawn as face")
     box = page.locator("#frame").bounding_box()
     assert box["y"] + box["height"] < 800, "the picture is above the fold"
-    assert box["width"] == box["height"] == 448, "16 pixels are enlarged 28 times"
+    assert box["width"] == box["height"] == 400, "16 pixels are enlarged 25 times, to half of the window"
     assert page.evaluate("getComputedStyle(document.getElementById('large')).imageRendering") == "pixelated"
     says(page, "#scale", "step 4 of 4")
     last = pixels(page)
@@ -317,15 +319,24 @@ def test_two_ways_draw_the_same_seeds_side_by_side(page: Any) -> None:
     page.click("#draw")
     says(page, "#status", "All 2 pictures are done")
     assert page.locator(".sheet h2").all_text_contents() == ["styles", "tiny"]
+    page.select_option("#model", "free")
+    page.fill("[name=size]", "24x16")
+    draw(page, "animal")
+    assert pixels(page).size == (24, 16), "the width comes first"
 
 
 def test_the_gallery_has_a_bound_and_is_cleared(page: Any) -> None:
     """The newest 100 stay, on the page and in the browser; Clear asks, and removes all of them for good."""
-    fill = """async () => { const { keep } = await import("/page/gallery.js"), blob = new Blob(["x"]);
-      for (let i = 0; i < 100; i += 1) await keep({ blob, frames: [blob], request: {}, about: `old ${i}` }); }"""
+    fill = """async () => { const open = indexedDB.open("nextscale"), blob = new Blob(["x"]), frames = [blob];
+      await new Promise((go) => { open.onsuccess = go; });
+      const change = open.result.transaction("pictures", "readwrite"), pictures = change.objectStore("pictures");
+      for (let i = 0; i < 100; i += 1) pictures.add({ blob, frames, request: { model: "gone" }, about: `old ${i}` });
+      await new Promise((go) => { change.oncomplete = go; }); open.result.close(); }"""
     page.evaluate(fill)
     page.reload()
     counts(page, 100)
+    page.locator("#gallery button").first.click()
+    says(page, "#trouble", "gone drew this picture, and is not served here now: the settings stay as they are.")
     page.locator("#starters button").first.wait_for()
     draw(page)
     counts(page, 100)
@@ -419,7 +430,7 @@ def test_a_recipe_is_data(open_page: Open, http: httpx.Client) -> None:
         recipe = json.loads(picture.info["nextscale"])
     drop(page, "x.png", carrying({**recipe, "model": EVIL}))
     says(page, "#trouble", "<img src=x onerror=")
-    drop(page, "x.png", carrying({**recipe, "plan": {**recipe["plan"], "rows": recipe["plan"]["rows"] * 5_000}}))
+    drop(page, "x.png", carrying({**recipe, "plan": {**recipe["plan"], "rows": recipe["plan"]["rows"] * 300}}))
     says(page, "#trouble", "plan")
     told = http.post("/v1/recipe", files={"image": ("x.png", carrying(recipe), "image/png")}).json()
     evil = {**told, "model": EVIL, "size": EVIL, "warnings": [EVIL], "seeds": [EVIL]}

@@ -93,8 +93,9 @@ function choose(picture) {
   if (running) running.followed = true;
   show(picture);
   if (!picture.whole) return;
-  controls.fill(picture.request);
-  price();
+  at("trouble").textContent = "";
+  if (controls.fill(picture.request)) price();
+  else trouble(new Error(`${picture.request.model} drew this picture, and is not served here now: the settings stay as they are.`));
   at("chosen").focus();
 }
 

@@ -58,9 +58,10 @@ function tellHeld() {
 export function start(served) {
   models = served;
   options(fields.model, models.map((one) => [one.id]));
+  at("draw").disabled = false;
   fit();
   const before = JSON.parse(sessionStorage.getItem("settings") ?? "null");
-  if (before && models.some((one) => one.id === before.model)) fill(before);
+  if (before) fill(before);
 }
 
 /** The body of a request; what is empty is left to the server. */
@@ -75,8 +76,9 @@ export function read() {
   return { ...request, ...held };
 }
 
-/** Fills the controls; what they cannot show is held. */
+/** Fills the controls; what they cannot show is held. False where the model of the request is not served. */
 export function fill(request) {
+  if (!models.some((one) => one.id === (request.model ?? models[0]?.id))) return false;
   const { class_labels: label, seed, plan, methods } = request, only = [label].flat(), first = [seed].flat()[0];
   fields.model.value = request.model ?? models[0].id;
   fit();
@@ -85,6 +87,7 @@ export function fill(request) {
   const all = { plan, methods, class_labels: label, seed: Array.isArray(seed) && seed.length > 1 ? seed : undefined };
   held = Object.fromEntries(Object.entries(all).filter(([, value]) => value != null));
   tellHeld();
+  return true;
 }
 
 form.addEventListener("input", (event) => {

@@ -3,7 +3,7 @@ import { free, put } from "./urls.js";
 
 const at = (id) => document.getElementById(id);
 const PACE = 140; // milliseconds between steps, however fast they arrive, so that one sees them
-const SIDE = 448, GAP = 16; // pixels of the page
+const LEAST = 256, MOST = 576, GAP = 16; // pixels of the page
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const slider = at("scales"), large = at("large"), under = at("under");
 let picture, beside, step = -1, timer, growing = false;
@@ -12,7 +12,8 @@ let picture, beside, step = -1, timer, growing = false;
 function fit() {
   const wide = large.naturalWidth, high = large.naturalHeight, stage = at("stage").clientWidth;
   if (!wide) return;
-  const room = Math.min(SIDE, at("before").hidden ? stage : (stage - GAP) / 2), times = room / Math.max(wide, high);
+  const side = Math.min(MOST, Math.max(LEAST, innerHeight / 2)); // so that the gallery is in sight, too
+  const room = Math.min(side, at("before").hidden ? stage : (stage - GAP) / 2), times = room / Math.max(wide, high);
   const coarse = times >= 2, screen = devicePixelRatio;
   at("pair").style.setProperty("--side", `${wide * (coarse ? Math.floor(times * screen) / screen : times)}px`);
   at("pair").style.setProperty("--shape", wide / high);
