@@ -21,7 +21,7 @@ BEFORE = [
     ("heart", "twemoji", 1),
     ("cat", "noto", 1),
     ("red apple", "fluent-emoji", 3),
-    ("grinning face", "twemoji", 2),
+    ("taco", "noto", 1),
 ]
 LAST = ("grinning face", "twemoji", 4)
 """Words, style and seed: four pictures of each are drawn, the last ones are shown large."""
