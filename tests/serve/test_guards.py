@@ -207,7 +207,7 @@ IMAGE = ("image", png(holed().convert("RGB")))
         ([IMAGE, ("mask", IMAGE[1])], {}, "mask has no transparent pixels"),
         ([IMAGE, ("mask", png(holed().resize((8, 8))))], {}, "mask"),
         ([IMAGE], {"box": "[0, 0, 99, 1]"}, "box"),
-        ([IMAGE], {"box": "[0, 0, 2, 2]", "outpaint": '{"left": 4}'}, "expected one of mask_image, box and outpaint"),
+        ([IMAGE], {"box": "[0, 0, 2, 2]", "outpaint": '{"left": 4}'}, "expected one of mask_image, box"),
         ([IMAGE], {"n": "2", "n[]": ["3"]}, "the form gives 'n' twice"),
         ([IMAGE], {"n": ["2", "3"]}, "the form gives 'n' twice"),
         ([IMAGE], {"input_fidelity": "high"}, "there is no field 'input_fidelity'"),
