@@ -290,9 +290,9 @@ class _Beside:
     def __init__(self, inner: AttentionSlot, pinned: Pinned, k: int | None, schedule: ScaleSchedule) -> None:
         self.inner, self.pinned, self.k, self.schedule = inner, pinned, k, schedule
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, plain: Any = None) -> Tensor:
         pinned, queries = self.pinned, q.shape[2]
-        keys, values, mask = self.inner.see(q, k, v)
+        keys, values, mask = self.inner.see(q, k, v, plain)
         if self.k is not None and self.k < pinned.first:
             return attend(q, keys, values, mask)
         seen = torch.ones(queries, keys.shape[2] + pinned.keys.shape[2], dtype=torch.bool)
@@ -320,8 +320,8 @@ class _Mean:
     def __init__(self, inner: AttentionSlot, count: int, k: int | None) -> None:
         self.inner, self.count, self.k = inner, count, k
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values, mask = self.inner.see(q, k, v)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, plain: Any = None) -> Tensor:
+        keys, values, mask = self.inner.see(q, k, v, plain)
         if self.k == -1:
             return attend(q, keys, values, mask)
         means = [x[:, :, : self.count].mean(2, keepdim=True) for x in (keys, values)]
@@ -340,6 +340,6 @@ class _Around:
     def __init__(self, inner: AttentionSlot, reference: Reference) -> None:
         self.inner, self.reference = inner, reference
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, plain: Any = None) -> Tensor:
         added = attend(q, self.reference.keys, self.reference.values)
-        return self.inner.attend(q, k, v) + self.reference.w0 * added
+        return self.inner.attend(q, k, v, plain) + self.reference.w0 * added

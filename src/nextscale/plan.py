@@ -18,6 +18,7 @@ from nextscale.guidance import SCHEDULES
 from nextscale.memory.base import Course, MemoryPlan
 from nextscale.memory.make import check_memory
 from nextscale.models.base import NextScaleModel
+from nextscale.models.weights_hash import weights_hash
 from nextscale.row import COLUMNS, MOST_GUIDANCE, Row, check_row, read_value, real, several, text, whole
 from nextscale.sampling import smooth_settings
 from nextscale.scales import ScaleSchedule, Size
@@ -115,7 +116,8 @@ class Plan:
         alive = self.alive
         turns = tuple(j for j in range(k, len(self.rows)) if alive[j + 1] != alive[j])
         prefix = 0 if empty and model.prefix_with_first else model.prefix_tokens(self.schedule)
-        return Course(model.slots, self.schedule, blocks, turns, prefix, model.prefix_with_first)
+        weights = None if self.memories[name].calibration is None else weights_hash(model)
+        return Course(model.slots, self.schedule, blocks, turns, prefix, model.prefix_with_first, weights)
 
     def sees(self, k: int) -> Branches:
         """The sources that each branch sees at row k."""

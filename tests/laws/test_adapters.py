@@ -60,8 +60,8 @@ class Looking:
     inner: AttentionSlot
     look: Look
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self.inner.attend(q, k, v) + self.look.shown * attend(q, self.look.keys, self.look.values)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, plain: Any = None) -> Tensor:
+        return self.inner.attend(q, k, v, plain) + self.look.shown * attend(q, self.look.keys, self.look.values)
 
 
 class Adapted(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nextscale.errors import PlanError
+from nextscale.layers.slots import PlainQueries
 from nextscale.memory.base import Memory, MemoryPlan
 from nextscale.memory.make import look_ahead
 from nextscale.models.base import Condition, NextScaleModel
@@ -140,9 +141,9 @@ def test_a_calibration_watches_through_a_memory_and_no_model_changes() -> None:
             self.index = index
             return self
 
-        def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(self, q: Tensor, k: Tensor, v: Tensor, plain: PlainQueries | None = None) -> Tensor:
             seen.append((self.index, tuple(k.shape)))
-            return memory.slot(self.index).attend(q, k, v)
+            return memory.slot(self.index).attend(q, k, v, plain)
 
     plain = new_memory(model, 2)
     for k in range(4):

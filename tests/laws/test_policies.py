@@ -98,12 +98,12 @@ class NewestSlot:
     def __init__(self, memory: NewestMemory, index: int) -> None:
         self.memory, self.index = memory, index
 
-    def see(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, None]:
+    def see(self, q: Tensor, k: Tensor, v: Tensor, plain: Any = None) -> tuple[Tensor, Tensor, None]:
         keys, values = self.memory.kept[self.index]
         self.memory.pending[self.index] = (torch.cat([keys, k], 2), torch.cat([values, v], 2))
         return *self.memory.pending[self.index], None
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, plain: Any = None) -> Tensor:
         return attend(q, *self.see(q, k, v))
 
 

@@ -6,6 +6,7 @@ Shape letters: ``B`` rows (branches x images), ``l`` tokens of this call, ``C`` 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -46,7 +47,12 @@ class Attention(nn.Module):
             k = F.normalize(k, dim=-1)
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
-        return self.proj(slot.attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(slot.attend(q, k, v, partial(self.plain_queries, x)).transpose(1, 2).flatten(2))
+
+    def plain_queries(self, x: Tensor, at: Tensor) -> Tensor:
+        """Queries (B, H, n, D) of the tokens ``at`` (n,) of x (B, l, C) as they are projected, and no more."""
+        weight = self.qkv.weight[: self.proj.in_features]
+        return F.linear(x[:, at], weight).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def flops(self, tokens: int, seen: int) -> int:
         """FLOPs of ``tokens`` tokens of one row that see ``seen`` keys."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, Protocol
@@ -12,17 +13,24 @@ from torch import Tensor
 
 from nextscale.scales import ScaleSchedule
 
+PlainQueries = Callable[[Tensor], Tensor]
+"""Positions (n,) int64 among the tokens at hand to their queries (B, H, n, D) as they were projected: without bias,
+norm, scale and rotary positions, from which nobody could recover them. Computed where a memory asks for them.
+"""
+
 
 class AttentionSlot(Protocol):
     """Remembers keys and values for one attention layer."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, plain: PlainQueries | None = None) -> Tensor:
         """Attention of this scale's queries (B, H, l, D) to whatever the memory holds and to its own keys and
-        values.
+        values. plain: the layer always gives it, and a slot around a slot hands it on.
         """
         ...
 
-    def see(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def see(
+        self, q: Tensor, k: Tensor, v: Tensor, plain: PlainQueries | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """What :meth:`attend` attends to, for slots around this one: keys and values, those of a prefix first and those
         at hand last, and which of them each query sees (None: all).
         """

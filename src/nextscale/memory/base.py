@@ -63,7 +63,8 @@ class Course:
 
     slots: the model's; schedule: all scales; blocks: which blocks run at each scale that is drawn, () where another
     model does; turns: scales after which the number of rows changes; prefix: tokens in front of the first scale, in a
-    group of their own, or with_first in that of the scale.
+    group of their own, or with_first in that of the scale; weights: the model's ``weights_hash``, for memories that
+    were calibrated to it; None where nobody knows it.
     """
 
     slots: tuple[SlotSpec, ...]
@@ -72,6 +73,7 @@ class Course:
     turns: tuple[int, ...] = ()
     prefix: int = 0
     with_first: bool = False
+    weights: str | None = None
 
     @cached_property
     def first(self) -> int:
@@ -107,6 +109,10 @@ class Outlook:
         """Live bytes after scale k was committed for ``rows`` rows, at ``element`` bytes per number."""
         counts = zip(self.course.slots, self.kept[k], strict=True)
         return rows * sum(spec.bytes(count, element) for spec, count in counts)
+
+    def drop_flops(self, k: int) -> int:
+        """FLOPs of choosing what is dropped after scale k, of one row."""
+        return 0
 
     def capacity(self, k: int, slot: int) -> int:
         """The most that a slot keeps from before scale k until the number of rows changes next."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nextscale.layers.attention import attend
+from nextscale.layers.slots import PlainQueries
 from nextscale.memory import none
 from nextscale.memory.base import Course, Memory, Outlook
 from nextscale.memory.segments import OwnScale
@@ -133,10 +134,10 @@ class _FullSlot:
     def __init__(self, memory: FullMemory, layer: int) -> None:
         self._memory, self._layer = memory, layer
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, plain: PlainQueries | None = None) -> Tensor:
         return attend(q, *self._memory.see(self._layer, k, v))
 
-    def see(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, None]:
+    def see(self, q: Tensor, k: Tensor, v: Tensor, plain: PlainQueries | None = None) -> tuple[Tensor, Tensor, None]:
         return *self._memory.see(self._layer, k, v), None
 
 

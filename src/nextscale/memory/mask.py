@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nextscale.layers.attention import attend
+from nextscale.layers.slots import PlainQueries
 from nextscale.scales import ScaleSchedule
 
 
@@ -19,10 +20,10 @@ class BlockCausalMask:
     def __init__(self, groups: tuple[int, ...], device: torch.device) -> None:
         self.mask = causal(groups, device)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, plain: PlainQueries | None = None) -> Tensor:
         return attend(q, k, v, self.mask)
 
-    def see(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def see(self, q: Tensor, k: Tensor, v: Tensor, plain: PlainQueries | None = None) -> tuple[Tensor, Tensor, Tensor]:
         return k, v, self.mask
 
 

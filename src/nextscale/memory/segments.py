@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nextscale.layers.attention import attend
-from nextscale.layers.slots import SlotSpec
+from nextscale.layers.slots import PlainQueries, SlotSpec
 from nextscale.memory.mask import BlockCausalMask, causal
 from nextscale.scales import ScaleSchedule
 
@@ -26,13 +26,15 @@ class OwnScale:
     def __init__(self, lengths: Sequence[int] | None = None) -> None:
         self.lengths = lengths
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, plain: PlainQueries | None = None) -> Tensor:
         if self.lengths is None:
             return attend(q, k, v)
         scales = zip(*(x.split(list(self.lengths), 2) for x in (q, k, v)), strict=True)
         return torch.cat([attend(*scale) for scale in scales], 2)
 
-    def see(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def see(
+        self, q: Tensor, k: Tensor, v: Tensor, plain: PlainQueries | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.lengths is None:
             return k, v, None
         seen = causal(tuple(self.lengths), q.device)

@@ -367,7 +367,7 @@ class NextScaleModel(nn.Module, ABC):
             self.blocks[i].flops(course.tokens(k), *(attended[j] for j in self.slots_of[i]))  # type: ignore[operator]
             for i in course.blocks[k]
         )
-        return self.embed_flops(course.schedule.lengths[k], k, images) + rows * sum(blocks)
+        return self.embed_flops(course.schedule.lengths[k], k, images) + rows * (sum(blocks) + outlook.drop_flops(k))
 
     def prefill_flops(self, course: Course, rows: int) -> int:
         """FLOPs of :meth:`prefill`."""
