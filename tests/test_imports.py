@@ -66,6 +66,7 @@ LEVELS = {
     "adapters": 6,
     "checkpoints": 7,
     "pipeline": 8,
+    "calibrate": 9,
     "measures": 7,
     "evaluation": 8,
     "training": 9,

@@ -45,8 +45,19 @@ class Call:
     @property
     def named(self) -> bool:
         """Whether a recipe can name all that was used."""
-        named = set() if self.edit is None else {GIVEN}
+        named = set(self.digests) | (set() if self.edit is None else {GIVEN})
         return self.request.seeds is not None and self.parts.keys() <= named
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of the parts that have one, such as a calibration: by it a recipe names them."""
+        return {name: part.digest for name, part in self.parts.items() if isinstance(getattr(part, "digest", 0), str)}
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """What a recipe says of all that stood beside the plan."""
+        edit = {} if self.edit is None else {"edit": dict(self.edit)}
+        return edit | ({"parts": self.digests} if self.digests else {})
 
     @property
     def whole(self) -> bool:

@@ -149,18 +149,31 @@ class Editor(Coder, ABC):
                 raise InputError(f"{name} is {quoted(asked[name])}, and a stream has none; leave it out")
         return self._streamed(self._understood(image, class_labels=class_labels, **asked))
 
-    def repeat(self, picture: str | Path, image: Picture | None = None, mask_image: Any = None) -> GenerationResult:
+    def repeat(
+        self,
+        picture: str | Path,
+        image: Picture | None = None,
+        mask_image: Any = None,
+        parts: Mapping[str, Any] | None = None,
+    ) -> GenerationResult:
         """Draw again what the recipe in a PNG says, of one picture or a grid. image, mask_image: what was edited, where
-        something was. Raises ``InputError`` where there is no recipe, another model drew the picture, or another one
-        was edited; warns where the new picture will differ.
+        something was; parts: what it names by a digest, such as a calibration. Raises ``InputError`` where there is no
+        recipe, another model drew the picture, or another one was edited; warns where the new picture will differ.
         """
         recipe = Recipe.read(picture)
-        arguments = self.arguments_of(recipe, image, mask_image)
+        arguments = self.arguments_of(recipe, image, mask_image, parts)
         result = self(**arguments) if image is None else self.edit(**arguments)
         return result.enlarged(recipe.enlarge)
 
-    def arguments_of(self, recipe: Recipe, image: Picture | None = None, mask_image: Any = None) -> dict[str, Any]:
+    def arguments_of(
+        self,
+        recipe: Recipe,
+        image: Picture | None = None,
+        mask_image: Any = None,
+        parts: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """The arguments of the call, or the edit, that repeats a recipe; errors and warnings as for ``repeat``."""
+        recipe.check_parts(parts or {})
         number = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         edit = {} if recipe.edit is None else _edit_of(recipe.edit, image, mask_image)
         if recipe.edit is None and not (image is None and mask_image is None):
@@ -168,7 +181,8 @@ class Editor(Coder, ABC):
                 "the picture was drawn and not edited; leave the picture and the mask out: pipe.repeat(picture), or "
                 "nextscale generate --like ..."
             )
-        return {**recipe.arguments(self.conditioner, self.name, self.revision, number), **edit}
+        beside = {"parts": dict(parts)} if parts else {}
+        return {**recipe.arguments(self.conditioner, self.name, self.revision, number), **edit, **beside}
 
     @abstractmethod
     def plan(self, **sampling: Any) -> Plan:

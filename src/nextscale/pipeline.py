@@ -334,7 +334,6 @@ class Pipeline(Editor):
     def _recipe(self, call: Call, drawn: Sequence[int], changed: str) -> dict[str, Any]:
         """How to draw the same again; drawn: the prompt of every image; changed: what a callback did, if anything."""
         unnamed = "" if call.named else "a generator or a part that has no name was used"
-        edit = {} if call.edit is None else {"edit": dict(call.edit)}
         return write_recipe(
             model=self.name,
             revision=self.revision,
@@ -343,7 +342,7 @@ class Pipeline(Editor):
             **call.request.per_image(drawn),
             plan=call.request.plan,
             not_repeatable=changed or unnamed,
-            **edit,
+            **call.noted,
         )
 
 

@@ -7,7 +7,7 @@ and the model that it names is looked for by nobody here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ EDIT = {"image", "mask_image", "box", "outpaint", "rule", "blank", "paste", "ref
 class Recipe:
     """Of one picture or of a page of several. entries, seeds: one per picture; revision: of the model, None where it
     was not noted; edit: the digest of the picture that was edited, and the arguments of ``Pipeline.edit`` that say
-    where and how; None where nothing was edited; enlarge: by how much pictures were enlarged.
+    where and how; None where nothing was edited; enlarge: by how much pictures were enlarged; parts: digests of what
+    was handed over beside the plan, by name.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Recipe:
     plan: Plan
     edit: Mapping[str, Any] | None = None
     enlarge: int = 1
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, picture: Path | str) -> Recipe:
@@ -77,7 +79,27 @@ class Recipe:
         enlarge = lists.get("enlarge", 1)
         if type(enlarge) is not int or enlarge < 1:
             raise InputError(f"{name} has the enlargement {quoted(enlarge)}; expected a whole number of at least 1")
-        return cls(lists["model"], revision, lists["dtype"], entries, seeds, _plan(name, lists["plan"]), edit, enlarge)
+        parts = lists.get("parts", {})
+        if not isinstance(parts, dict) or not all(isinstance(one, str) for one in parts.values()):
+            raise InputError(f"{name} has the parts {quoted(parts)}; expected a table of digests")
+        plan = _plan(name, lists["plan"])
+        return cls(lists["model"], revision, lists["dtype"], entries, seeds, plan, edit, enlarge, parts)
+
+    def check_parts(self, parts: Mapping[str, Any]) -> None:
+        """Raises ``InputError`` unless these are the parts that the picture was drawn with."""
+        for name in {**self.parts, **parts}:
+            digest, expected = getattr(parts.get(name), "digest", None), self.parts.get(name)
+            if expected is None:
+                raise InputError(f"a part {quoted(name)} was given, and the picture was drawn without; leave it out")
+            if name not in parts:
+                raise InputError(
+                    f"the picture was drawn with a part {quoted(name)} of the digest {expected[:12]}; expected it: "
+                    f"pipe.repeat(picture, parts={{{quoted(name)}: ...}}), or nextscale generate --like PICTURE "
+                    "--calibration FILE"
+                )
+            if digest != expected:
+                said = "no digest" if digest is None else f"the digest {digest[:12]}"
+                raise InputError(f"the part {quoted(name)} has {said}; expected that of the picture, {expected[:12]}")
 
     def arguments(self, conditioner: Conditioner, model: str, revision: str, dtype: str) -> dict[str, Any]:
         """The arguments of the call that repeats it, by a pipeline of this name and revision in this number type.

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from nextscale.recipe import Recipe
 
 
-def recipe_to_repeat(picture: Path, asked: Asked) -> Recipe:
+def recipe_to_repeat(picture: Path, asked: Asked, methods: str | None = None) -> Recipe:
     """The recipe of a picture, if nothing else was asked for."""
     from nextscale.recipe import Recipe
 
-    if asked.options():
-        raise InputError(f"--like repeats a recipe as it is; leave {', '.join(asked.options())} out")
+    options = asked.options() + ([] if methods is None else ["--methods"])
+    if options:
+        raise InputError(f"--like repeats a recipe as it is; leave {', '.join(options)} out")
     return Recipe.read(picture)
 
 

@@ -43,6 +43,7 @@ from nextscale.cli.console import (
     progress,
     remarks,
 )
+from nextscale.cli.methods import CalibrationFile, Methods, handed_over, with_methods
 from nextscale.cli.outputs import Overwrite, Pictures, open_viewer
 from nextscale.cli.pages import Pages, Wished
 from nextscale.errors import InputError
@@ -104,6 +105,8 @@ def generate(
     top_p: TopP = None,
     smooth: Smooth = False,
     refine: Refine = None,
+    methods: Methods = None,
+    calibration: CalibrationFile = None,
     out: Out = Path("out"),
     overwrite: Overwrite = False,
     enlarge: Enlarge = None,
@@ -129,7 +132,7 @@ def generate(
     asked = Asked(
         words or [], classes or [], styles or [], negative_prompt, num_images, seeds_of(seed), sampling, lines
     )
-    recipe = None if like is None else recipe_to_repeat(like, asked)
+    recipe = None if like is None else recipe_to_repeat(like, asked, methods)
     if recipe is None:
         asked.check()
     elif enlarge is None:
@@ -137,10 +140,16 @@ def generate(
     place, wished = Pictures(out, overwrite), Wished(grid, strip, animate, enlarge)
     place.check()
     wished.check(overwrite)
+    with remarks():
+        parts = handed_over(methods, calibration, repeats=recipe is not None)
     pipe = loaded(asked, recipe, model, device, dtype, revision, **given(features=features, low_memory=low_memory))
     start = time.perf_counter()
     with remarks():
-        arguments = asked.arguments(pipe) if recipe is None else pipe.arguments_of(recipe)
+        if recipe is None:
+            arguments = {**asked.arguments(pipe), **given(parts=parts or None)}
+            arguments["plan"] = with_methods(arguments["plan"], methods, parts)
+        else:
+            arguments = pipe.arguments_of(recipe, parts=parts)
     check_number(_count(arguments))
     pages = Pages.of(pipe, arguments["plan"], _count(arguments), wished)
     place.check_count(pages.count, bool(pages.grid or pages.strip))

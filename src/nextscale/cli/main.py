@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from nextscale import __version__
+from nextscale.cli.calibrate import calibrate
 from nextscale.cli.console import one_sentence
 from nextscale.cli.convert import convert
 from nextscale.cli.data import data
@@ -40,6 +41,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     encode,
     decode,
     plan,
+    calibrate,
     train,
     runs,
     evaluate,

@@ -31,7 +31,8 @@ from nextscale.cli.console import (
     remark,
     remarks,
 )
-from nextscale.errors import CheckpointError
+from nextscale.cli.methods import CalibrationFile, Methods, handed_over, with_methods
+from nextscale.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,16 @@ if TYPE_CHECKING:
 
 
 EXAMPLES = " or ".join({model.system: model.name for model in reversed(PUBLISHED.values())}.values())
+Against = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Another model: print parameters and memory of both, for 1 to 32 pictures, and at equal parameters.",
+    ),
+]
+Measure = Annotated[
+    bool, typer.Option("--measure", help="Measure this machine's speed anew; else the number kept is taken.")
+]
 MOST_IMAGES = 1_000_000
 """More bytes than 64 bits can count are no price."""
 
@@ -58,13 +69,7 @@ def plan(
     num_images: Annotated[
         int, typer.Option("-n", "--num-images", min=1, max=MOST_IMAGES, help="Pictures drawn together.")
     ] = 1,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Another model: print parameters and memory of both, for 1 to 32 pictures, and at equal parameters.",
-        ),
-    ] = None,
+    against: Against = None,
     ratio: Ratio = None,
     pixels: Pixels = None,
     size: PictureSize = None,
@@ -76,11 +81,11 @@ def plan(
     top_p: TopP = None,
     smooth: Smooth = False,
     refine: Refine = None,
+    methods: Methods = None,
+    calibration: CalibrationFile = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Measure this machine's speed anew; else the number kept is taken.")
-    ] = False,
+    measure: Measure = False,
     as_json: AsJson = False,
 ) -> None:
     """Print what happens at every scale, with predicted FLOPs, memory bytes, shares and time; no weights are needed."""
@@ -94,10 +99,13 @@ def plan(
     number, _ = choose_dtype(dtype, where)
     asked = given(ratio=ratio, pixels=pixels, size=size, scales=scales, steps=steps, guidance_scale=guidance_scale)
     asked |= given(temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
+    if against is not None and methods is not None:
+        raise InputError("--against holds models as they are against each other; leave --methods out")
     parts, defaults = _parts(model)
     with remarks():
-        rows = _plan(parts, defaults | asked)
-    priced = price(rows, parts, num_images, number.itemsize)
+        beside = handed_over(methods, calibration)
+        rows = with_methods(_plan(parts, defaults | asked), methods, beside)
+    priced = price(rows, parts | beside, num_images, number.itemsize)
     told: dict[str, Any] = {
         "model": model,
         "images": num_images,
@@ -113,7 +121,7 @@ def plan(
         return
     for part in parts.values():
         part.to(number)
-    rehearsed = rehearse(rows, parts, num_images, where)
+    rehearsed = rehearse(rows, parts | beside, num_images, where)
     speed, seconds, disturbed = _speed(priced, rehearsed, where, number, measure)
     if disturbed is not None:
         remark(disturbed)

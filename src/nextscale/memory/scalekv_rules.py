@@ -33,6 +33,22 @@ Drafters = Mapping[int, frozenset[int]]
 # Which layers
 
 
+def attention_shares(q: Tensor, keys: Tensor, own: int, share: float, chunk: int = 256) -> tuple[float, float]:
+    """How much attention stays in the map at hand, and how much goes to the ``share`` of earlier tokens that get the
+    most, for every query and head its own: means over all of them.
+
+    q: (R, H, l, D) with its scale; keys: (R, H, N, D), the last ``own`` of the map at hand; chunk: queries at a time.
+    """
+    across, earlier = keys.float().mT, keys.shape[2] - own
+    most, current, history = math.ceil(share * earlier), 0.0, 0.0
+    for some in q.float().split(chunk, 2):
+        given = (some @ across).softmax(-1)
+        current += float(given[..., earlier:].sum())
+        history += float(given[..., :earlier].topk(most, -1).values.sum())
+    queries = q.shape[0] * q.shape[1] * q.shape[2]
+    return current / queries, history / queries
+
+
 def selectivity(current: float, history: float, literal: bool = False) -> float:
     """The attention selectivity index of one layer at one scale.
 
