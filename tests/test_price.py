@@ -168,3 +168,4 @@ def test_the_published_sizes_are_priced_without_weights() -> None:
     assert text.count("\n") == 13
     assert "decode" in text
     assert "16x16" in text
+    assert "attended" not in text  # all there is, which nobody need be told

@@ -6,7 +6,6 @@ does. Sums are kept, and nothing else, so it costs no memory.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -52,9 +51,9 @@ def calibrate(
     check_calibrates(pipe.model)
     if not shown or not 0 < share <= 1:
         raise InputError(f"{len(shown)} pictures and a share of {quoted(share)}; expected at least 1, and 0 to 1")
-    plan, watched = pipe.plan(**sampling), copy.copy(pipe)
-    watch = Watch(share, tuple(range(len(pipe.model.blocks))))
-    watched.model = Watched(pipe.model, watch)  # type: ignore[assignment]
+    plan, watch = pipe.plan(**sampling), Watch(share, tuple(range(len(pipe.model.blocks))))
+    model: Any = Watched(pipe.model, watch)
+    watched = Pipeline(pipe.tokenizer, model, pipe.conditioner)
     watched.set_progress_bar_config(disable=True)
     for i, asked in enumerate(shown):
 

@@ -24,11 +24,15 @@ from nextscale.tokenizers.base import Tokenizer
 
 @dataclass(frozen=True)
 class RowPrice:
-    """One line of a priced plan: ``flops`` of all images together, ``memory``: live bytes after the row."""
+    """One line of a priced plan: ``flops`` of all images together, ``memory``: live bytes after the row; attended,
+    kept: keys that a query sees and tokens that are kept, means of the layers that see earlier scales.
+    """
 
     name: str
     flops: int
     memory: int
+    attended: float = 0.0
+    kept: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -77,10 +81,18 @@ def price(plan: Plan, parts: Mapping[str, Any], images: int = 1, element: int = 
         if row.smooth is not None:
             drawn += 2 * alive[k] * schedule.lengths[k] * tokenizer.choices * tokenizer.code_dim
         memory = outlook.bytes(k, branches * alive[k + 1], element)
-        lines.append(RowPrice(f"{row.size[0]}x{row.size[1]}", begun + drawn, memory))
+        lines.append(RowPrice(f"{row.size[0]}x{row.size[1]}", begun + drawn, memory, *_tokens(outlook, k)))
     if plan.decode:
         lines.append(RowPrice("decode", alive[-1] * tokenizer.decode_flops(schedule, len(plan.rows)), 0))
     return Price(tuple(lines), weight_bytes(parts, element))
+
+
+def _tokens(outlook: Outlook, k: int) -> tuple[float, float]:
+    """Attended and kept tokens of the layers that run at scale k and see earlier ones, on average."""
+    course = outlook.course
+    seeing = [i for i, spec in enumerate(course.slots) if spec.reads == "past" and spec.block in course.blocks[k]]
+    attended, kept = (sum(row[k][i] for i in seeing) for row in (outlook.attended, outlook.kept))
+    return attended / max(1, len(seeing)), kept / max(1, len(seeing))
 
 
 def weight_bytes(parts: Mapping[str, Any], element: int) -> int:
@@ -111,7 +123,7 @@ def _drawing_flops(plan: Plan, k: int, parts: Mapping[str, Any], outlook: Outloo
 
 def table(plan: Plan, priced: Price) -> str:
     """The plan as a table for people: one line per row, with its predicted FLOPs, memory and share of the whole."""
-    rows = [_columns(plan, row) for row in plan.rows]
+    rows = [_columns(plan, row) | _dropped(plan, k, priced.lines[k + 1]) for k, row in enumerate(plan.rows)]
     head = ("", "size", *rows[0], "GFLOPs", "memory MiB", "share")
     nothing = ("",) * len(rows[0])
     body = []
@@ -128,6 +140,14 @@ def table(plan: Plan, priced: Price) -> str:
     widths = [max(len(line[i]) for line in (head, *body)) for i in used]
     lines = ["  ".join(line[i].rjust(w) for i, w in zip(used, widths, strict=True)).rstrip() for line in (head, *body)]
     return "\n".join(lines)
+
+
+def _dropped(plan: Plan, k: int, line: RowPrice) -> dict[str, str]:
+    """How many tokens are attended to and kept, where these are not all there are."""
+    everything, last = plan.schedule.offsets[k + 1], k + 1 == len(plan.rows)
+    if not line.attended or (line.attended >= everything and (last or line.kept >= everything)):
+        return {"attended": "", "kept": ""}
+    return {"attended": f"{line.attended:.4g}", "kept": f"{line.kept:.4g}"}
 
 
 def _columns(plan: Plan, row: Row) -> dict[str, str]:

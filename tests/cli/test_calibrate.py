@@ -75,6 +75,8 @@ def test_plan_prices_the_memory_that_is_kept(nextscale: Command, finer_model: Pa
     told = json.loads(done.out)
     assert [row["memory"] for row in plain["rows"][1:6]] == [3 * n * 2 * 32 * 4 for n in (1, 5, 14, 30, 30)]
     assert [row["memory"] for row in told["rows"][1:6]] == [3 * n * 2 * 32 * 4 for n in (1, 5, 14, 20, 20)]
+    assert [row["attended"] for row in told["rows"][1:6]] == [1, 5, 14, 30, 56]
+    assert [row["kept"] for row in told["rows"][1:6]] == [1, 5, 14, 20, 20]
     assert told["plan"]["memories"]["model"]["policy"] == "scalekv"
     assert told["parameters"] == plain["parameters"]
     other = nextscale(*words, "--methods", "scalekv:21", "--calibration", "budget.json")

@@ -22,7 +22,7 @@ from nextscale.memory.scalekv_calibration import Statistics, Table
 from nextscale.models.base import NextScaleModel
 from nextscale.models.weights_hash import weights_hash
 from nextscale.plan import Plan, default_plan
-from nextscale.price import price
+from nextscale.price import price, table
 from nextscale.rehearse import rehearse
 from nextscale.sampling import IndependentNoise
 from nextscale.scales import ScaleSchedule
@@ -61,7 +61,7 @@ def memory_of(model: NextScaleModel, rows: int = 2, **changed: Any) -> ScaleKVMe
     return memory
 
 
-UNLIKE = ("var", "m-var-attention-between-scales", "flexvar", "infinity", "prefix")
+UNLIKE = ("var", "flexvar", "infinity", "prefix")
 
 
 @pytest.fixture(params=UNLIKE)
@@ -84,7 +84,7 @@ def test_a_budget_of_everything_is_the_full_memory_and_less_shows_where_it_may(m
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [(name, "plain") for name in UNLIKE]
+    [(name, "plain") for name in (*UNLIKE, "m-var-attention-between-scales")]
     + [("prefix", method) for method in ("culled", "handed over", "handed over, empty", "fewer blocks")],
 )
 def test_bytes_and_flops_are_those_that_were_predicted(name: str, method: str) -> None:
@@ -117,6 +117,8 @@ def test_choosing_costs_what_is_said(score: str) -> None:
     parts = {"measured": statistics(model)}
     flops, _ = counted(plan, model, 1, **parts)
     assert price(plan, {"tokenizer": tiny_tokenizer(), "model": model} | parts).flops == flops
+    text = table(plan, price(plan, {"tokenizer": tiny_tokenizer(), "model": model} | parts))
+    assert [line.split()[-6:-4] for line in text.splitlines()[3:6]] == [["5", "4"], ["13", "4"], ["20", "4"]]
     outlook = look_ahead(plan.memories["model"], plan.course(0, model), parts)
     assert [outlook.drop_flops(k) > 0 for k in range(4)] == [False, True, True, False]
 

@@ -244,6 +244,7 @@ def _halves(priced: Price, rehearsed: Rehearsal) -> dict[str, dict[str, int]]:
 def _as_dict(rows: Plan, priced: Price, rehearsed: Rehearsal) -> dict[str, Any]:
     lines = [
         {"row": line.name, "flops": line.flops, "memory": line.memory, "share": line.flops / priced.flops}
+        | {"attended": line.attended, "kept": line.kept}
         for line in priced.lines
     ]
     return {
