@@ -26,6 +26,8 @@ OWN = ("num_images", "seed", "generator", "output_type", "callback_on_scale_end"
 """Arguments of a call that mean the same for every model; what the others mean is the conditioner's affair."""
 UNGIVEN = {"num_images": 1, "output_type": "pil"}
 """What arguments are that nobody gave, where that is not None."""
+Parts = Mapping[str, Any] | None
+"""What is handed over beside a plan, by the names that it has there."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nextscale.call import GIVEN, Call, understood
+from nextscale.call import GIVEN, Call, Parts, understood
 from nextscale.coder import Coder, pixels_of
 from nextscale.conditions.base import Conditioner
 from nextscale.errors import InputError, PlanError, quoted
@@ -150,11 +150,7 @@ class Editor(Coder, ABC):
         return self._streamed(self._understood(image, class_labels=class_labels, **asked))
 
     def repeat(
-        self,
-        picture: str | Path,
-        image: Picture | None = None,
-        mask_image: Any = None,
-        parts: Mapping[str, Any] | None = None,
+        self, picture: str | Path, image: Picture | None = None, mask_image: Any = None, parts: Parts = None
     ) -> GenerationResult:
         """Draw again what the recipe in a PNG says, of one picture or a grid. image, mask_image: what was edited, where
         something was; parts: what it names by a digest, such as a calibration. Raises ``InputError`` where there is no
@@ -166,14 +162,9 @@ class Editor(Coder, ABC):
         return result.enlarged(recipe.enlarge)
 
     def arguments_of(
-        self,
-        recipe: Recipe,
-        image: Picture | None = None,
-        mask_image: Any = None,
-        parts: Mapping[str, Any] | None = None,
+        self, recipe: Recipe, image: Picture | None = None, mask_image: Any = None, parts: Parts = None
     ) -> dict[str, Any]:
         """The arguments of the call, or the edit, that repeats a recipe; errors and warnings as for ``repeat``."""
-        recipe.check_parts(parts or {})
         number = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         edit = {} if recipe.edit is None else _edit_of(recipe.edit, image, mask_image)
         if recipe.edit is None and not (image is None and mask_image is None):
@@ -181,8 +172,7 @@ class Editor(Coder, ABC):
                 "the picture was drawn and not edited; leave the picture and the mask out: pipe.repeat(picture), or "
                 "nextscale generate --like ..."
             )
-        beside = {"parts": dict(parts)} if parts else {}
-        return {**recipe.arguments(self.conditioner, self.name, self.revision, number), **edit, **beside}
+        return {**recipe.arguments(self.conditioner, self.name, self.revision, number, parts or {}), **edit}
 
     @abstractmethod
     def plan(self, **sampling: Any) -> Plan:

@@ -101,12 +101,16 @@ class Recipe:
                 said = "no digest" if digest is None else f"the digest {digest[:12]}"
                 raise InputError(f"the part {quoted(name)} has {said}; expected that of the picture, {expected[:12]}")
 
-    def arguments(self, conditioner: Conditioner, model: str, revision: str, dtype: str) -> dict[str, Any]:
+    def arguments(
+        self, conditioner: Conditioner, model: str, revision: str, dtype: str, parts: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """The arguments of the call that repeats it, by a pipeline of this name and revision in this number type.
+        parts: what the recipe names by a digest.
 
         Where the plan gives several pictures per prompt, a page asks for every prompt once; one picture of it gives all
         of its prompt. Raises ``InputError`` if another model drew the picture, and warns where the new one will differ.
         """
+        self.check_parts(parts or {})
         if self.revision != revision:
             if self.model != model:
                 raise InputError(
@@ -124,7 +128,7 @@ class Recipe:
         for name in asked.keys() - set(ASKED):
             raise InputError(f"the picture's entry has {quoted(name)}; expected some of {', '.join(ASKED)}")
         asked = asked or {"num_images": len(seeds)}  # a plan that draws without a condition
-        return {**asked, "seed": seeds, "plan": self.plan}
+        return {**asked, "seed": seeds, "plan": self.plan} | ({"parts": dict(parts)} if parts else {})
 
 
 def write_recipe(plan: Plan, not_repeatable: str, **about: Any) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def test_the_two_scores_are_what_they_say() -> None:
     shown = [-math.inf if j in (2, 6) else one for j, one in enumerate(logits)]
     best = [max(shown[max(0, j - 1) : j + 2]) for j in range(7)]
     torch.testing.assert_close(logit_scores(queries, keys, window, 3)[0, 0], torch.tensor(best))
-    given = sum(torch.softmax(keys[0, 0] @ q, 0) for q in queries[0, 0])
+    given = torch.stack([torch.softmax(keys[0, 0] @ q, 0) for q in queries[0, 0]]).sum(0)
     means = torch.stack([given[max(0, j - 1) : j + 2].mean() for j in range(7)])
     torch.testing.assert_close(softmax_scores(queries, keys, window, 3)[0, 0], means)
 

@@ -108,7 +108,7 @@ class Statistics:
     current: tuple[tuple[float, ...], ...]
     history: tuple[tuple[float, ...], ...]
     method: Literal["scalekv"] = "scalekv"
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
 
     def __post_init__(self) -> None:
         scales, depth = len(ScaleSchedule(self.sizes)) - 1, self.depth
@@ -204,7 +204,7 @@ def _allotment(row: Any, where: str) -> Allotment:
     if not all(is_whole(n) and 0 <= n < 2**40 for n in (high, most, least, limit)):
         raise InputError(f"{where} has {', '.join(COUNTS)} {quoted([high, most, least, limit])}; expected numbers")
     roles = [row.get(f"Block {block}") for block in range(len(row) - len(COUNTS))]
-    if not all(is_whole(role) and role in (0, 1) for role in roles) or sum(roles) != high or not 1 <= least <= most:
+    if not all(is_whole(role) and role in (0, 1) for role in roles) or roles.count(1) != high or not 1 <= least <= most:
         raise InputError(
             f"{where} has High {high}, Min {least}, Max {most} and the blocks {quoted(roles)}; expected Block 0, 1, "
             "... with 1 for each of the High drafters and 0 for the others, and Max of at least Min"
