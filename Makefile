@@ -26,14 +26,17 @@ pip := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet --quiet
 .PHONY: demo test clients lint type format wheel clean
 .DELETE_ON_ERROR:
 
-# Forty pictures, eight classes in five styles, with the seeds 1 to 40; then the first of them scale by scale. None is picked.
+# What examples/sentences.txt says, with the seeds 1 to 15. Forty pictures, eight classes in five styles, with the seeds 1 to
+# 40; then the first of them scale by scale. None is picked.
 # In float32 on the CPU, so that every machine draws those of the README, up to rounding.
 demo: $(VENV)/run.stamp
+	$(VENV)/bin/nextscale generate --prompts examples/sentences.txt --model emoji-text --seed 1 --dtype float32 --device cpu --overwrite --out $(DEMO)/sentences
 	$(VENV)/bin/nextscale generate --model emoji-m-var --style all --seed 1 --dtype float32 --device cpu --overwrite --out $(DEMO) \
 	  -c face-smiling -c cat-face -c heart -c person-role -c animal-mammal -c food-fruit -c transport-ground -c sky-weather
 	$(VENV)/bin/nextscale generate -c face-smiling --model emoji-m-var --style noto --seed 1 --dtype float32 --device cpu --overwrite --no-grid --strip --out $(DEMO)
 	@echo
-	@echo "a grid of new pictures:            $(DEMO)/grid.png"
+	@echo "what fifteen sentences say:        $(DEMO)/sentences/grid.png"
+	@echo "a grid of classes and styles:      $(DEMO)/grid.png"
 	@echo "one picture, growing by scales:    $(DEMO)/strip.png"
 
 test: $(VENV)/dev.stamp

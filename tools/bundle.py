@@ -3,6 +3,8 @@
     python tools/bundle.py RUN/export emoji --card tools/cards/emoji.md
     python tools/bundle.py RUN/export classifier --card tools/cards/classifier.md
 
+    python tools/bundle.py RUN/export emoji-text --card tools/cards/emoji-text.md
+
     python tools/bundle.py RUN/export emoji-m-var --card tools/cards/emoji-m-var.md --tokenizer-of emoji
 
     python tools/bundle.py RUN/export emoji --card tools/cards/emoji.md --tokenizer DECODER_RUN/export
@@ -27,7 +29,7 @@ from nextscale.checkpoints.store import load_component, read_config, save_checkp
 from nextscale.pipeline import load
 from nextscale.training.initial import other_tokens
 
-LIMIT = 24 * 2**20
+LIMIT = 41 * 2**20
 
 
 def main() -> None:
@@ -39,13 +41,14 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer with the same codes and another decoder")
     parser.add_argument("--guidance-scale", type=float, help="default of the bundled model, instead of the recipe's")
     parser.add_argument("--top-p", type=float, help="likewise")
+    parser.add_argument("--temperature", type=float, help="likewise")
     given = parser.parse_args()
     target, card = BUNDLED / given.name, given.card.read_text()
     components = read_config(given.checkpoint).get("components", {})
     if "model" in components:
         pipe = load(given.checkpoint, device="cpu", dtype="float32")
         pipe.name, pipe.card = given.name, card
-        chosen = {"guidance_scale": given.guidance_scale, "top_p": given.top_p}
+        chosen = {"guidance_scale": given.guidance_scale, "top_p": given.top_p, "temperature": given.temperature}
         pipe.defaults |= {name: value for name, value in chosen.items() if value is not None}
         if given.tokenizer:
             refine(pipe.tokenizer, load_component(given.tokenizer, "tokenizer"))

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from nextscale.pipeline import Pipeline
 
 DEFAULT_MODEL = "emoji-m-var"
-"""What every verb takes where no model is named: the bundled M-VAR."""
+"""What every verb takes where no model is named, but for words: the bundled M-VAR."""
 TEXT_MODEL = "emoji-text"
-"""What draws words where no model is named, as soon as it is bundled."""
+"""What draws words where no model is named."""
 MODEL = "A bundled model, a checkpoint folder, a published model (var-d16, ...) or a repository on the hub (org/name)."
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit, for a model that comes from the hub.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or mps.")]
