@@ -46,6 +46,7 @@ def environment() -> dict[str, str]:
 @pytest.mark.skipif("emoji" not in bundled_names(), reason="the bundled model is not there yet")
 def test_the_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
     Image.effect_noise((80, 60), 90).save(tmp_path / "picture.png")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     for command in to_run(page):
         done = subprocess.run(
             command, shell=True, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False

@@ -33,15 +33,18 @@ def pixels(path: Path) -> np.ndarray:
 
 
 @pytest.mark.skipif("emoji-m-var" not in bundled_names(), reason="the bundled model is not there yet")
-def test_the_demo_draws_the_pictures_of_the_readme(nextscale: Command, tmp_path: Path) -> None:
+def test_the_demo_draws_the_pictures_of_the_readme(
+    nextscale: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commands = demo_commands()
-    assert len(commands) == 2
+    assert len(commands) == 3
+    monkeypatch.chdir(ROOT)  # where examples/sentences.txt is
     for words in commands:
-        done = nextscale(*[str(tmp_path) if word == "out/demo" else word for word in words])
+        done = nextscale(*[word.replace("out/demo", str(tmp_path)) for word in words])
         assert done.code == 0, done.err
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in ("grid.png", "strip.png"):
+    for name, made in (("sentences.png", "sentences/grid.png"), ("grid.png", "grid.png"), ("strip.png", "strip.png")):
         assert f"docs/images/{name}" in readme
-        shown, drawn = pixels(ROOT / "docs" / "images" / name), pixels(tmp_path / name)
+        shown, drawn = pixels(ROOT / "docs" / "images" / name), pixels(tmp_path / made)
         assert shown.shape == drawn.shape
         assert abs(shown - drawn).max() <= ROUNDING + STORED
