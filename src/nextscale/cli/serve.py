@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from nextscale.cli.console import DEFAULT_MODEL, Dtype, remark
+from nextscale.cli.console import DEFAULT_MODEL, TEXT_MODEL, Dtype, remark
 from nextscale.errors import InputError, missing
 
 KEY = "NEXTSCALE_KEY"
@@ -71,7 +71,7 @@ def serve(
         log_prompts=log_prompts,
     )
     listening = bound(host, port)
-    bundled = sorted(bundled_names(), key=lambda name: name != DEFAULT_MODEL)
+    bundled = sorted(bundled_names(), key=lambda name: (name != TEXT_MODEL, name != DEFAULT_MODEL))
     devices = device or ["auto"]
     service = Service(fronts_of(models or bundled, devices[0], dtype), devices, dtype, settings)
     address = f"http://{_bracketed(host)}:{listening.getsockname()[1]}"

@@ -33,7 +33,7 @@ class TextConditioner(Conditioner):
     call with other texts loads it again; otherwise it stays.
     """
 
-    example: ClassVar[str] = 'prompt="a red fox in the snow"'
+    example: ClassVar[str] = 'prompt="a red heart"'
 
     def __init__(self, reference: EncoderReference | None = None, *, low_memory: bool = False) -> None:
         self.reference, self.low_memory = reference or EncoderReference(), low_memory

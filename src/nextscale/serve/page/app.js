@@ -64,10 +64,13 @@ const suggest = calm(async () => {
   at("words").replaceChildren(...found.map((one) => new Option(one.class === one.text ? "" : one.class, one.text)));
 });
 
-/** Buttons that draw something at once: the model's example, and its shortest words with these letters. */
+const SENTENCES = ["a strawberry", "a rocket", "a birthday cake", "a sad face with a tear", "a waving hand"];
+
+/** Buttons that draw something at once: the model's example, and its shortest words with these letters, or sentences. */
 async function offer() {
   const found = await Promise.all([..."bcfhst"].map((letter) => suggestions(letter, 1)));
-  const words = [...new Set([controls.model().example, ...found.flat().map((one) => one.text)])].filter(Boolean);
+  const known = found.flat().map((one) => one.text), { example, reads } = controls.model();
+  const words = [...new Set([example, ...(reads.includes("class_labels") ? known : SENTENCES)])].filter(Boolean);
   at("starters").replaceChildren(...words.map((text) => {
     const button = document.createElement("button");
     button.type = "button";
