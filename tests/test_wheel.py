@@ -20,7 +20,7 @@ from nextscale import __version__
 from nextscale.pictures import read_recipe
 
 ROOT = Path(__file__).parent.parent
-KINDS = {".py", ".typed", ".yaml", ".json", ".safetensors", ".md", ".txt"}
+KINDS = {".py", ".typed", ".yaml", ".json", ".safetensors", ".md", ".txt", ".html", ".css", ".js", ".svg"}
 
 
 def run(*command: object, cwd: Path | None = None) -> str:
