@@ -60,3 +60,8 @@ def test_what_is_no_file_of_prompts_is_refused(
 def test_a_file_that_is_not_there_is_named(nextscale: Command) -> None:
     refused(nextscale("generate", "--prompts", "none.txt"), "none.txt is missing; expected a file")
     refused(nextscale("generate", "--prompts", "."), ". is a folder; expected a file")
+
+
+def test_a_second_negative_prompt_is_refused_not_dropped(nextscale: Command) -> None:
+    done = nextscale("generate", "a", "--negative-prompt", "x", "--negative-prompt", "y")
+    refused(done, "--negative-prompt was given 2 times; expected one for all prompts")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from time import process_time
 
@@ -149,3 +150,12 @@ def test_texts_of_a_step_cost_next_to_nothing() -> None:
         return process_time() - start
 
     assert min(map(seconds, range(10))) < 0.01
+
+
+def test_words_that_are_unknown_are_said() -> None:
+    """Emoji and other scripts are one unknown piece each: without a word, whatever came out would be taken for them."""
+    with pytest.warns(UserWarning, match="does not know .'\U0001f438'., all of which it reads as one unknown word"):
+        TextConditioner(OURS).resolve(prompt=["a red heart", "a \U0001f438"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TextConditioner(OURS).resolve(prompt="a red heart", negative_prompt="")

@@ -86,11 +86,12 @@ class Asked:
         of_classes = isinstance(pipe.conditioner, ClassVocabulary)
         if of_classes:
             _check_length(self.prompts, LONGEST_NAME)
+        instead = "say what to draw in words"
         for option, values in (("--class", self.classes), ("--style", self.styles)):
             if values and not of_classes:
                 raise InputError(
                     f"{option} is {quoted(values[0])}, but this model reads {pipe.conditioner.about}; "
-                    "say what to draw in words"
+                    + (f'say it among the words, as in "a frog, {values[0]}"' if option == "--style" else instead)
                 )
         if len(self.words) > 1 and len(self.prompts) == 1:
             several = " ".join(f"-c {word}" for word in self.words[:3]) if of_classes else "a line of --prompts FILE"
@@ -137,6 +138,16 @@ def seeds_of(text: str | None) -> int | list[int] | None:
         raise InputError(f"--seed is {text!r}; expected a whole number, or one per picture with commas, as in 3,1,4")
     seeds = [int(seed) for seed in text.split(",")]
     return seeds if len(seeds) > 1 else seeds[0]
+
+
+def only(negative: list[str] | None) -> str | None:
+    """The negative prompt, which is one for all prompts. Raises ``InputError`` where several were given."""
+    if negative and len(negative) > 1:
+        raise InputError(
+            f"--negative-prompt was given {len(negative)} times; expected one for all prompts, with commas where it "
+            "names several things (in Python there may be one per prompt)"
+        )
+    return negative[0] if negative else None
 
 
 def check_number(pictures: int) -> None:

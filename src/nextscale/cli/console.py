@@ -57,7 +57,9 @@ NumImages = Annotated[
     int | None, typer.Option("-n", "--num-images", help="Pictures per prompt, or class and style, at least 1.")
 ]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the pictures, or a file for one, as in cat.png.")]
-NegativePrompt = Annotated[str | None, typer.Option(help="What guidance leads away from, for models that read text.")]
+NegativePrompt = Annotated[
+    list[str] | None, typer.Option(help="What guidance leads away from, for models that read text; one for all.")
+]
 Seed = Annotated[
     str | None,
     typer.Option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextscale.cli.asked import Asked, check_number, seeds_of
+from nextscale.cli.asked import Asked, check_number, only, seeds_of
 from nextscale.cli.chosen import loaded, recipe_to_repeat
 from nextscale.cli.console import (
     MODEL,
@@ -121,7 +121,7 @@ def edit(
     """Paint a part of a picture anew, a mask, a box, or new margins; or refine it, which enlarges a small one."""
     sampling = given(ratio=ratio, pixels=pixels, size=size, scales=scales, steps=steps, guidance_scale=guidance_scale)
     sampling |= given(temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
-    asked = Asked(words or [], classes or [], styles or [], negative_prompt, num_images, seeds_of(seed), sampling)
+    asked = Asked(words or [], classes or [], styles or [], only(negative_prompt), num_images, seeds_of(seed), sampling)
     where = given(mask_image=mask, box=_box(box), outpaint=_sides(outpaint), refine_image=refine_image)
     how = {"rule": rule, "blank": blank, "paste": paste, "start_scale": start_scale}
     how = {name: value for name, value in how.items() if value is not None}

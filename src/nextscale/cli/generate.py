@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextscale.cli.asked import Asked, check_number, prompts_in, seeds_of
+from nextscale.cli.asked import Asked, check_number, only, prompts_in, seeds_of
 from nextscale.cli.chosen import loaded, recipe_to_repeat
 from nextscale.cli.console import (
     DEFAULT_MODEL,
@@ -130,7 +130,7 @@ def generate(
         return
     lines = None if prompts is None else prompts_in(prompts)
     asked = Asked(
-        words or [], classes or [], styles or [], negative_prompt, num_images, seeds_of(seed), sampling, lines
+        words or [], classes or [], styles or [], only(negative_prompt), num_images, seeds_of(seed), sampling, lines
     )
     recipe = None if like is None else recipe_to_repeat(like, asked, methods)
     if recipe is None:

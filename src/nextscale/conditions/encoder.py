@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from nextscale.conditions import networks, word_pieces
 from nextscale.conditions.networks import INDEX, WHOLE
+from nextscale.conditions.word_pieces import UNKNOWN
 from nextscale.documents import read_json
 from nextscale.errors import CheckpointError, InputError, one_line, quoted, warn_user
 from nextscale.files import BLOCK
@@ -115,6 +116,11 @@ class TextEncoder:
                 f"out: {len(found[worst]) - most:,}{others}"
             )
         return [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in found]
+
+    def unknown(self, text: str) -> list[str]:
+        """The words of a text that no pieces make up: emoji, or letters of other scripts."""
+        found = self._words.encode(text)
+        return [text[a:b] for (a, b), piece in zip(found.offsets, found.tokens, strict=True) if piece == UNKNOWN]
 
     @torch.no_grad()
     def states(self, tokens: Sequence[Sequence[int]]) -> list[Tensor]:

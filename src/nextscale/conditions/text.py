@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from nextscale.conditions.base import Conditioner, Entry, Features
-from nextscale.conditions.encoder import EncoderReference, TextEncoder, digest, encoder_folder
+from nextscale.conditions.encoder import EncoderReference, TextEncoder, bundled_encoders, digest, encoder_folder
 from nextscale.conditions.textfile import TextFeatures, save_texts, text_source
-from nextscale.errors import CheckpointError, InputError, quoted
+from nextscale.errors import CheckpointError, InputError, quoted, warn_user
 from nextscale.files import check_new
 from nextscale.settings import build
 from nextscale.values import listed, plain
@@ -78,6 +78,8 @@ class TextConditioner(Conditioner):
         for text in negatives:
             if text is not None:
                 _check_text("negative_prompt", text)
+        if self.reference.encoder in bundled_encoders():  # whose words are looked up in no time
+            self._warn_of_unknown(dict.fromkeys(text for text in (*prompts, *negatives) if text))
         return [
             {"prompt": one, "negative_prompt": other or None} for one, other in zip(prompts, negatives, strict=True)
         ]
@@ -174,6 +176,16 @@ class TextConditioner(Conditioner):
         encoder = self._encoder or TextEncoder(self.reference, self._device, self._dtype)
         self._encoder = None if self.low_memory else encoder
         return encoder
+
+    def _warn_of_unknown(self, texts: Iterable[str]) -> None:
+        """Words that the encoder does not know look alike to it, so a text of these alone draws anything."""
+        encoder = self._loaded()
+        for text in texts:
+            if words := ", ".join(map(quoted, encoder.unknown(text))):
+                warn_user(
+                    f"{quoted(text)} has what {self.reference.encoder} does not know ({words}), all of which it reads "
+                    "as one unknown word; say it in English words"
+                )
 
     def _states(self, texts: Iterable[str]) -> dict[str, Tensor]:
         """The states (T, C) of each of these texts: from the call before, the file, or the encoder."""
