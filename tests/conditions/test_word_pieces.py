@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from time import process_time
 
@@ -159,3 +160,13 @@ def test_words_that_are_unknown_are_said() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TextConditioner(OURS).resolve(prompt="a red heart", negative_prompt="")
+
+
+def test_a_prompt_that_is_cut_is_said_once_before_anything_is_drawn() -> None:
+    """Whoever only asks, as a server does, hears of it; whoever then draws does not hear it twice."""
+    conditioner = TextConditioner(replace(OURS, length=4))
+    with pytest.warns(UserWarning, match="has 6 tokens, and the text encoder reads 4; left out: 2"):
+        entries = conditioner.resolve(prompt="a red heart on fire")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        conditioner.features(entries)

@@ -78,8 +78,10 @@ class TextConditioner(Conditioner):
         for text in negatives:
             if text is not None:
                 _check_text("negative_prompt", text)
-        if self.reference.encoder in bundled_encoders():  # whose words are looked up in no time
-            self._warn_of_unknown(dict.fromkeys(text for text in (*prompts, *negatives) if text))
+        if self.reference.encoder in bundled_encoders():  # looked up in no time, so what is lost is said at once
+            said = dict.fromkeys(text for text in (*prompts, *negatives) if text)
+            self._warn_of_unknown(said)
+            self._states(said)
         return [
             {"prompt": one, "negative_prompt": other or None} for one, other in zip(prompts, negatives, strict=True)
         ]
