@@ -403,7 +403,7 @@ def test_a_refinement_is_streamed_and_repeated(free: Pipeline, tmp_path: Path) -
     ("asked", "sentence"),
     [
         ({"refine_image": 1}, "refine_image is 1; it must be True or False"),
-        ({"box": (0, 0, 9, 9)}, "box and refine_image were given; expected one of mask_image, box, outpaint and"),
+        ({"box": (0, 0, 9, 9)}, "box and refine_image were given; expected one of them"),
         ({"rule": "official"}, "rule is 'official', but refine_image masks nothing; leave rule out"),
         ({"blank": True}, "blank is True, but refine_image masks nothing; leave blank out"),
         ({"paste": False}, "paste is False, but refine_image masks nothing; leave paste out"),

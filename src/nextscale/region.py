@@ -124,8 +124,9 @@ def region_of(
     ways = {"mask_image": mask_image, "box": box, "outpaint": outpaint, "refine_image": refine_image or None}
     named = [name for name, value in ways.items() if value is not None]
     if len(named) != 1:
-        found = f"{' and '.join(named)} were given" if named else "nothing says where to paint"
-        raise InputError(f"{found}; expected one of mask_image, box, outpaint and refine_image")
+        if named:
+            raise InputError(f"{' and '.join(named)} were given; expected one of them")
+        raise InputError("nothing says where to paint; expected one of mask_image, box, outpaint and refine_image")
     picture = _read(image, "picture")
     source: dict[str, Any] = {"image": _digest(np.asarray(picture))}
     if refine_image:
