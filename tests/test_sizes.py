@@ -16,7 +16,7 @@ from nextscale.plan import shaped_plan
 from nextscale.ratios import PUBLISHED, PUBLISHED_LENGTHS, ratio_of
 from nextscale.scales import ScaleSchedule, Size
 from nextscale.sizes import asked_schedule
-from tests.makers import CLASS_MODELS, SIZES, tiny_infinity, tiny_var
+from tests.makers import CLASS_MODELS, SIZES, tiny_flexvar, tiny_infinity, tiny_var
 
 STRIDE = 4
 SQUARE = next(one for one in PUBLISHED if ratio_of(one) == "1:1")
@@ -181,3 +181,21 @@ def test_a_plan_has_the_scales_and_the_settings() -> None:
     plan = shaped_plan(PLAIN, STRIDE, size="20x24", steps=3, top_p=0.5, ratio=None)
     assert (plan.schedule, plan.rows[2].top_p) == (PLAIN.schedule_of((5, 6), 3), 0.5)
     assert shaped_plan(tiny_var(), STRIDE, size=(16, 16)).schedule.sizes == SIZES
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_picture_that_a_model_never_saw_is_drawn_with_a_word() -> None:
+    """Of one size, of several, and of a model that saw smaller maps of every shape."""
+    flexible = tiny_flexvar()
+    for model, grid in ((PLAIN, PLAIN.schedule.grid), (MANY, MANY.schedule.grid), (flexible, (3, 2))):
+        asked(model, size=(grid[0] * STRIDE, grid[1] * STRIDE))
+    asked(PLAIN)
+    height, width = (side * STRIDE for side in PLAIN.schedule.grid)
+    with pytest.warns(UserWarning, match=f"never trained on pictures of 36x40 pixels .*; it learned {height}x{width} "):
+        asked(PLAIN, size=(36, 40))
+    with pytest.warns(UserWarning, match=f"in the scales 1 .*, .* in the scales {PLAIN.schedule}"):
+        asked(PLAIN, steps=2)
+    with pytest.warns(UserWarning, match="and others that nextscale info lists"):
+        asked(MANY, size=(36, 40))
+    with pytest.warns(UserWarning, match="it learned up to "):
+        asked(flexible, size=(400, 8))

@@ -71,13 +71,14 @@ def ratio_of(schedule: ScaleSchedule) -> str:
 class Shapes:
     """The pictures that a model draws. default: its schedule where nothing is asked for, the first scales of one of
     ``schedules``; schedules: the largest of every ratio; lengths: how many of their scales make a picture; stride:
-    pixels per token.
+    pixels per token; smaller: whether it was trained on smaller pictures of every shape, too.
     """
 
     default: ScaleSchedule
     schedules: tuple[ScaleSchedule, ...]
     lengths: tuple[int, ...]
     stride: int
+    smaller: bool = False
 
     @classmethod
     def of_one(cls, schedule: ScaleSchedule, stride: int) -> Shapes:
@@ -118,6 +119,12 @@ class Shapes:
         every = [self.default, *(largest.prefix(n) for n in lengths for largest in self.schedules)]
         whole = next((one for one in every if one.sizes == sizes), None)
         return whole or next((one for one in every if one.sizes[: len(sizes)] == sizes), None)
+
+    def trained(self, schedule: ScaleSchedule) -> bool:
+        """Whether the model was trained on pictures of these scales."""
+        if self.smaller and max(schedule.grid) <= max(self.default.grid):
+            return True
+        return any(schedule == largest.prefix(n) for largest in self.schedules for n in self.lengths)
 
     def size(self, schedule: ScaleSchedule) -> Size:
         """Height and width in pixels."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from nextscale.errors import InputError, PlanError, quoted
+from nextscale.errors import InputError, PlanError, quoted, warn_user
 from nextscale.models.base import NextScaleModel
 from nextscale.pictures import MOST_PIXELS
 from nextscale.ratios import Shapes
@@ -26,8 +26,9 @@ def asked_schedule(model: NextScaleModel, stride: int, **asked: Any) -> ScaleSch
 
     ratio, pixels: see :meth:`nextscale.ratios.Shapes.choose`; size: height and width in pixels, multiples of
     ``stride``; steps: how many scales; scales: sides or (height, width) of all maps, in tokens. Sizes and scales may
-    be texts, as in "512x384" and "1,2,4x6". Raises ``InputError`` for what the model does not draw, with the nearest
-    that it does, and for arguments that exclude each other.
+    be texts, as in "512x384" and "1,2,4x6". Warns of scales that the model draws without having been trained on them.
+    Raises ``InputError`` for what the model does not draw, with the nearest that it does, and for arguments that
+    exclude each other.
     """
     given = {name: plain(value) for name, value in asked.items() if value is not None}
     for name, others, why in EXCLUSIVE:
@@ -36,12 +37,27 @@ def asked_schedule(model: NextScaleModel, stride: int, **asked: Any) -> ScaleSch
                 raise InputError(f"{name} and {other} were both given; {why}, so leave {other} out")
     shapes = model.shapes(stride)
     if "scales" in given:
-        return _written_out(model, shapes, given["scales"])
-    chosen = _chosen(model, shapes, given.get("ratio"), given.get("pixels"))
-    if not {"size", "steps"} & given.keys():
-        return chosen
-    said = " and ".join(f"{name} is {quoted(given[name])}" for name in ("size", "steps") if name in given)
-    return _of_size(model, shapes, given.get("size", shapes.size(chosen)), given.get("steps"), said)
+        schedule = _written_out(model, shapes, given["scales"])
+    else:
+        schedule = _chosen(model, shapes, given.get("ratio"), given.get("pixels"))
+        if {"size", "steps"} & given.keys():
+            said = " and ".join(f"{name} is {quoted(given[name])}" for name in ("size", "steps") if name in given)
+            schedule = _of_size(model, shapes, given.get("size", shapes.size(schedule)), given.get("steps"), said)
+    if not shapes.trained(schedule):
+        warn_user(_untrained(shapes, schedule))
+    return schedule
+
+
+def _untrained(shapes: Shapes, schedule: ScaleSchedule) -> str:
+    """What to expect of such a schedule."""
+    (h, w), (height, width) = shapes.size(schedule), shapes.size(shapes.default)
+    scales = f" in the scales {schedule}" if (h, w) == (height, width) else ""
+    known = f"up to {height}x{width}" if shapes.smaller else f"{height}x{width}"
+    others = " and others that nextscale info lists" if shapes.several else f" in the scales {shapes.default}"
+    return (
+        f"this model was never trained on pictures of {h}x{w} pixels (height x width){scales}, and may not draw them "
+        f"well; it learned {known}{'' if shapes.smaller else others}"
+    )
 
 
 def _chosen(model: NextScaleModel, shapes: Shapes, ratio: Any, pixels: Any) -> ScaleSchedule:

@@ -60,6 +60,7 @@ def test_what_cannot_be_encoded_or_decoded(
     for words, sentence in (
         (["encode", "none.png"], "there is no file none.png"),
         (["encode", "text.png"], "text.png cannot be read as a picture"),
+        (["encode", "text.png"], "a file of prompts is told by its ending, .txt"),
         (["encode", pictures[0], "-o", tmp_path], "is a folder; expected the name of a file"),
         (["decode", "none.safetensors"], "there is no file none.safetensors"),
         (["decode", "text.png"], "text.png cannot be read"),

@@ -37,6 +37,16 @@ def test_an_unknown_verb_or_option_is_refused(nextscale: Command, words: list[st
     assert "nonsense" in sentence
 
 
+def test_an_option_has_one_value_unless_it_takes_several(nextscale: Command) -> None:
+    """Else one of the two would be lost without a word."""
+    for words in (["generate", "x", "--steps", "1", "--steps=2"], ["plan", "x", "--steps", "1", "--steps", "2"]):
+        done = nextscale(*words)
+        assert (done.code, done.err) == (2, "nextscale: --steps was given 2 times; expected one value\n")
+    assert "--out was given 2 times" in nextscale("generate", "x", "-o", "a", "--out", "b").err
+    several = nextscale("generate", "-c", "x", "-c", "y", "--smooth", "--smooth", "--", "--seed", "--seed")
+    assert "were both given" in several.err
+
+
 @pytest.mark.parametrize("words", [[], ["data"]])
 def test_without_a_verb_the_help_is_shown_and_nothing_else(nextscale: Command, words: list[str]) -> None:
     done = nextscale(*words)

@@ -63,7 +63,7 @@ def test_passes_need_tokens_that_differ_in_how_sure_they_are(pipe: Pipeline) -> 
         pipe(class_labels="face", refine="paper", top_k=1)
     assert pipe.plan(refine="none", top_k=1).rows[1].passes is None
     for other in (tiny_var(), tiny_hmar(0)):
-        with pytest.raises(PlanError, match="row 1 has 2 passes, but 'model' draws a scale in one"):
+        with pytest.raises(PlanError, match="refine is 'paper', but this model draws every scale in one pass"):
             tiny_pipeline(other)(class_labels="face", refine="paper")
 
 

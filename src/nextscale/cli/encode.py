@@ -60,8 +60,12 @@ def _encode_pictures(
     from nextscale.pictures import open_picture
 
     check_new(out, overwrite)
-    with remarks():
-        images = [open_picture(path) for path in pictures]
+    try:
+        with remarks():
+            images = [open_picture(path) for path in pictures]
+    except InputError as error:
+        error.add_note("a file of prompts is told by its ending, .txt")
+        raise
 
     from nextscale.tokenfile import save_tokens
 

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -85,6 +85,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         _refuse_empty(sys.argv[1:])
+        _refuse_repeated(sys.argv[1:])
         code = app(standalone_mode=False)  # the exit code, or None where a verb came to its end
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -110,6 +111,20 @@ def _refuse_empty(words: list[str]) -> None:
             raise InputError(f"{before} is {word!r}; expected a value")
         if option.startswith("--") and sign and not value.strip():
             raise InputError(f"{option} is {value!r}; expected a value")
+
+
+def _refuse_repeated(words: list[str]) -> None:
+    """No option may have two values unless it takes several; the first would be lost without a word."""
+    verb: Any = typer.main.get_command(app)
+    ends = words.index("--") if "--" in words else len(words)
+    for word in words[:ends]:
+        if not word.startswith("-") and word in getattr(verb, "commands", {}):
+            verb = verb.commands[word]
+    for option in verb.params:
+        names = set(getattr(option, "opts", ())) if option.nargs == 1 else set()
+        given = [word for word in words[:ends] if word.startswith("-") and word.partition("=")[0] in names]
+        if len(given) > 1 and not (option.multiple or option.is_flag):
+            raise InputError(f"{option.opts[-1]} was given {len(given)} times; expected one value")
 
 
 def _sentence(error: Exception) -> str | None:

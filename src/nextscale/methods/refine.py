@@ -52,8 +52,12 @@ def refined(plan: Plan, passes: str | Sequence[Sequence[int]]) -> Plan:
 
 
 def refined_plan(model: NextScaleModel, stride: int, *, refine: Any = None, **sampling: Any) -> Plan:
-    """The plan of a plain generation, see :func:`nextscale.plan.shaped_plan`, refined as ``refine`` says."""
+    """The plan of a plain generation, see :func:`nextscale.plan.shaped_plan`, refined as ``refine`` says. Raises
+    ``PlanError`` where the model has no masked branch.
+    """
     plan = shaped_plan(model, stride, **sampling)
+    if refine is not None and parsed(refine) and not model.has_passes:
+        raise PlanError(f"refine is {quoted(refine)}, but this model draws every scale in one pass; leave it out")
     return plan if refine is None else refined(plan, refine)
 
 

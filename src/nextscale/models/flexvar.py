@@ -10,12 +10,13 @@ Shape letters as in ``models/base.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from nextscale.models.var import VAR, VARConfig
+from nextscale.ratios import Shapes
 from nextscale.scales import ScaleSchedule, Size, spaced
 from nextscale.settings import check_bounds
 from nextscale.tokenizers.autoencoder import interpolate
@@ -108,6 +109,9 @@ class FlexVAR(VAR):
             return ScaleSchedule(tuple(dict.fromkeys(sizes)))
         row = min(TABLE[SIDE], key=lambda row: abs(len(row) - steps))
         return spaced(row, steps, grid)
+
+    def shapes(self, stride: int) -> Shapes:
+        return replace(super().shapes(stride), smaller=True)
 
     def is_greedy(self, size: Size) -> bool:
         side = max(size)
