@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from nextscale.cli.methods import METHODS, Method, handed_over, with_methods
 from nextscale.errors import InputError, PlanError
 from nextscale.memory.base import MemoryPlan
 from nextscale.methods.remember import with_memory
 from nextscale.plan import Plan, default_plan
+from tests.cli.conftest import Command
 from tests.makers import tiny_m_var, tiny_var
 
 
@@ -60,3 +64,33 @@ def test_a_second_memory_does_not_replace_the_first() -> None:
         with_memory(once, "scalekv", settings, "calibration", "refiner")
     recurrent = with_memory(default_plan(tiny_m_var()), "scalekv", settings, "calibration")
     assert recurrent.memories["model"].policy == "scalekv"  # refused where the model is known, with the reason
+
+
+@pytest.mark.parametrize("name", ["window", "streaming", "h2o", "snapkv", "pyramidkv"])
+def test_a_baseline_needs_no_calibration(name: str) -> None:
+    plan = default_plan(tiny_var())
+    found = with_methods(plan, f"{name}:0.5", handed_over(f"{name}:0.5", None)).memories["model"]
+    assert (found.policy, found.settings["budget"], found.calibration) == (name, 7, None)
+    with pytest.raises(
+        InputError, match=f"--methods has '{name}'; expected {name}:X, a share such as 0.5, or a number"
+    ):
+        handed_over(name, None)
+    with pytest.raises(InputError, match="--calibration is for --methods scalekv, which was not given"):
+        handed_over(f"{name}:6", Path("some.json"))
+    with pytest.raises(PlanError, match=f"h2o would replace {name}, the memory"):
+        with_methods(plan, f"{name}:0.5,h2o:0.5", {})
+
+
+def test_what_was_drawn_with_a_baseline_is_priced_told_and_repeated(nextscale: Command, tiny_model: Path) -> None:
+    words = ["--methods", "h2o:8", "--dtype", "float32", "--json"]
+    told = json.loads(nextscale("plan", tiny_model, *words, "--guidance-scale", 1).out)
+    # Keys and values of 2 x 32 numbers in three layers; before the last cut a sum for each token of the four heads.
+    assert [row["memory"] for row in told["rows"][1:5]] == [
+        3 * n * 4 * (2 * 32) + 3 * m * 4 * 4 for n, m in ((1, 1), (5, 5), (8, 0), (8, 0))
+    ]
+    assert [row["attended"] for row in told["rows"][1:5]] == [1, 5, 14, 24]
+    drawn = json.loads(nextscale("generate", "--model", tiny_model, "-c", "flag", "--seed", 3, *words, "-o", "one").out)
+    picture = drawn["images"][0]["file"]
+    again = nextscale("generate", "--model", tiny_model, "--like", picture, "-o", "again", "--json")
+    assert again.code == 0, again.err
+    assert Image.open(json.loads(again.out)["images"][0]["file"]).tobytes() == Image.open(picture).tobytes()

@@ -41,6 +41,17 @@ def _scalekv(plan: Plan, budget: float | None, calibration: Any) -> Plan:
     return scalekv(plan, calibration, budget)
 
 
+def _baseline(name: str) -> Method:
+    """A method that takes a budget alone."""
+
+    def change(plan: Plan, budget: float, calibration: Any) -> Plan:
+        from nextscale.methods.baselines import BASELINES
+
+        return BASELINES[name](plan, budget)
+
+    return Method(f"{name}:X, a share such as 0.5, or a number of tokens", float, change)
+
+
 METHODS = {
     "scalekv": Method(
         "scalekv:X, a share such as 0.1, or a number of tokens",
@@ -48,6 +59,11 @@ METHODS = {
         _scalekv,
         calibrated=True,
     ),
+    "window": _baseline("window"),
+    "streaming": _baseline("streaming"),
+    "h2o": _baseline("h2o"),
+    "snapkv": _baseline("snapkv"),
+    "pyramidkv": _baseline("pyramidkv"),
 }
 """By name. They are carried out in the order in which they are written."""
 Methods = Annotated[
@@ -55,7 +71,8 @@ Methods = Annotated[
     typer.Option(
         metavar="NAME:X,...",
         help="How the model runs, joined by commas and carried out in this order. scalekv:0.1 keeps a tenth of the "
-        "earlier tokens, scalekv:650 that many a layer, as --calibration says.",
+        "earlier tokens, scalekv:650 that many a layer, as --calibration says; window, streaming, h2o, snapkv and "
+        "pyramidkv likewise, without a calibration.",
     ),
 ]
 

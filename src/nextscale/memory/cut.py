@@ -56,8 +56,10 @@ class Look:
 class Rule(ABC):
     """Which tokens a layer keeps. Positions count from the first token after the prefix."""
 
-    notes: int = 0
-    """Numbers that the rule keeps beside every token of every head, from scale to scale."""
+    @property
+    def notes(self) -> int:
+        """Numbers that the rule keeps beside every token of every head, from scale to scale."""
+        return 0
 
     def noted(self, look: Look) -> Tensor:
         """The notes after this scale, (n, R, H, look.tokens) float32; asked at every scale until the last cut."""
@@ -205,8 +207,9 @@ class CutMemory(Memory):
             count = outlook.kept[k][i] - look.prefix
             chosen = outlook.rule.chosen(replace(look, notes=notes), count)
             ahead = look.places(0, look.prefix).expand(*chosen.shape[:-1], -1)
-            both, notes = _taken(both, torch.cat([ahead, chosen + look.prefix], -1)), _taken(notes, chosen)
-        return Held(both, notes if outlook.notes(k + 1, i) else notes[..., :0].clone())
+            both = _taken(both, torch.cat([ahead, chosen + look.prefix], -1))
+            notes = _taken(notes, chosen) if outlook.notes(k + 1, i) else notes[..., :0].clone()
+        return Held(both, notes)
 
 
 def _taken(x: Tensor, positions: Tensor) -> Tensor:
