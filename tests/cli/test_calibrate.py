@@ -89,9 +89,10 @@ def test_plan_prices_the_memory_that_is_kept(nextscale: Command, finer_model: Pa
     ("words", "sentence"),
     [
         (["--methods", "scalekv:0.1"], "needs --calibration FILE, which nextscale calibrate writes"),
-        (["--methods", "magic"], "--methods is 'magic'; expected scalekv:X"),
-        (["--methods", "scalekv:x"], "--methods is 'scalekv:x'; expected scalekv:X"),
-        (["--calibration", "some.json"], "--calibration is for --methods scalekv:X, which was not given"),
+        (["--methods", "magic"], "--methods has 'magic'; expected some of scalekv"),
+        (["--methods", "scalekv:0.1,"], "--methods has ''; expected some of scalekv"),
+        (["--methods", "scalekv:x"], "--methods has 'scalekv:x'; expected scalekv:X"),
+        (["--calibration", "some.json"], "--calibration is for --methods scalekv, which was not given"),
         (["--methods", "scalekv:0.1", "--calibration", "none.json"], "none.json is missing; expected a file"),
         (["--methods", "scalekv:0.1", "--like", "some.png"], "leave --methods out"),
     ],

@@ -15,9 +15,9 @@ from nextscale.layers.attention import Attention
 from nextscale.layers.rope import rotary_table
 from nextscale.layers.slots import PlainQueries
 from nextscale.memory.base import Course, MemoryPlan
+from nextscale.memory.cut import CutMemory, CutOutlook
 from nextscale.memory.full import FullMemory
 from nextscale.memory.make import look_ahead, make_memory
-from nextscale.memory.scalekv import ScaleKVMemory, ScaleKVOutlook
 from nextscale.memory.scalekv_calibration import Statistics, Table
 from nextscale.models.base import NextScaleModel
 from nextscale.models.weights_hash import weights_hash
@@ -53,11 +53,11 @@ def with_scalekv(plan: Plan, **changed: Any) -> Plan:
     return replace(plan, memories={name: replace(memory, takeover=m.takeover) for name, m in plan.memories.items()})
 
 
-def memory_of(model: NextScaleModel, rows: int = 2, **changed: Any) -> ScaleKVMemory:
+def memory_of(model: NextScaleModel, rows: int = 2, **changed: Any) -> CutMemory:
     plan = with_scalekv(default_plan(model), **changed)
     outlook = look_ahead(plan.memories["model"], plan.course(0, model), {"measured": statistics(model)})
     memory = make_memory(plan.memories["model"], outlook, rows, torch.float32, CPU)
-    assert isinstance(memory, ScaleKVMemory)
+    assert isinstance(memory, CutMemory)
     return memory
 
 
@@ -77,7 +77,7 @@ def test_a_budget_of_everything_is_the_full_memory_and_less_shows_where_it_may(m
     assert same(everything, full)
     for score in ("logits", "softmax"):
         less = run(with_scalekv(plan, score=score), model, measured=measured)
-        assert isinstance(less[-1].memory, ScaleKVMemory)
+        assert isinstance(less[-1].memory, CutMemory)
         assert all(torch.equal(a.branch_logits, b.branch_logits) for a, b in zip(less[:3], full[:3], strict=True))
         assert not torch.equal(less[3].branch_logits, full[3].branch_logits)
 
@@ -139,7 +139,7 @@ def test_what_is_dropped_is_gone_and_what_stays_is_what_was(model: NextScaleMode
     full_bytes = whole.live_bytes
     assert cut.live_bytes == outlook.bytes(1, 2, 4) < full_bytes
     different = False
-    for i, kept in cut._kept.items():
+    for i, (kept, _) in cut._kept.items():
         held = whole._arenas[i][:, :, :, : prefix + 5]
         same_token = (kept[:, :, :, :, None] == held[:, :, :, None]).all(-1).all(0)  # (R, H, kept, held)
         assert bool((same_token.sum(3) == 1).all())
@@ -148,11 +148,11 @@ def test_what_is_dropped_is_gone_and_what_stays_is_what_was(model: NextScaleMode
         assert bool((places[:, :, :prefix] == torch.arange(prefix)).all())
         assert bool((places[:, :, -4:] == prefix + torch.arange(1, 5)).all())  # a map of 2x2 is its window
         assert kept.shape[3] == outlook.kept[1][i] < held.shape[3]
-    for i, kept in cut._kept.items():
+    for i, (kept, _) in cut._kept.items():
         run_scale_kept = kept.shape[3]
         assert outlook.attended[2][i] == run_scale_kept + 9
     run_scale(model, 2, inputs, condition, cut)
-    for i, kept in cut._kept.items():
+    for i, (kept, _) in cut._kept.items():
         assert kept.shape[3] == outlook.kept[2][i]
         different |= not torch.equal(kept[:, 0, 0], kept[:, 1, 0])
     assert different
@@ -340,7 +340,7 @@ def test_the_authors_attention_layer_sees_and_keeps_the_same(case: str) -> None:
             settings |= {"score": "logits"}
             plan = MemoryPlan("scalekv", settings, "measured")
             outlook = look_ahead(plan, course, {"measured": table})
-            assert isinstance(outlook, ScaleKVOutlook)
+            assert isinstance(outlook, CutOutlook)
         else:
             plan = MemoryPlan("full")
             outlook = look_ahead(plan, course)

@@ -14,13 +14,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from nextscale.memory.cut import kept_tokens
 from nextscale.memory.scalekv_rules import (
     ALLOCATIONS,
     SCORES,
     allotted,
     compressed,
     drafters_of,
-    kept_tokens,
     logit_scores,
     lowest,
     selectivity,

@@ -1,25 +1,21 @@
-"""Methods that the command line adds to a plan: what ``--methods`` and ``--calibration`` say."""
+"""Methods that the command line adds to a plan: what ``--methods`` and ``--calibration`` say.
+
+A method is one entry of ``METHODS``. Torch is imported where a plan is changed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from nextscale.errors import InputError
+from nextscale.errors import InputError, quoted
 
 if TYPE_CHECKING:
     from nextscale.plan import Plan
 
-Methods = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME[:X]",
-        help="How the model runs: scalekv:0.1 keeps a tenth of the earlier tokens, scalekv:650 that many a layer, as "
-        "--calibration says.",
-    ),
-]
 CalibrationFile = Annotated[
     Path | None,
     typer.Option(
@@ -28,39 +24,94 @@ CalibrationFile = Annotated[
 ]
 
 
+class Method(NamedTuple):
+    """expected: how it is written, for people; read: what stands behind its colon ("" for nothing) as a value, or
+    ``ValueError``; change: the plan, that value and the calibration (None unless ``calibrated``) to a plan.
+    """
+
+    expected: str
+    read: Callable[[str], Any]
+    change: Callable[[Plan, Any, Any], Plan]
+    calibrated: bool = False
+
+
+def _scalekv(plan: Plan, budget: float | None, calibration: Any) -> Plan:
+    from nextscale.methods.scalekv import scalekv
+
+    return scalekv(plan, calibration, budget)
+
+
+def _baseline(name: str) -> Method:
+    """A method that takes a budget alone."""
+
+    def change(plan: Plan, budget: float, calibration: Any) -> Plan:
+        from nextscale.methods.baselines import BASELINES
+
+        return BASELINES[name](plan, budget)
+
+    return Method(f"{name}:X, a share such as 0.5, or a number of tokens", float, change)
+
+
+METHODS = {
+    "scalekv": Method(
+        "scalekv:X, a share such as 0.1, or a number of tokens",
+        lambda text: float(text) if text else None,
+        _scalekv,
+        calibrated=True,
+    ),
+    "window": _baseline("window"),
+    "streaming": _baseline("streaming"),
+    "h2o": _baseline("h2o"),
+    "snapkv": _baseline("snapkv"),
+    "pyramidkv": _baseline("pyramidkv"),
+}
+"""By name. They are carried out in the order in which they are written."""
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME:X,...",
+        help="How the model runs, joined by commas and carried out in this order. scalekv:0.1 keeps a tenth of the "
+        "earlier tokens, scalekv:650 that many a layer, as --calibration says; window, streaming, h2o, snapkv and "
+        "pyramidkv likewise, without a calibration.",
+    ),
+]
+
+
 def handed_over(methods: str | None, file: Path | None, repeats: bool = False) -> dict[str, Any]:
     """The parts that a plan with these methods needs. repeats: a recipe names the methods.
 
-    Raises ``InputError`` where one is missing, or would be ignored.
+    Raises ``InputError`` where one is missing, or would be ignored, and for methods that cannot be read.
     """
     from nextscale.memory.scalekv_calibration import read_calibration
-    from nextscale.methods.scalekv import CALIBRATION
+    from nextscale.methods.remember import CALIBRATION
 
-    if methods is not None:
-        name, _, number = methods.partition(":")
-        if name != "scalekv" or (number and _number(number) is None):
-            raise InputError(
-                f"--methods is {methods!r}; expected scalekv:X, a share such as 0.1, or a number of tokens"
-            )
-        if file is None:
-            raise InputError("--methods scalekv needs --calibration FILE, which nextscale calibrate writes")
-    elif file is not None and not repeats:
-        raise InputError("--calibration is for --methods scalekv:X, which was not given; expected both")
+    calibrated = [name for name, _ in _parsed(methods) if METHODS[name].calibrated]
+    if calibrated and file is None:
+        raise InputError(f"--methods {calibrated[0]} needs --calibration FILE, which nextscale calibrate writes")
+    if not calibrated and file is not None and not repeats:
+        known = " or ".join(name for name, method in METHODS.items() if method.calibrated)
+        raise InputError(f"--calibration is for --methods {known}, which was not given; expected both")
     return {} if file is None else {CALIBRATION: read_calibration(file)}
 
 
 def with_methods(plan: Plan, methods: str | None, parts: dict[str, Any]) -> Plan:
     """The plan with these methods, by the parts that :func:`handed_over` gave."""
-    if methods is None:
-        return plan
-    from nextscale.methods.scalekv import CALIBRATION, scalekv
+    from nextscale.methods.remember import CALIBRATION
 
-    number = methods.partition(":")[2]
-    return scalekv(plan, parts[CALIBRATION], _number(number) if number else None)
+    for name, value in _parsed(methods):
+        plan = METHODS[name].change(plan, value, parts.get(CALIBRATION))
+    return plan
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _parsed(methods: str | None) -> list[tuple[str, Any]]:
+    """The names of methods and what they were given, in order."""
+    found = []
+    for said in [] if methods is None else methods.split(","):
+        name, _, text = said.strip().partition(":")
+        if name not in METHODS:
+            raise InputError(f"--methods has {quoted(name)}; expected some of {', '.join(METHODS)}, joined by commas")
+        try:
+            found.append((name, METHODS[name].read(text)))
+        except ValueError:
+            raise InputError(f"--methods has {quoted(said.strip())}; expected {METHODS[name].expected}") from None
+    return found

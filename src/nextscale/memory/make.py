@@ -11,7 +11,7 @@ import torch
 from nextscale import systems
 from nextscale.errors import PlanError, quoted
 from nextscale.layers.slots import SlotSpec
-from nextscale.memory import full, none, recurrent, scalekv
+from nextscale.memory import baselines, cut, full, none, recurrent, scalekv
 from nextscale.memory.base import Course, Memory, MemoryPlan, Outlook
 from nextscale.values import is_real, is_whole
 
@@ -34,7 +34,12 @@ OWN: Mapping[str, Policy] = {
     "none": Policy(none.NoMemory, none.outlook),
     "full": Policy(full.FullMemory, full.outlook, frozenset({"past"}), {"keep_last": bool}),
     "recurrent": Policy(recurrent.RecurrentMemory, recurrent.outlook, frozenset({"state"})),
-    "scalekv": Policy(scalekv.new_memory, scalekv.outlook, frozenset({"past"}), scalekv.SETTINGS, calibrated=True),
+    "scalekv": Policy(cut.new_memory, scalekv.outlook, frozenset({"past"}), scalekv.SETTINGS, calibrated=True),
+    "window": Policy(cut.new_memory, baselines.window_outlook, frozenset({"past"}), baselines.BUDGET),
+    "streaming": Policy(cut.new_memory, baselines.streaming_outlook, frozenset({"past"}), baselines.STREAMING),
+    "h2o": Policy(cut.new_memory, baselines.h2o_outlook, frozenset({"past"}), baselines.H2O),
+    "snapkv": Policy(cut.new_memory, baselines.snapkv_outlook, frozenset({"past"}), baselines.SNAPKV),
+    "pyramidkv": Policy(cut.new_memory, baselines.pyramidkv_outlook, frozenset({"past"}), baselines.PYRAMIDKV),
 }
 """Policies that belong to no system."""
 KEPT = {"past": "keys and values of earlier scales", "state": "a recurrent state"}

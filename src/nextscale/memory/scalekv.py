@@ -1,169 +1,51 @@
 """ScaleKV: a key-value memory in which every layer keeps as much as it looks back (arXiv 2505.19602).
 
-After a layer has attended at a scale, what it holds is cut to what the next scale's queries may see, for every row and
-head by itself. What is cut is gone: later scales attend to fewer keys. Rules in ``scalekv_rules.py``, what they need to
-know of a model in ``scalekv_calibration.py``. Kept tensors are replaced, never written into.
-
-Shape letters: ``R`` rows, ``H`` heads, ``N`` tokens that a layer holds, ``D`` head width.
+Of what a layer holds every row and head keeps its own: the window, and the best of the rest. Rules in
+``scalekv_rules.py``, what they need to know of a model in ``scalekv_calibration.py``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nextscale.errors import PlanError, quoted
-from nextscale.layers.attention import attend
-from nextscale.layers.slots import PlainQueries
-from nextscale.memory import full, none
-from nextscale.memory.base import Course, Memory, Outlook
-from nextscale.memory.full import FullMemory
+from nextscale.layers.slots import SlotSpec
+from nextscale.memory.base import Course, Outlook
+from nextscale.memory.cut import Look, Rule, cut_outlook, kept_tokens
 from nextscale.memory.scalekv_calibration import Statistics, Table
-from nextscale.memory.scalekv_rules import ALLOCATIONS, SCORES, kept_tokens, window_of
-from nextscale.memory.segments import OwnScale
+from nextscale.memory.scalekv_rules import ALLOCATIONS, SCORES, window_of
 
 
 @dataclass(frozen=True)
-class ScaleKVOutlook(Outlook):
-    """window, kernel, score: how tokens are chosen, see ``scalekv_rules.py``."""
+class ScaleKVRule(Rule):
+    """window, kernel, score: see ``scalekv_rules.py``."""
 
     window: int
     kernel: int
     score: str
 
-    def cuts(self, k: int, slot: int) -> bool:
-        """Whether a slot drops something after scale k."""
-        return k < self.course.last_of(slot) and self.attended[k][slot] > self.kept[k][slot]
-
-    def drop_flops(self, k: int) -> int:
-        asked, flops = len(window_of(self.course.schedule[k], self.window)), 0
-        for i, spec in enumerate(self.course.slots):
-            held = self.attended[k][i] - self.course.prefix
-            if spec.reads == "past" and self.cuts(k, i):
-                width = spec.heads * spec.width
-                flops += 2 * width * (asked * width + held if self.score == "logits" else asked * held)
-        return flops
-
-
-class ScaleKVMemory(Memory):
-    """Of every layer the tokens that its outlook counts, for ``rows`` rows in the compute precision ``dtype``."""
-
-    def __init__(self, outlook: ScaleKVOutlook, rows: int, dtype: torch.dtype, device: torch.device | str) -> None:
-        course = outlook.course
-        self.schedule, self.scale = course.schedule, course.first
-        self._outlook, self._slots = outlook, course.slots
-        self._new = torch.empty(0, dtype=dtype, device=device).new_empty
-        runs = (i for i, spec in enumerate(course.slots) if spec.reads == "past" and course.last_of(i) >= 0)
-        self._kept = {i: self._new((2, rows, course.slots[i].heads, 0, course.slots[i].width)) for i in runs}
-        self._next: dict[int, Tensor] = {}
-        self._in_prefix = False
-        self._own = OwnScale()
-
-    def slot(self, index: int) -> _Slot | OwnScale:
-        return _Slot(self, index) if self._slots[index].reads == "past" else self._own
-
-    def begin_prefix(self) -> None:
-        self._next, self._in_prefix = {}, True
-
-    def end_prefix(self) -> None:
-        self._kept |= self._next
-        self._next, self._in_prefix = {}, False
-
-    def begin_scale(self, k: int, blocks: Sequence[int] | None = None) -> None:
-        assert self.scale == k, f"scale {k} began where scale {self.scale} was due"
-        self._next = {}
-        if blocks is not None:
-            self._kept = {i: kept for i, kept in self._kept.items() if self._slots[i].block in blocks}
-
-    def end_scale(self, k: int) -> None:
-        assert self.scale == k, f"scale {k} ended where scale {self.scale} was due"
-        self._kept |= self._next
-        self._next, self.scale = {}, k + 1
-        counts = {i: kept.shape[3] for i, kept in self._kept.items()}
-        assert all(self._outlook.kept[k][i] == n for i, n in counts.items()), f"{counts} tokens after scale {k}"
-
-    def select(self, rows: Tensor) -> None:
-        for i, kept in self._kept.items():  # layer by layer, so that only one is held twice
-            self._kept[i] = kept.index_select(1, rows)
-
-    def snapshot(self) -> _Snapshot:
-        return _Snapshot(self.scale, dict(self._kept))
-
-    def restore(self, snapshot: object) -> None:
-        assert isinstance(snapshot, _Snapshot)
-        self.scale, self._kept, self._next = snapshot.scale, dict(snapshot.kept), {}
-
-    def free(self) -> None:
-        self._kept, self._next = {}, {}
-
-    @property
-    def live_bytes(self) -> int:
-        return sum(kept.nbytes for kept in self._kept.values())
-
-    @property
-    def allocated_bytes(self) -> int:
-        return self.live_bytes + sum(kept.nbytes for kept in self._next.values())
-
-    def see(self, i: int, q: Tensor, k: Tensor, v: Tensor, plain: PlainQueries | None) -> Tensor:
-        """What slot i attends to, keys and values (2, R, H, N, D): all that it kept, then k and v (R, H, l, D). What it
-        will keep of that is chosen here, so that only one layer at a time holds more.
-        """
-        kept = self._kept[i]
-        past, total = kept.shape[3], kept.shape[3] + k.shape[2]
-        held = self._new((*kept.shape[:3], total, kept.shape[4]))
-        held[:, :, :, :past] = kept
-        held[0, :, :, past:], held[1, :, :, past:] = k, v
-        if self._in_prefix:
-            self._next[i] = held
-        elif self.scale < self._outlook.course.last_of(i):
-            self._next[i] = self._chosen(i, held, q, plain) if self._outlook.cuts(self.scale, i) else held
-        return held
-
-    def _chosen(self, i: int, held: Tensor, q: Tensor, plain: PlainQueries | None) -> Tensor:
-        """What slot i keeps after this scale: the prefix, the window, and the best of the rest."""
-        outlook, length, prefix = self._outlook, self.schedule.lengths[self.scale], self._outlook.course.prefix
-        window = torch.tensor(window_of(self.schedule[self.scale], outlook.window), device=held.device)
-        here, among = window + q.shape[2] - length, window + held.shape[3] - length - prefix
-        if outlook.score == "logits":
-            assert plain is not None, "a slot around this one must hand the plain queries on"
-            queries = plain(here)
+    def chosen(self, look: Look, count: int) -> Tensor:
+        length = look.size[0] * look.size[1]
+        window = torch.tensor(window_of(look.size, self.window), device=look.keys.device)
+        here, among = window + look.q.shape[2] - length, window + look.tokens - length
+        if self.score == "logits":
+            assert look.plain is not None, "a slot around this one must hand the plain queries on"
+            queries = look.plain(here)
         else:
-            queries = q[:, :, here]
-        scores = SCORES[outlook.score](queries, held[0, :, :, prefix:], among, outlook.kernel)
-        chosen = kept_tokens(scores, among, outlook.kept[self.scale][i] - prefix) + prefix
-        ahead = torch.arange(prefix, device=held.device).expand(*chosen.shape[:2], -1)
-        index = torch.cat([ahead, chosen], 2)[None, ..., None]
-        return held.gather(3, index.expand(2, -1, -1, -1, held.shape[4]))
+            queries = look.q[:, :, here]
+        scores = SCORES[self.score](queries, look.keys[:, :, look.prefix :], among, self.kernel)
+        return kept_tokens(scores, among, count)
 
-
-@dataclass(frozen=True)
-class _Snapshot:
-    scale: int
-    kept: dict[int, Tensor] = field(repr=False)
-
-
-class _Slot:
-    def __init__(self, memory: ScaleKVMemory, index: int) -> None:
-        self._memory, self._index = memory, index
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, plain: PlainQueries | None = None) -> Tensor:
-        return attend(q, *self._memory.see(self._index, q, k, v, plain))
-
-    def see(self, q: Tensor, k: Tensor, v: Tensor, plain: PlainQueries | None = None) -> tuple[Tensor, Tensor, None]:
-        keys, values = self._memory.see(self._index, q, k, v, plain)
-        return keys, values, None
-
-
-def new_memory(outlook: Outlook, rows: int, dtype: torch.dtype, device: torch.device | str) -> Memory:
-    """Where nothing will be dropped, this is the full memory itself."""
-    kind: Any = ScaleKVMemory if isinstance(outlook, ScaleKVOutlook) else FullMemory
-    memory: Memory = kind(outlook, rows, dtype, device)
-    return memory
+    def flops(self, course: Course, k: int, spec: SlotSpec, held: int) -> int:
+        asked, width = len(window_of(course.schedule[k], self.window)), spec.heads * spec.width
+        among = held - course.prefix
+        return 2 * width * (asked * width + among if self.score == "logits" else asked * among)
 
 
 def outlook(
@@ -186,36 +68,17 @@ def outlook(
     rule = {"drafters": drafters, "floor": floor, "allocation": allocation, "literal": literal}
     _check_choice(budget, window, kernel, score)
     table = _table(course, budget, window, rule, calibration)
-    kept, attended = list[tuple[int, ...]](), list[tuple[int, ...]]()
-    before = (0 if course.with_first else course.prefix,) * len(course.slots)
-    for k, own in enumerate(none.outlook(course).attended):
-        reads = zip(course.slots, own, before, strict=True)
-        held = tuple(n + past if n and spec.reads == "past" else n for spec, n, past in reads)
-        cut = table.allotments.get(k + 1) if k >= course.first and course.seen(k) - course.prefix > budget else None
-        limits = (
-            n if cut is None else cut.of(s.block) + course.prefix for s, n in zip(course.slots, held, strict=True)
-        )
-        attended.append(held)
-        kept.append(tuple(_kept(course, k, i, before[i], min(held[i], most)) for i, most in enumerate(limits)))
-        before = kept[k] if k >= course.first else before
-    if tuple(kept) == (whole := full.outlook(course)).kept:
-        return whole
-    return ScaleKVOutlook(course, tuple(kept), tuple(attended), window, kernel, score)
+
+    def most(k: int, block: int) -> int | None:
+        allotment = table.allotments.get(k + 1)
+        return None if allotment is None or course.seen(k) - course.prefix <= budget else allotment.of(block)
+
+    return cut_outlook(course, most, ScaleKVRule(window, kernel, score))
 
 
 SETTINGS: Mapping[str, type] = {"budget": int, "window": int, "kernel": int, "score": str, "drafters": float}
 SETTINGS = {**SETTINGS, "floor": int, "allocation": str, "literal": bool}
 """Of a plan's memory, with their types; what a budget file says itself is left out."""
-
-
-def _kept(course: Course, k: int, slot: int, before: int, left: int) -> int:
-    """Tokens that a slot keeps after scale k: ``left`` of those it saw, or, where no later scale reads them, what it
-    kept ``before``.
-    """
-    last = course.last_of(slot)
-    if course.slots[slot].reads != "past" or not course.first <= k <= last:
-        return 0
-    return before if k == last else left
 
 
 def _check_choice(budget: int, window: int, kernel: int, score: str) -> None:

@@ -161,16 +161,6 @@ def _middles(length: int, count: int) -> list[int]:
     return [i * patch + (patch - 1) // 2 for i in range(count)]
 
 
-def kept_tokens(scores: Tensor, window: Tensor, count: int) -> Tensor:
-    """The positions (R, H, count), ascending, of the window and of the best of the others; of equals the first.
-
-    scores: (R, H, N); window: (w,) positions.
-    """
-    others = scores.index_fill(2, window, -torch.inf)
-    best = others.sort(dim=2, descending=True, stable=True).indices[:, :, : count - len(window)]
-    return torch.cat([best, window.expand(*best.shape[:2], -1)], 2).sort(2).values
-
-
 def logit_scores(queries: Tensor, keys: Tensor, window: Tensor, kernel: int) -> Tensor:
     """The authors' code: logits of all window queries together, then the best of ``kernel`` neighbours, across the ends
     of rows and maps.
