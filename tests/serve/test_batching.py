@@ -13,13 +13,14 @@ import httpx
 import numpy as np
 import pytest
 
+from nextscale.models.base import Condition
 from nextscale.pipeline import Pipeline
 from nextscale.serve.batching import MOST_PIXELS, Job, Waiting, scales_shown
 from nextscale.serve.errors import Refused, failed
 from nextscale.serve.front import Asked, Front
 from nextscale.serve.schema import Generation
 from nextscale.serve.service import Service
-from nextscale.serve.worker import Batch, Drawn, Grown, _draw
+from nextscale.serve.worker import Batch, Drawn, Grown, _draw, rows_of
 from tests.serve.conftest import BATCH, Running, paused, until
 from tests.serve.test_clients import holed, picture, png
 
@@ -97,28 +98,53 @@ def test_clients_that_go_away_cost_no_drawing_and_others_go_on(server: Running, 
 
 
 class Line:
-    """A worker's connection to a server that lets go of the first picture after the first scale."""
+    """A worker's connection to a server that lets go of pictures: after the first scale of these, after the second of
+    those, and so on.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *said: list[int]) -> None:
         self.sent: list[Grown] = []
-        self.said = [[0]]
+        self.said = [part for one in said for part in (one, None)]
 
     def send(self, message: Grown) -> None:
         self.sent.append(message)
 
     def poll(self) -> bool:
+        if self.said and self.said[0] is None:
+            self.said.pop(0)
+            return False
         return bool(self.said)
 
-    def recv(self) -> list[int]:
-        return self.said.pop()
+    def recv(self) -> list[int] | None:
+        return self.said.pop(0)
 
 
 def test_a_picture_that_is_let_go_is_out_of_the_batch_from_the_next_scale_on(pipes: dict[str, Pipeline]) -> None:
-    pipe, line = pipes["tiny"], Line()
+    pipe, line = pipes["tiny"], Line([0])
     plan, every = pipe.plan(), frozenset(range(4))
-    drawn = _draw(line, pipe, Batch("tiny", plan, [{"class": "face"}] * 2, [5, 6], [every] * 2, [], []))  # type: ignore[arg-type]
+    batch = Batch("tiny", plan, 2, [{"class": "face"}] * 2, [5, 6], [every] * 2, [], [])
+    drawn = _draw(line, pipe, batch)  # type: ignore[arg-type]
     assert [(one.k, sorted(one.pictures)) for one in line.sent] == [(0, [0, 1]), (1, [1]), (2, [1]), (3, [1])]
     assert {place: pixels.tobytes() for place, pixels in drawn.items()} == {1: pipe("face", seed=6)[0].tobytes()}
+
+
+def test_batches_have_few_numbers_of_rows(pipes: dict[str, Pipeline], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Powers of two and the most that fit, also where some are let go; pictures are none the worse."""
+    assert [rows_of(n, 6) for n in range(1, 7)] == [1, 2, 4, 4, 6, 6]
+    pipe, line, rows = pipes["tiny"], Line([1], [4], [0]), list[int]()
+    plan, step = pipe.plan(), pipe.model.step
+
+    def counted(inputs: Any, k: int, condition: Condition, *others: Any, **named: Any) -> Any:
+        rows.append(len(condition.start) // len(plan.branches))
+        return step(inputs, k, condition, *others, **named)
+
+    monkeypatch.setattr(pipe.model, "step", counted)
+    batch = Batch("tiny", plan, 6, [{"class": "face"}] * 5, [*range(5)], [frozenset({2})] * 5, [], [])
+    drawn = _draw(line, pipe, batch)  # type: ignore[arg-type]
+    assert rows == [6, 4, 4, 2]
+    assert [(one.k, sorted(one.pictures)) for one in line.sent] == [(2, [0, 2, 3])]
+    wanted = {place: pipe("face", seed=place)[0].tobytes() for place in (2, 3)}
+    assert {place: pixels.tobytes() for place, pixels in drawn.items()} == wanted
 
 
 class Told(Service):

@@ -24,7 +24,7 @@ from nextscale.serve.errors import bad_value, closed, failed, full, late, no_mod
 from nextscale.serve.front import Asked, Front
 from nextscale.serve.metrics import Metrics
 from nextscale.serve.settings import Settings
-from nextscale.serve.worker import Batch, Drawn, Failed, Grown
+from nextscale.serve.worker import Batch, Drawn, Failed, Grown, rows_of
 
 T = TypeVar("T")
 HURRY = 0.05
@@ -206,7 +206,8 @@ class Service:
             return  # how long a batch takes that shrinks says nothing of another
         self.waiting.measured(len(pictures), drawn.seconds)
         asked = pictures[0].job.asked
-        found = self.fronts[asked.model].pipe.price(asked.plan, len(pictures)).flops / max(drawn.seconds, 1e-6)
+        rows = rows_of(len(pictures), pictures[0].job.limit)
+        found = self.fronts[asked.model].pipe.price(asked.plan, rows).flops / max(drawn.seconds, 1e-6)
         self.flops_per_second = found if not self.flops_per_second else 0.8 * self.flops_per_second + 0.2 * found
 
     async def _watch_the_clock(self) -> None:
@@ -244,6 +245,7 @@ def _batch(pictures: Sequence[Picture]) -> Batch:
     return Batch(
         first.model,
         first.plan,
+        pictures[0].job.limit,
         [one.job.asked.entries[one.i] for one in pictures],
         [one.job.asked.seeds[one.i] for one in pictures],
         [one.job.shown for one in pictures],

@@ -38,12 +38,14 @@ Pixels = np.ndarray
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures that are drawn together. entries, seeds, shown: one per picture, shown: after which scales it is sent;
-    edited, edit_of: what a model sees of the pictures that are edited, and which of these each picture has.
+    """Pictures that are drawn together. most: how many of this plan may be; entries, seeds, shown: one per picture,
+    shown: after which scales it is sent; edited, edit_of: what a model sees of the pictures that are edited, and which
+    of these each picture has.
     """
 
     model: str
     plan: Plan
+    most: int
     entries: list[Entry]
     seeds: list[int]
     shown: list[frozenset[int]]
@@ -144,40 +146,59 @@ def _answer(connection: Connection, pipe: Pipeline, batch: Batch) -> Drawn | Fai
     return Drawn(pictures, time.perf_counter() - start)
 
 
+def rows_of(pictures: int, most: int) -> int:
+    """How many rows these are drawn in: a power of two, or all that may be.
+
+    Products and convolutions keep kernels and workspaces for every number of rows they meet. With few numbers a worker
+    soon has all it will ever hold.
+    """
+    return min(1 << (pictures - 1).bit_length(), most)
+
+
 def _draw(connection: Connection, pipe: Pipeline, batch: Batch) -> dict[int, Pixels]:
-    alive = list(range(len(batch.entries)))
+    size = rows_of(len(batch.seeds), batch.most)
+    copies = [0] * (size - len(batch.seeds))  # of the first picture, wanted by nobody
+    places: list[int | None] = [*range(len(batch.seeds)), *(None for _ in copies)]
 
     def watch(event: ScaleEvent) -> Keep | bool | None:
-        nonlocal alive
-        wanted = [i for i, place in enumerate(alive) if event.k in batch.shown[place]]
-        if wanted:
-            pictures = _pictures(pipe, event.canvas.select(torch.tensor(wanted, device=event.canvas.latent.device)))
-            connection.send(Grown(event.k, dict(zip((alive[i] for i in wanted), pictures, strict=True))))
+        nonlocal places
+        shown = {i: place for i, place in enumerate(places) if place is not None and event.k in batch.shown[place]}
+        if shown:
+            rows = [*shown, *[next(iter(shown))] * (rows_of(len(shown), batch.most) - len(shown))]
+            pictures = _pictures(pipe, event.canvas.select(torch.tensor(rows, device=event.canvas.latent.device)))
+            connection.send(Grown(event.k, dict(zip(shown.values(), pictures, strict=False))))
         dropped = _dropped(connection)
-        rows = [i for i, place in enumerate(alive) if place not in dropped]
-        if len(rows) == len(alive):
+        places = [None if place in dropped else place for place in places]
+        wanted = sorted(range(len(places)), key=lambda i: places[i] is None)
+        count = len(places) - places.count(None)
+        if not count:
+            return False
+        kept = sorted(wanted[: rows_of(count, batch.most)])
+        if len(kept) >= len(places):
             return None
-        alive = [alive[i] for i in rows]
-        return Keep(rows) if rows else False
+        places = [places[i] for i in kept]
+        return Keep(kept)
 
-    shown = pipe.conditioner.arguments(batch.entries) if any(batch.plan.branches) else {"num_images": len(batch.seeds)}
+    entries, seeds = ([*one, *(one[i] for i in copies)] for one in (batch.entries, batch.seeds))
+    shown = pipe.conditioner.arguments(entries) if any(batch.plan.branches) else {"num_images": size}
     result = pipe(
         **shown,
-        seed=batch.seeds,
+        seed=seeds,
         plan=batch.plan,
-        parts=_parts(pipe, batch),
+        parts=_parts(pipe, batch, copies),
         output_type="pt",
         callback_on_scale_end=watch,
     )
-    return dict(zip(alive, map(np.asarray, to_pil(result.images)), strict=True)) if alive else {}
+    drawn = {i: place for i, place in enumerate(places) if place is not None}
+    return dict(zip(drawn.values(), map(np.asarray, to_pil(result.images[[*drawn]])), strict=True)) if drawn else {}
 
 
-def _parts(pipe: Pipeline, batch: Batch) -> dict[str, Any] | None:
+def _parts(pipe: Pipeline, batch: Batch, copies: list[int]) -> dict[str, Any] | None:
     """What is kept of the pictures that are edited; each is encoded alone, so that none depends on the others."""
     if not batch.edited:
         return None
     kept = [seen.kept(pipe.tokenizer, batch.plan.schedule) for seen in batch.edited]
-    return {GIVEN: joined(kept).select(torch.tensor(batch.edit_of))}
+    return {GIVEN: joined(kept).select(torch.tensor([*batch.edit_of, *(batch.edit_of[i] for i in copies)]))}
 
 
 def _pictures(pipe: Pipeline, canvas: Canvas) -> list[Pixels]:
