@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,11 +81,22 @@ def test_classes_are_drawn_as_before(with_text: Path, nextscale: Command, words:
     assert drawn_by("face-noto-1.png") == "emoji-m-var"
 
 
-def test_words_with_a_style_are_drawn_as_classes_and_that_is_said(with_text: Path, nextscale: Command) -> None:
-    done = nextscale("generate", "a face", "--style", "openmoji", "--seed", 1)
+def test_words_with_a_style_are_drawn_as_a_text_that_says_it(
+    classes_alone: Path, text_model: Path, nextscale: Command
+) -> None:
+    shutil.copytree(text_model, classes_alone / "emoji-text")
+    file = classes_alone / "emoji-text" / "config.json"
+    config = json.loads(file.read_text())
+    config["conditioner"]["config"]["styles"] = {"openmoji": "blue sky", "noto": "snow"}
+    file.write_text(json.dumps(config))
+    done = nextscale("generate", "a fox", "--style", "all", "--seed", 1)
     assert done.code == 0, done.err
-    assert "--style is of classes, so emoji-m-var draws; emoji-text reads a style among the words\n" in done.err
-    assert drawn_by("face-openmoji-1.png") == "emoji-m-var"
+    for name, words in (("a-fox-blue-sky-1.png", "a fox, blue sky"), ("a-fox-snow-2.png", "a fox, snow")):
+        assert read_recipe(Path("out") / name)["entry"]["prompt"] == words
+        assert drawn_by(name) == "emoji-text"
+    done = nextscale("generate", "a fox", "--style", "none")
+    assert "style is 'none'; expected one of openmoji, noto\n" in done.err
+    assert nextscale("info", "emoji-text").out.count("styles    openmoji, noto\n") == 1
 
 
 def test_a_picture_is_edited_by_the_model_that_would_draw_the_words(with_text: Path, nextscale: Command) -> None:

@@ -98,6 +98,28 @@ def test_negative_prompts_are_one_for_all_or_one_each(conditioner: TextCondition
     assert conditioner.resolve(prompt="", negative_prompt="") == [{"prompt": "", "negative_prompt": None}]
 
 
+def test_styles_are_words_behind_a_prompt(folder: Path) -> None:
+    """One for all or one each, by their names; they are stored, and a conditioner without any refuses them."""
+    styled = TextConditioner(reference(folder), styles={"winter": "in the snow", "sky": "blue sky"})
+    for conditioner in (styled, TextConditioner.from_dict(styled.to_dict())):
+        assert conditioner.lists() == {"styles": ["winter", "sky"]}
+        found = conditioner.resolve(prompt=["a fox", "a red fox"], style=["winter", None])
+        assert [one["prompt"] for one in found] == ["a fox, in the snow", "a red fox"]
+        assert conditioner.resolve(prompt="a fox", style="sky")[0]["prompt"] == "a fox, blue sky"
+    for style, sentence in (
+        ("snow", "style is 'snow'; expected one of winter, sky"),
+        (["sky", "sky"], "2 styles were given for 1 prompts; expected one for all, or one per prompt"),
+        ([["sky"]], r"style is \['sky'\]; expected one of winter, sky"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            styled.resolve(prompt="a fox", style=style)
+    with pytest.raises(InputError, match="style is 'sky', but this model reads text alone"):
+        TextConditioner(reference(folder)).resolve(prompt="a fox", style="sky")
+    for bad in (["sky"], {"sky": ""}, {"sky": 1}):
+        with pytest.raises(CheckpointError, match="the styles of prompts are"):
+            TextConditioner.from_dict({**styled.to_dict(), "styles": bad})
+
+
 def test_prompts_may_be_the_first_argument_of_a_call(conditioner: TextConditioner) -> None:
     for said in ("a red fox", ["a red fox", "blue sky"]):
         assert conditioner.resolve(class_labels=said) == conditioner.resolve(prompt=said)

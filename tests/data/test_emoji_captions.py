@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from nextscale.data.captions import short, spoken, wordings
+from nextscale.data.captions import Captions, short, spoken, wordings
 from nextscale.data.emoji import STYLES
-from nextscale.data.emoji_captions import KEPT, SPOKEN, TRAINED, captions_of, contents, phrases
+from nextscale.data.emoji_captions import KEPT, SPOKEN, TRAINED, captions_of, contents, phrases, styles_said
 from nextscale.data.emoji_words import plain_words
 
 TONES = ("", "dark", "light, medium-dark")
@@ -144,3 +144,13 @@ def test_captions_take_little_memory(emoji: list[tuple[str, tuple[str, ...]]]) -
     assert one.variants is other.variants
     assert one.phrases is captions_of(record("frog")).phrases
     assert max(len(contents(*of)) for of in emoji) <= 12
+
+
+def test_a_set_says_the_styles_that_its_captions_have() -> None:
+    """By the words in captions, which the bundled text model has in its settings, too; another set says none."""
+    captions = [captions_of(record("red heart", style)) for style in STYLES]
+    assert styles_said(captions, [*STYLES, "mine"]) == {style: SPOKEN[style] for style in STYLES}
+    assert styles_said(captions[:1], STYLES) == {STYLES[0]: SPOKEN[STYLES[0]]}
+    assert styles_said([Captions("a red heart, noto")], STYLES) == {}
+    bundled = json.loads((resources.files("nextscale") / "bundled/emoji-text/config.json").read_text())
+    assert bundled["conditioner"]["config"]["styles"] == SPOKEN

@@ -87,8 +87,9 @@ class Asked:
         if of_classes:
             _check_length(self.prompts, LONGEST_NAME)
         instead = "say what to draw in words"
-        for option, values in (("--class", self.classes), ("--style", self.styles)):
-            if values and not of_classes:
+        styled = of_classes or "styles" in pipe.conditioner.lists()
+        for option, values, read in (("--class", self.classes, of_classes), ("--style", self.styles, styled)):
+            if values and not read:
                 raise InputError(
                     f"{option} is {quoted(values[0])}, but this model reads {pipe.conditioner.about}; "
                     + (f'say it among the words, as in "a frog, {values[0]}"' if option == "--style" else instead)

@@ -44,9 +44,6 @@ def default_model(asked: Asked) -> str:
 
     if not asked.prompts or TEXT_MODEL not in bundled_names():
         return DEFAULT_MODEL
-    if asked.styles:
-        remark(f"--style is of classes, so {DEFAULT_MODEL} draws; {TEXT_MODEL} reads a style among the words")
-        return DEFAULT_MODEL
     remark(f"{TEXT_MODEL} draws the words as a text; --class, or --model {DEFAULT_MODEL}, draws classes")
     known = _class_names()
     for name in [prompt for prompt in dict.fromkeys(asked.prompts) if prompt.strip().casefold() in known][:3]:

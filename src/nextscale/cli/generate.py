@@ -68,7 +68,7 @@ PromptFile = Annotated[
 ]
 Styles = Annotated[
     list[str] | None,
-    typer.Option("--style", help="A style, for models of classes; may be given several times, or 'all' for every one."),
+    typer.Option("--style", help="A style that the model knows; may be given several times, or 'all' for every one."),
 ]
 Enlarge = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Write pictures N times as wide and high, smoothly enlarged.")

@@ -44,6 +44,7 @@ def info(
         answer(f"{'reads':<10}{facts['reads']}")
     if "classes" in facts:
         answer(f"{'classes':<10}{len(facts['classes'])}, listed by nextscale generate --list-classes")
+    if "classes" in facts or "styles" in facts:
         answer(f"{'styles':<10}{', '.join(facts['styles']) or 'none'}")
     for ratio, sizes in facts.get("sizes", {}).items():
         answer(f"{'draws':<10}{ratio}: {', '.join(f'{h}x{w}' for h, w in sizes)} pixels (height x width)")

@@ -30,13 +30,16 @@ CHUNK = 64
 
 class TextConditioner(Conditioner):
     """Reads prompts. low_memory: the encoder leaves memory as soon as it has encoded the texts of a call, and the next
-    call with other texts loads it again; otherwise it stays.
+    call with other texts loads it again; otherwise it stays. styles: by their names, the words that the model was
+    trained to read behind a prompt and a comma.
     """
 
     example: ClassVar[str] = 'prompt="a red heart"'
 
-    def __init__(self, reference: EncoderReference | None = None, *, low_memory: bool = False) -> None:
-        self.reference, self.low_memory = reference or EncoderReference(), low_memory
+    def __init__(
+        self, reference: EncoderReference | None = None, *, low_memory: bool = False, styles: Mapping[str, str] = {}
+    ) -> None:
+        self.reference, self.low_memory, self.styles = reference or EncoderReference(), low_memory, dict(styles)
         self._device, self._dtype = torch.device("cpu"), torch.float32
         self._encoder: TextEncoder | None = None
         self._file: TextFeatures | None = None
@@ -53,12 +56,13 @@ class TextConditioner(Conditioner):
     def resolve(self, **asked: Any) -> list[Entry]:
         """One entry per prompt; a prompt may be the first argument of a call, too. negative_prompt: one for all, or one
         per prompt; None means none, and so does an empty one, as in the official code. An empty prompt is a text like
-        any other.
+        any other. style: one for all, or one per prompt; a prompt gets it behind a comma, and so has its entry.
         """
         prompt, negative = asked.pop("prompt", None), asked.pop("negative_prompt", None)
         first = asked.get("class_labels")
         if prompt is None and all(isinstance(text, str) for text in listed(first) or [first]):
             prompt = asked.pop("class_labels")
+        style = asked.pop("style", None) if self.styles else None
         for name, value in asked.items():
             if value is not None:
                 raise InputError(f"{name} is {quoted(value)}, but this model reads text alone; expected prompt=...")
@@ -75,6 +79,7 @@ class TextConditioner(Conditioner):
             )
         for text in prompts:
             _check_text("prompt", text)
+        prompts = self._in_styles(prompts, style)
         for text in negatives:
             if text is not None:
                 _check_text("negative_prompt", text)
@@ -163,15 +168,43 @@ class TextConditioner(Conditioner):
         save_texts(path, reference, texts, [len(ids) for ids in tokens], states(), encoder.dtype, overwrite)
         return TextFeatures(path)
 
+    def spread(self, say: Callable[[str], None], **typed: list[str]) -> dict[str, list[Any]]:
+        """Every prompt in every style that was named; "all" names each."""
+        if "all" in typed.get("style", []):
+            typed["style"] = list(self.styles)
+        return super().spread(say, **typed)
+
+    def lists(self) -> dict[str, list[str]]:
+        return {"styles": list(self.styles)} if self.styles else {}
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self.reference)
+        return {**asdict(self.reference), **({"styles": self.styles} if self.styles else {})}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TextConditioner:
+        styles = data.get("styles", {})
+        if not isinstance(styles, Mapping) or not all(isinstance(words, str) and words for words in styles.values()):
+            raise CheckpointError(f"the styles of prompts are {quoted(styles)}; expected names, and words for each")
         try:
-            return cls(build(EncoderReference, data))
+            reference = build(EncoderReference, {name: value for name, value in data.items() if name != "styles"})
         except InputError as error:
             raise CheckpointError(f"the text encoder: {error}") from None
+        return cls(reference, styles=styles)
+
+    def _in_styles(self, prompts: Sequence[str], style: Any) -> list[str]:
+        """The prompts, each with its style."""
+        styles = listed(style)
+        styles = [plain(style)] * len(prompts) if styles is None else styles
+        if len(styles) != len(prompts):
+            raise InputError(
+                f"{len(styles)} styles were given for {len(prompts)} prompts; expected one for all, or one per prompt"
+            )
+        for one in styles:
+            if one is not None and (not isinstance(one, str) or one not in self.styles):
+                raise InputError(f"style is {quoted(one)}; expected one of {', '.join(self.styles)}")
+        return [
+            text if one is None else f"{text}, {self.styles[one]}" for text, one in zip(prompts, styles, strict=True)
+        ]
 
     def _loaded(self) -> TextEncoder:
         """The encoder, which stays unless memory is low."""

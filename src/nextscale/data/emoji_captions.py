@@ -75,6 +75,13 @@ def phrases(style: str) -> Weighted:
     return ((PLAIN, WITHOUT_STYLE), *((one.format(PLAIN, style=SPOKEN.get(style, style)), share) for one in TRAINED))
 
 
+def styles_said(captions: Sequence[Captions], styles: Sequence[str]) -> dict[str, str]:
+    """The styles of a set that its captions say behind a comma, and what they are called there."""
+    known = {phrase for some in {one.phrases for one in captions} for phrase, _ in some}
+    said = {style: SPOKEN.get(style, style) for style in styles}
+    return {style: words for style, words in said.items() if TRAINED[0].format(PLAIN, style=words) in known}
+
+
 @lru_cache(maxsize=8192)
 def contents(name: str, keywords: tuple[str, ...]) -> Weighted:
     """The ways to say what an emoji shows, each once, with weights that sum to 1."""

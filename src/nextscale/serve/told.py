@@ -14,7 +14,7 @@ from nextscale.serve.front import Asked, Front
 from nextscale.serve.schema import size_text
 from nextscale.serve.service import Service
 
-READS = {"class": ("class_labels", "prompt", "style"), "text": ("prompt", "negative_prompt")}
+READS = {"class": ("class_labels", "prompt", "style"), "text": ("prompt", "negative_prompt", "style")}
 """The arguments of a call that say what to draw, by the kind that a model reads."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,13 +20,13 @@ WAIT = 0.5
 """Seconds between two looks of a process that waits for the main one."""
 
 
-def noted(conditioner: TextConditioner) -> TextConditioner:
-    """The same, with the digest of the encoder's weights in its reference. Raises ``CheckpointError`` where the encoder
-    cannot be loaded.
+def noted(conditioner: TextConditioner, styles: Mapping[str, str]) -> TextConditioner:
+    """The same with these styles, and the digest of the encoder's weights in its reference. Raises ``CheckpointError``
+    where the encoder cannot be loaded.
     """
     reference = conditioner.reference
     sha256 = reference.sha256 or digest(encoder_folder(reference))
-    return TextConditioner(replace(reference, sha256=sha256))
+    return TextConditioner(replace(reference, sha256=sha256), styles=styles)
 
 
 def encoded_before(

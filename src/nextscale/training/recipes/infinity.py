@@ -15,6 +15,7 @@ from nextscale.conditions.classes import ClassVocabulary
 from nextscale.conditions.encoder import EncoderReference
 from nextscale.conditions.text import TextConditioner
 from nextscale.data.captions import require_captions, short, wordings
+from nextscale.data.emoji_captions import styles_said
 from nextscale.data.images import ImageData
 from nextscale.errors import InputError
 from nextscale.models.infinity import Infinity, InfinityConfig
@@ -172,14 +173,15 @@ class InfinityRecipe(GeneratorRecipe):
 
     def prepared(self, made_of: Material) -> Material:
         assert isinstance(made_of.conditioner, TextConditioner)
-        conditioner, anew = noted(made_of.conditioner), self.data.texts == "anew"
+        said = styles_said(require_captions(made_of.train.captions, "the set"), made_of.vocabulary.styles)
+        conditioner, anew = noted(made_of.conditioner, said), self.data.texts == "anew"
         number = torch.bfloat16 if self.run.precision == "bf16" else torch.float32
         conditioner.to(made_of.device, number)
         if anew:  # an encoder that cannot be used is refused before images are encoded
             conditioner.features([{"prompt": ""}])
         else:
-            shown, said = (require_captions(one.captions, "the set") for one in (made_of.heldout, made_of.train))
-            texts = [*(short(one) for one in shown), *(text for one in said for text in wordings(one))]
+            shown, taught = (require_captions(one.captions, "the set") for one in (made_of.heldout, made_of.train))
+            texts = [*(short(one) for one in shown), *(text for one in taught for text in wordings(one))]
             conditioner = encoded_before(conditioner, texts, made_of.cache, str(number), made_of.progress)
         return replace(made_of, conditioner=conditioner)
 
