@@ -155,6 +155,11 @@ class Front:
             del given["style"]
         if given.get("prompt") == "" and ("class_labels" in given or self.classes):
             del given["prompt"]
+        if "class_labels" in given and not self.classes:
+            about = self.pipe.conditioner.about
+            raise InputError(
+                f"class_labels is {quoted(given['class_labels'])}, but {self.id} reads {about}; expected a prompt"
+            )
         for name in ("prompt", "negative_prompt"):
             most = LONGEST_OF_CLASSES if self.classes else LONGEST
             if len(given.get(name, "")) > most:
