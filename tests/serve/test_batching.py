@@ -189,10 +189,10 @@ def test_as_many_are_drawn_together_as_the_price_says_fit(fronts: list[Front]) -
     asked = front.understood(Generation(class_labels="face"))
     service.memory = 1
     with pytest.raises(Refused, match=r"a picture of this plan takes 0 MiB; expected one of at most 0"):
-        service.limit(asked)
+        service.limit(asked, 1)
     service.memory, service.flops_per_second = 1 << 40, 1.0
     with pytest.raises(Refused, match=r"this would take about [\d,]+ seconds; expected at most 300"):
-        service.limit(asked)
+        service.limit(asked, 1)
 
 
 def asked(count: int = 1, plan: str = "one") -> Asked:

@@ -79,7 +79,7 @@ def _drawing(app: FastAPI, service: Service) -> None:
             log.info("%s %r", front.id, body.prompt)
         asked = await service.think(front.understood, body, image, mask)
         scales = len(asked.plan.rows)
-        limit = await service.think(service.limit, asked)
+        limit = await service.think(service.limit, asked, len(asked.entries))
         shown = scales_shown("all" if body.output_format == "gif" else body.partial_images, scales)
         job = service.accept(asked, shown, limit, arrived, body.deadline)
         drawing = Drawing(service, job, front, body, kind, store, str(request.base_url).rstrip("/"))

@@ -23,6 +23,7 @@ from nextscale.serve.device import Device
 from nextscale.serve.errors import bad_value, closed, failed, full, late, no_model, nobody
 from nextscale.serve.front import Asked, Front
 from nextscale.serve.metrics import Metrics
+from nextscale.serve.schema import size_text
 from nextscale.serve.settings import Settings
 from nextscale.serve.worker import Batch, Drawn, Failed, Grown
 
@@ -105,16 +106,20 @@ class Service:
         """Make files of pictures beside the loop."""
         return asyncio.get_running_loop().run_in_executor(self._encoding, partial(_refusing, do, *given))
 
-    def limit(self, asked: Asked) -> int:
-        """How many pictures of a plan are drawn together. Raises ``Refused`` where not one can be."""
+    def limit(self, asked: Asked, images: int) -> int:
+        """How many pictures of a plan are drawn together. Raises ``Refused`` where not one can be, or so many cost too
+        much.
+        """
         front = self.fronts[asked.model]
+        if front.cost(asked.plan, images) > self.settings.cost:
+            raise bad_value(_too_costly(front, asked, images, self.settings.cost))
         fits = front.fitting(asked.plan, self.settings.batch, self.memory)
         if not fits:
             needs = front.beside(asked.plan, 1) / 2**20
             raise bad_value(
                 f"a picture of this plan takes {needs:,.0f} MiB; expected one of at most {self.memory / 2**20:,.0f}"
             )
-        seconds = self.seconds(asked, max(1, len(asked.entries)))
+        seconds = self.seconds(asked, images)
         if seconds is not None and seconds > self.settings.deadline:
             raise bad_value(
                 f"this would take about {seconds:,.0f} seconds; expected at most {self.settings.deadline:g}"
@@ -225,6 +230,20 @@ def fronts_of(names: Sequence[str], device: str = "auto", dtype: str = "auto") -
     where, _ = choose_device(device)
     number, _ = choose_dtype(dtype, where)
     return [Front(name, where, number) for name in names]
+
+
+def _too_costly(front: Front, asked: Asked, images: int, most: float) -> str:
+    """What is too much of a request, and what would do."""
+    size, largest = (size_text(one) for one in (front.pipe.tokenizer.pixels(asked.plan.schedule), front.largest))
+    what = f"a picture of {size} takes" if images == 1 else f"{images} pictures of {size} take"
+    fewer, nearest = int(most / front.cost(asked.plan, 1)), front.nearest(asked, images, most)
+    ways = [f"{fewer} of these pictures"] if fewer else []
+    ways += [f"the size {size_text(nearest)}"] if nearest else []
+    return (
+        f"{what} {front.cost(asked.plan, images):,.0f} times the computing of one of {largest}, the largest that "
+        f"{asked.model} was trained on; expected at most {most:g} times"
+        + (f", as for {' or '.join(ways)}" if ways else "")
+    )
 
 
 def _refusing(do: Callable[..., T], *given: Any, **named: Any) -> T:

@@ -12,7 +12,8 @@ MOST_JSON, MOST_FORM = MIB, 32 * MIB
 @dataclass(frozen=True)
 class Settings:
     """batch: most pictures drawn together; memory: bytes that one drawing may take beside the weights, None for half of
-    what is free; queue: most pictures that wait; deadline: seconds that a request may take; key: what requests must
+    what is free; cost: how many times the computing of one picture of the model's largest trained size a
+    request may take; queue: most pictures that wait; deadline: seconds that a request may take; key: what requests must
     have, None for no key; hosts: the names that clients may know the server by, None for any; literal: whether an IP
     address will do for one; keep_alive: seconds between the comments of a stream; kept, kept_bytes: how long pictures
     behind an address are kept, and how many bytes; log_prompts: write them into the log.
@@ -20,6 +21,7 @@ class Settings:
 
     batch: int = 16
     memory: int | None = None
+    cost: float = 100.0
     queue: int = 256
     deadline: float = 300.0
     key: str | None = None
