@@ -29,7 +29,11 @@ from nextscale.serve.worker import Batch, Drawn, Failed, Grown
 
 T = TypeVar("T")
 HURRY = 0.05
-"""Seconds between two looks at the clock for deadlines."""
+"""Seconds between two looks at the clock for deadlines and workers that stand still."""
+FIRST, SLOWER = 300.0, 10
+"""Seconds that a process may need to draw its first pictures by a model, with all that is loaded for that; and how much
+longer than drawing took before it may be silent afterwards.
+"""
 log = logging.getLogger("nextscale.serve")
 
 
@@ -68,7 +72,7 @@ class Service:
         self.watch()
 
     def watch(self) -> None:
-        """Keep an eye on deadlines from now on."""
+        """Keep an eye on deadlines and workers from now on."""
         self._clock = asyncio.create_task(self._watch_the_clock())
 
     async def stop(self) -> None:
@@ -170,7 +174,18 @@ class Service:
         for device in self.devices:
             if device.free and (pictures := self.waiting.take()):
                 self.metrics.batch(len(pictures))
-                device.draw(pictures, _batch(pictures))
+                device.draw(pictures, _batch(pictures), self._patience(device, pictures))
+
+    def _patience(self, device: Device, pictures: Sequence[Picture]) -> float:
+        """Seconds without any news after which a worker that draws these stands still. Where its process has drawn by
+        the model before, that is many times what all of the drawing takes, and it is news that a scale is drawn.
+        """
+        asked = pictures[0].job.asked
+        speed = device.speeds.get(asked.model)
+        if speed is None:
+            return max(FIRST, self.settings.deadline)
+        seconds = self.fronts[asked.model].pipe.price(asked.plan, len(pictures)).flops / speed
+        return max(self.settings.silence, SLOWER * seconds)
 
     def _heard(self, device: Device, message: Grown | Drawn | Failed | None) -> None:
         """What a worker says of the batch that it draws; None when it is ready."""
@@ -185,7 +200,7 @@ class Service:
             return
         pictures, device.running = device.running, []
         if isinstance(message, Drawn):
-            self._note(pictures, message)
+            self._note(device, pictures, message)
             for place, pixels in message.pictures.items():
                 pictures[place].job.tell("drawn", pictures[place].i, pixels)
         else:
@@ -197,7 +212,7 @@ class Service:
         self._more()
 
     def _lost(self, device: Device) -> None:
-        """A worker died: what it drew is drawn again, by another."""
+        """A worker died, or was ended since it stood still: what it drew is drawn again, by another."""
         pictures, device.running = device.running, []
         log.error("the worker on %s died with %d pictures; starting another", device.name, len(pictures))
         self.metrics.restarts.inc()
@@ -205,13 +220,14 @@ class Service:
         if device.broken and all(one.broken for one in self.devices):
             self.waiting.drop_all(nobody())
 
-    def _note(self, pictures: Sequence[Picture], drawn: Drawn) -> None:
+    def _note(self, device: Device, pictures: Sequence[Picture], drawn: Drawn) -> None:
         self.metrics.pictures.inc(len(drawn.pictures))
         if len(drawn.pictures) < len(pictures):
             return  # how long a batch takes that shrinks says nothing of another
         self.waiting.measured(len(pictures), drawn.seconds)
         asked = pictures[0].job.asked
         found = self.fronts[asked.model].pipe.price(asked.plan, len(pictures)).flops / max(drawn.seconds, 1e-6)
+        device.speeds[asked.model] = found
         self.flops_per_second = found if not self.flops_per_second else 0.8 * self.flops_per_second + 0.2 * found
 
     async def _watch_the_clock(self) -> None:
@@ -223,6 +239,9 @@ class Service:
                 if not job.over:
                     job.fail(late(job.allowed))
                     self.leave(job)
+            for device in self.devices:
+                if device.stuck:
+                    device.kill()
 
 
 def fronts_of(names: Sequence[str], device: str = "auto", dtype: str = "auto") -> list[Front]:

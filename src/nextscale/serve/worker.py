@@ -63,7 +63,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Grown:
-    """Pictures as they stand after scale k, by their places in the batch."""
+    """Pictures as they stand after scale k, by their places in the batch; without any, the sign that work goes on."""
 
     k: int
     pictures: Mapping[int, Pixels]
@@ -150,9 +150,11 @@ def _draw(connection: Connection, pipe: Pipeline, batch: Batch) -> dict[int, Pix
     def watch(event: ScaleEvent) -> Keep | bool | None:
         nonlocal alive
         wanted = [i for i, place in enumerate(alive) if event.k in batch.shown[place]]
+        grown: dict[int, Pixels] = {}
         if wanted:
             pictures = _pictures(pipe, event.canvas.select(torch.tensor(wanted, device=event.canvas.latent.device)))
-            connection.send(Grown(event.k, dict(zip((alive[i] for i in wanted), pictures, strict=True))))
+            grown = dict(zip((alive[i] for i in wanted), pictures, strict=True))
+        connection.send(Grown(event.k, grown))
         dropped = _dropped(connection)
         rows = [i for i, place in enumerate(alive) if place not in dropped]
         if len(rows) == len(alive):
