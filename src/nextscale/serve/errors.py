@@ -73,6 +73,12 @@ def late(seconds: float) -> Refused:
     return Refused(504, sentence, "server_error", "deadline", retry=False)
 
 
+def slow(seconds: float) -> Refused:
+    """A 408 of a body that does not end."""
+    sentence = f"the body did not arrive within {seconds:g} seconds; expected all of it"
+    return Refused(408, sentence, code="slow_body", retry=False)
+
+
 def full(what: str, after: float) -> Refused:
     """A 429. what: what waits already."""
     sentence = f"{what} already, as many as may; expected the request again in a while"
