@@ -35,16 +35,9 @@ class Request:
     plan: Plan
 
     def features(self, conditioner: Conditioner, part: slice = slice(None)) -> Features:
-        """What the model is to draw of some of the prompts. Warns of what a prompt names and no branch sees."""
+        """What the model is to draw of some of the prompts."""
         entries = self.entries[part]
-        if not any(self.plan.branches):
-            return Features(len(entries), {})
-        features = conditioner.features(entries)
-        seen = {name for k in range(len(self.plan.rows)) for branch in self.plan.sees(k) for name in branch}
-        for name, source in features.sources.items():
-            if name not in seen and (source.dropped is None or not source.dropped.all()):
-                warn_user(f"no branch of the plan sees what was given as {name!r}, so it changes nothing")
-        return features
+        return conditioner.features(entries) if any(self.plan.branches) else Features(len(entries), {})
 
     def per_image(self, prompts: Sequence[int]) -> dict[str, list[Any]]:
         """The entries and seeds of images, whose prompts these are, as a recipe has them."""
@@ -66,10 +59,15 @@ def resolve(
 ) -> Request:
     """Check a call's arguments; ``Pipeline.__call__`` says what they mean. asked: those that the conditioner reads.
 
-    Raises ``InputError`` where what was named is not there, contradicts itself, or is of the wrong kind or number.
+    Warns of what was named and no branch sees. Raises ``InputError`` where what was named is not there, contradicts
+    itself, or is of the wrong kind or number.
     """
     num_images = checked_count("num_images", num_images)
     named = conditioner.resolve(**asked) if any(plan.branches) else _nothing(asked)
+    seen = {name for k in range(len(plan.rows)) for branch in plan.sees(k) for name in branch}
+    for name in conditioner.told(named) if seen else ():
+        if name not in seen:
+            warn_user(f"no branch of the plan sees what was given as {name!r}, so it changes nothing")
     most = max(plan.alive)
     if num_images * len(named) * most > MOST_IMAGES:
         each = f", with up to {quoted(most)} candidates for each" if most > 1 else ""

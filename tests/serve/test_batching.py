@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from nextscale.models.base import Condition
 from nextscale.pipeline import Pipeline
@@ -20,7 +24,7 @@ from nextscale.serve.errors import Refused, failed
 from nextscale.serve.front import Asked, Front
 from nextscale.serve.schema import Generation
 from nextscale.serve.service import Service
-from nextscale.serve.worker import Batch, Drawn, Grown, _draw, rows_of
+from nextscale.serve.worker import Batch, Drawn, Failed, Grown, _draw, rows_of
 from tests.serve.conftest import BATCH, Running, paused, until
 from tests.serve.test_clients import holed, picture, png
 
@@ -142,9 +146,35 @@ def test_batches_have_few_numbers_of_rows(pipes: dict[str, Pipeline], monkeypatc
     batch = Batch("tiny", plan, 6, [{"class": "face"}] * 5, [*range(5)], [frozenset({2})] * 5, [], [])
     drawn = _draw(line, pipe, batch)  # type: ignore[arg-type]
     assert rows == [6, 4, 4, 2]
-    assert [(one.k, sorted(one.pictures)) for one in line.sent] == [(2, [0, 2, 3])]
+    assert [(one.k, sorted(one.pictures)) for one in line.sent if one.pictures] == [(2, [0, 2, 3])]
     wanted = {place: pipe("face", seed=place)[0].tobytes() for place in (2, 3)}
     assert {place: pixels.tobytes() for place, pixels in drawn.items()} == wanted
+
+
+def test_a_worker_that_stands_still_is_replaced_and_no_request_is_lost(
+    server: Running, pipes: dict[str, Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped, and takes no message: what it was to draw is drawn by another, and the server answers meanwhile,
+    though the picture to be edited is larger than what a connection holds.
+    """
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8))
+    asked: Any = {"files": {"image": png(image)}, "data": {"prompt": "face", "seed": 4, "box": "[0, 0, 1000, 1000]"}}
+    before = server.service.health()["workers"][0]["restarts"]
+
+    async def stopped() -> httpx.Response:
+        async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
+            await client.post(DRAW, json={"class_labels": "face"})  # so that it is known how fast it is
+            monkeypatch.setattr(server.service, "settings", replace(server.service.settings, silence=1.0))
+            os.kill(server.worker, signal.SIGSTOP)
+            drawn = asyncio.ensure_future(client.post(EDIT, **asked))
+            await until(lambda: server.counts == (1, 0))
+            assert (await client.get("/health")).json()["workers"][0]["state"] == "busy"
+            return await drawn
+
+    found = picture(asyncio.run(stopped()).json()["data"][0]["b64_json"])
+    wanted = pipes["tiny"].edit(image, prompt="face", seed=4, box=(0, 0, 1000, 1000)).images[0]
+    assert found.tobytes() == wanted.tobytes()
+    assert server.service.health()["workers"][0]["restarts"] == before + 1
 
 
 class Told(Service):
@@ -215,10 +245,37 @@ def test_as_many_are_drawn_together_as_the_price_says_fit(fronts: list[Front]) -
     asked = front.understood(Generation(class_labels="face"))
     service.memory = 1
     with pytest.raises(Refused, match=r"a picture of this plan takes 0 MiB; expected one of at most 0"):
-        service.limit(asked)
+        service.limit(asked, 1)
     service.memory, service.flops_per_second = 1 << 40, 1.0
     with pytest.raises(Refused, match=r"this would take about [\d,]+ seconds; expected at most 300"):
-        service.limit(asked)
+        service.limit(asked, 1)
+
+
+def test_a_worker_may_be_silent_for_many_times_what_its_drawing_takes(fronts: list[Front]) -> None:
+    """And for minutes before it has drawn anything by the model; a request that it stands still with twice ends."""
+    service = Told(fronts[0])
+    service.device.kill = service.die  # type: ignore[method-assign]
+    flops = fronts[0].pipe.price(fronts[0].pipe.plan(), 2).flops
+    patient = []
+    for speed in (None, 1e30, flops / 8):
+        service.device.speeds = {} if speed is None else {"tiny": speed}
+        job = service.ask(n=2)
+        patient.append(service.device._patience)
+        service._heard(service.device, Failed("over", ours=False))
+        service.leave(job)
+        service._heard(service.device, Failed("over", ours=False))
+    assert patient == [300.0, 30.0, 80.0]
+
+    async def watched() -> Job:
+        service.watch()
+        job = service.ask(n=1)
+        await until(lambda: job.over)
+        return job
+
+    service.settings, service.device.speeds = replace(service.settings, silence=0.1), {"tiny": 1e30}
+    what, _, refused = asyncio.run(watched()).events.get_nowait()
+    assert (what, refused.code) == ("failed", "worker_died")
+    assert "died or stood still, twice" in refused.message
 
 
 def asked(count: int = 1, plan: str = "one") -> Asked:

@@ -145,7 +145,8 @@ def test_models_are_listed_and_retrieved(server: Running) -> None:
 @pytest.mark.parametrize(
     ("asked", "error", "said", "param"),
     [
-        ({"prompt": "face", "n": 11}, openai.BadRequestError, "n is 11", "n"),
+        ({"prompt": "face", "n": 0}, openai.BadRequestError, "n is 0; expected 1 to 10", "n"),
+        ({"prompt": "face", "n": 11}, openai.BadRequestError, "n is 11; expected 1 to 10", "n"),
         ({"prompt": "face", "model": "dall-e-3"}, openai.NotFoundError, "tiny, styles, free", "model"),
         ({"prompt": "face", "quality": "hd"}, openai.BadRequestError, "expected 'auto' or 'standard'", "quality"),
         ({"prompt": "face", "style": "vivid"}, openai.BadRequestError, "has no styles", None),

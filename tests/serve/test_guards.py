@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import socket
 import struct
 import threading
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ import pytest
 from PIL import Image
 
 from nextscale.errors import InputError
-from nextscale.serve import media
+from nextscale.recipe import Recipe
+from nextscale.serve import front, media
+from nextscale.serve.front import Front
 from nextscale.serve.guards import (
     CHECKS,
     HEADERS,
@@ -30,7 +35,9 @@ from nextscale.serve.guards import (
     check_size,
     check_type,
 )
-from tests.serve.conftest import Start
+from nextscale.serve.schema import Generation
+from nextscale.serve.service import Service
+from tests.serve.conftest import Start, until
 from tests.serve.test_clients import holed, png
 
 FACE = b'{"class_labels": "face"}'
@@ -115,6 +122,10 @@ def test_every_answer_forbids_frames_scripts_of_others_and_guesses_of_types(idle
     assert HEADERS.items() <= dict(refused.headers).items()
 
 
+ENDLESS = 1 << 60
+"""Instead of a limit, where it is left out."""
+
+
 def bomb(side: int = 5000) -> bytes:
     """A PNG of some kilobytes and 25 million pixels."""
 
@@ -126,10 +137,10 @@ def bomb(side: int = 5000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def many_scans(times: int = 200) -> bytes:
+def many_scans(times: int = 100) -> bytes:
     """A progressive JPEG whose scans are repeated, each of which costs a pass over the picture."""
     file = io.BytesIO()
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256), dtype=np.uint8)
     Image.fromarray(noise).save(file, "JPEG", progressive=True)
     content = file.getvalue()
     last = content.rindex(b"\xff\xda")
@@ -137,15 +148,21 @@ def many_scans(times: int = 200) -> bytes:
 
 
 @pytest.mark.parametrize(("attack", "said"), [(bomb, "at most 16,000,000"), (many_scans, "scans; expected at most 64")])
-def test_an_upload_is_measured_before_it_is_decoded(guarded: str, attack: Any, said: str) -> None:
+def test_an_upload_is_measured_before_it_is_decoded(
+    guarded: str, attack: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its limits the service decodes whatever comes, for many times as long as it takes to refuse that."""
     content = attack()
-    assert len(content) < 1 << 20
-    with Image.open(io.BytesIO(content)) as image:
-        image.load()  # decoded, whatever it costs
+    with monkeypatch.context() as bare:
+        bare.setattr(media, "MOST_PIXELS", ENDLESS)
+        bare.setattr(media, "MOST_SCANS", ENDLESS)
+        start = time.thread_time()
+        assert media.opened(content, "image").width > 100
+        decoding = time.thread_time() - start
     start = time.thread_time()
     with pytest.raises(InputError, match=said):
         media.opened(content, "image")
-    assert time.thread_time() - start < 0.1
+    assert time.thread_time() - start < decoding / 5
     answer = httpx.post(f"{guarded}/v1/images/edits", files={"image": content}, data={"prompt": ""})
     assert answer.status_code == 400
     assert said in answer.json()["error"]["message"]
@@ -176,23 +193,95 @@ def test_prompts_stand_in_the_log_only_where_that_was_asked_for(
     assert not any(word in caplog.text for word in ("grinning", "somebody"))
 
 
-def test_more_than_may_wait_is_refused_before_it_is_read(idle: Start) -> None:
-    """However long it takes to understand a request, no more of them lie in memory than may wait."""
-    running, busy = idle(queue=2), threading.Event()
+@pytest.mark.parametrize(("queue", "refused"), [(ENDLESS, 0), (2, 2)])
+def test_more_than_may_wait_is_refused_before_it_is_read(idle: Start, queue: int, refused: int) -> None:
+    """However long it takes to understand a request, no more of them lie in memory than may wait; without the bound of
+    the queue as many do as are sent.
+    """
+    running, busy = idle(queue=queue), threading.Event()
+    service = running.service
 
     async def crowd() -> list[httpx.Response]:
         loop = asyncio.get_running_loop()
         async with httpx.AsyncClient(base_url=running.url, timeout=60) as client:
-            loop.run_in_executor(running.service._thinking, busy.wait)
-            asked = [asyncio.ensure_future(client.post("/v1/plan", json={"class_labels": 0})) for _ in range(3)]
-            while not any(one.done() for one in asked):
-                await asyncio.sleep(0.01)
+            loop.run_in_executor(service._thinking, busy.wait)
+            asked = [asyncio.ensure_future(client.post("/v1/plan", json={"class_labels": 0})) for _ in range(4)]
+            await until(lambda: sum(one.done() for one in asked) == refused and service._thoughts == 4 - refused)
             busy.set()
             return await asyncio.gather(*asked)
 
     answers = sorted(asyncio.run(crowd()), key=lambda one: one.status_code)
-    assert [one.status_code for one in answers] == [200, 200, 429]
-    assert "2 requests wait to be read already" in answers[-1].json()["error"]["message"]
+    assert [one.status_code for one in answers] == [200] * (4 - refused) + [429] * refused
+    if refused:
+        assert "2 requests wait to be read already" in answers[-1].json()["error"]["message"]
+
+
+def test_the_queue_has_an_end(idle: Start) -> None:
+    """Without one, whatever is sent waits, and whoever comes later waits behind it."""
+    face = {"class_labels": "face", "n": 10, "deadline": 0.5}
+
+    async def crowd(queue: int) -> tuple[int, list[int]]:
+        running = idle(queue=queue)
+        async with httpx.AsyncClient(base_url=running.url, timeout=60) as client:
+            asked = [asyncio.ensure_future(client.post("/v1/images/generations", json=face)) for _ in range(20)]
+            longest = 0
+            while not all(one.done() for one in asked):
+                longest = max(longest, running.counts[1])
+                await asyncio.sleep(0.01)
+            return longest, [one.result().status_code for one in asked]
+
+    longest, answers = asyncio.run(crowd(ENDLESS))
+    assert longest > 30
+    assert set(answers) == {504}, "all of them waited for their turn"
+    longest, answers = asyncio.run(crowd(30))
+    assert longest <= 30
+    assert set(answers) == {429, 504}
+
+
+PART = b'--x\r\ncontent-disposition: form-data; name="image"; filename="image.png"\r\n\r\n'
+
+
+class Upload:
+    """A form of about 2 MiB that is not sent to its end."""
+
+    def __init__(self, url: str) -> None:
+        host, _, port = url.removeprefix("http://").partition(":")
+        body = PART + b"x" * (2 << 20) + b"\r\n--x--\r\n"
+        head = (
+            f"POST /v1/recipe HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-length: {len(body)}\r\n"
+            "content-type: multipart/form-data; boundary=x\r\n\r\n"
+        )
+        self.rest, self.socket = body[-4:], socket.create_connection((host, int(port)), timeout=60)
+        with suppress(ConnectionError):  # refused before all of it was sent
+            self.socket.sendall(head.encode() + body[:-4])
+
+    def status(self, whole: bool = True) -> int | None:
+        """That of the answer, None where there is none."""
+        with self.socket, suppress(ConnectionError, TimeoutError):
+            if whole:
+                self.socket.sendall(self.rest)
+            return int(self.socket.recv(100).split()[1])
+        return None
+
+
+def test_bodies_that_are_read_at_once_are_bounded(idle: Start) -> None:
+    """Each is no larger than it may be, and none comes to its end; what is refused is let go of, and so is what was
+    answered.
+    """
+    for checks, full in ((without(check_size), False), (CHECKS, True)):
+        url = idle(checks, bodies=5 << 20).url
+        answers = [one.status() for one in [Upload(url) for _ in range(4)]]
+        assert (429 in answers) == full
+        assert 400 in answers, "what was read to its end is no picture"
+        assert [Upload(url).status() for _ in range(4)] == [400] * 4
+
+
+def test_a_body_that_does_not_end_is_waited_for_as_long_as_a_request_may_take(idle: Start) -> None:
+    """Without the guard it is held as long as its client likes."""
+    uploads = [Upload(idle(checks, deadline=0.2).url) for checks in (without(check_size), CHECKS)]
+    assert uploads[1].status(whole=False) == 408
+    uploads[0].socket.settimeout(0.2)
+    assert uploads[0].status(whole=False) is None
 
 
 def test_what_is_no_picture_is_400(guarded: str) -> None:
@@ -201,6 +290,76 @@ def test_what_is_no_picture_is_400(guarded: str) -> None:
             answer = httpx.post(guarded + address, files={"image": content})
             assert answer.status_code == 400
             assert "image" in answer.json()["error"]["message"]
+
+
+def waits(url: str, body: dict[str, Any]) -> bool:
+    """Whether a generation is let in, to wait for its turn; else it is refused."""
+    answer = httpx.post(f"{url}/v1/images/generations", json={**body, "deadline": 0.05}, timeout=60)
+    assert answer.status_code in (400, 404, 504), answer.text
+    return answer.status_code == 504
+
+
+def test_a_prompt_is_measured_before_its_words_are_looked_for(
+    guarded: str, fronts: list[Front], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its words is compared with all that are known."""
+    body = {"prompt": " ".join(f"w{i}" for i in range(2000))}
+
+    def seconds(said: str) -> float:
+        start = time.thread_time()
+        with pytest.raises(InputError, match=said):
+            fronts[0].understood(Generation(**body))
+        return time.thread_time() - start
+
+    with monkeypatch.context() as bare:
+        bare.setattr(front, "LONGEST_OF_CLASSES", ENDLESS)
+        looking = seconds("no class is known")
+    assert seconds("prompt has 10,889 letters; expected at most 500") < looking / 10
+    assert not waits(guarded, body)
+
+
+def test_a_plan_is_checked_and_priced_before_it_waits(
+    guarded: str, fronts: list[Front], idle: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the check a plan of thousands of candidates for each prompt waits to be drawn, and one that names a part
+    to keep, or a source to see, by any name; without the limits so does one that takes more memory, computing or time
+    than there is.
+    """
+    plan = fronts[0].pipe.plan().to_dict()
+    attacks: list[dict[str, Any]] = [
+        {**plan, "candidates": 5000},
+        {**plan, "rows": [{**row, "keep": "/etc/passwd"} for row in plan["rows"]]},
+        {**plan, "branches": [["/etc/passwd"], []]},
+    ]
+    with monkeypatch.context() as bare:
+        bare.setattr(Front, "_checked", lambda self, plan, edited: plan)
+        bare.setattr(Service, "limit", lambda self, asked, images: 1)
+        assert all(waits(guarded, {"class_labels": "face", "plan": one}) for one in attacks)
+    assert not any(waits(guarded, {"class_labels": "face", "plan": one}) for one in attacks)
+    limited = [idle(memory=1), idle(cost=0.5), idle()]
+    limited[-1].service.flops_per_second = 1.0
+    with monkeypatch.context() as bare:
+        bare.setattr(Service, "limit", lambda self, asked, images: 1)
+        assert all(waits(one.url, {"class_labels": "face"}) for one in limited)
+    assert not any(waits(one.url, {"class_labels": "face"}) for one in limited)
+
+
+def test_a_recipe_is_of_a_model_that_is_served_and_of_few_pictures(
+    guarded: str, fronts: list[Front], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the checks hundreds of pictures are let in by one request, and the recipe of another model, which names a
+    file here, is drawn as though it were this one's.
+    """
+    made: dict[str, Any] = {"format": 2, "model": "tiny", "dtype": "float32", "plan": fronts[0].pipe.plan().to_dict()}
+    many = {**made, "entries": [{"class": "face"}] * 200, "seeds": list(range(200))}
+    foreign = {**made, "model": "/etc/passwd", "entry": {"class": "face"}, "seed": 1}
+    attacks = [{"recipe": many}, {"recipe": foreign, "model": "tiny"}]
+    with monkeypatch.context() as bare:
+        bare.setattr(front, "MOST_PICTURES", ENDLESS)
+        bare.setattr(Front, "recipe", lambda self, data: replace(Recipe.from_dict(data), model=self.id))
+        bare.setattr(Service, "limit", lambda self, asked, images: 1)
+        assert all(waits(guarded, one) for one in attacks)
+    assert not any(waits(guarded, one) for one in attacks)
 
 
 IMAGE = ("image", png(holed().convert("RGB")))

@@ -37,6 +37,9 @@ def serve(
         float | None,
         typer.Option(min=0.001, help="GiB that one drawing may take beside the weights; half of what is free."),
     ] = None,
+    max_cost: Annotated[
+        float, typer.Option(min=1, help="Most computing of a request, in pictures of the model's largest trained size.")
+    ] = 100.0,
     queue: Annotated[int, typer.Option(min=1, help="Most pictures that wait; more are answered 429.")] = 256,
     deadline: Annotated[float, typer.Option(min=0.1, max=86_400, help="Most seconds that a request takes.")] = 300.0,
     key_file: Annotated[
@@ -63,6 +66,7 @@ def serve(
     settings = Settings(
         batch=batch,
         memory=None if memory is None else int(memory * 2**30),
+        cost=max_cost,
         queue=queue,
         deadline=deadline,
         key=key,

@@ -96,6 +96,11 @@ class Conditioner(ABC):
     def features(self, entries: Sequence[Entry]) -> Features:
         """The features of one image per entry, on the CPU."""
 
+    def told(self, entries: Sequence[Entry]) -> list[str]:
+        """The names of the sources that some entry has something of."""
+        sources = self.features(entries).sources
+        return [name for name, one in sources.items() if one.dropped is None or not one.dropped.all()]
+
     file: ClassVar[str] = ""
     """The file of a checkpoint that holds :meth:`to_dict`; where it has no name, ``config.json`` does."""
 

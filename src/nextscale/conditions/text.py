@@ -102,6 +102,10 @@ class TextConditioner(Conditioner):
         sources = {name: text_source([states.get(text) for text in said], width) for name, said in texts.items()}
         return Features(len(entries), sources)
 
+    def told(self, entries: Sequence[Entry]) -> list[str]:
+        """By the texts alone, so that nothing is encoded."""
+        return ["text", *(["negative"] if any(entry.get("negative_prompt") for entry in entries) else [])]
+
     def samples(self, count: int) -> list[Entry]:
         """Prompts of the file that it has."""
         prompts = self._file.prompts[:count] if self._file else []

@@ -22,7 +22,7 @@ from nextscale.serve import media
 from nextscale.serve.answers import Drawing, Stream, answer
 from nextscale.serve.batching import scales_shown
 from nextscale.serve.errors import Refused, bad_value, failed
-from nextscale.serve.front import Front
+from nextscale.serve.front import Asked, Front
 from nextscale.serve.guards import CHECKS, HEADERS, Check, Guard, Receive, Scope, Send
 from nextscale.serve.schema import Generation, Painting, read_form, read_json
 from nextscale.serve.service import Service
@@ -73,13 +73,21 @@ def _errors(app: FastAPI) -> None:
 def _drawing(app: FastAPI, service: Service) -> None:
     store = Store(service.settings.kept, service.settings.kept_bytes)
 
-    async def draw(request: Request, body: Generation, kind: str, image: Any = None, mask: Any = None) -> Response:
+    def understood(front: Front, body: Generation, *files: bytes | None) -> tuple[Asked, int]:
+        """At once, so that no more than one picture that was not accepted yet is in memory."""
+        image, mask = _pictures(*files, body=body) if files else (None, None)
+        asked = front.understood(body, image, mask)
+        return asked, service.limit(asked, len(asked.entries))
+
+    async def draw(request: Request, body: Generation, kind: str, *files: bytes | None) -> Response:
         arrived, front = time.monotonic(), _model(service, body)
         if service.settings.log_prompts:
             log.info("%s %r", front.id, body.prompt)
-        asked = await service.think(front.understood, body, image, mask)
+        asked, limit = await service.think(understood, front, body, *files)
+        if files:
+            del files
+            request.scope["body"].done()
         scales = len(asked.plan.rows)
-        limit = await service.think(service.limit, asked)
         shown = scales_shown("all" if body.output_format == "gif" else body.partial_images, scales)
         job = service.accept(asked, shown, limit, arrived, body.deadline)
         drawing = Drawing(service, job, front, body, kind, store, str(request.base_url).rstrip("/"))
@@ -94,11 +102,9 @@ def _drawing(app: FastAPI, service: Service) -> None:
     async def edits(request: Request) -> Response:
         """Paint a part of a picture anew."""
         async with _Form(request) as form:
-            files = {name: await form.file(name) for name in ("image", "mask")}
+            files = [await form.file(name) for name in ("image", "mask")]
             body = read_form(form.texts, Painting)
-        assert isinstance(body, Painting)
-        image, mask = await service.think(_pictures, files["image"], files["mask"], body)
-        return await draw(request, body, "image_edit", image, mask)
+        return await draw(request, body, "image_edit", files.pop(0), files.pop())
 
     @app.get("/v1/images/files/{name}")
     async def kept(name: str) -> Response:
@@ -231,8 +237,9 @@ class _Form:
         return await found[0].read() if found else None
 
 
-def _pictures(image: bytes | None, mask: bytes | None, body: Painting) -> tuple[Any, Any]:
+def _pictures(image: bytes | None, mask: bytes | None, body: Generation) -> tuple[Any, Any]:
     """The picture of an edit, and where it is painted anew, (H, W) bool; None where a box or a margin says it."""
+    assert isinstance(body, Painting)
     if image is None:
         raise Refused(400, "no image was given; expected one file, a PNG, JPEG or WebP", param="image")
     picture = media.opened(image, "image")

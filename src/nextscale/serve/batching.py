@@ -145,6 +145,6 @@ def scales_shown(asked: int | str | None, scales: int) -> frozenset[int]:
     )
 
 
-def died(attempted: str = "twice") -> Refused:
+def died() -> Refused:
     """The error of a job whose worker died with it more than once."""
-    return failed(f"the process that drew this died {attempted}; the server's log says more", "worker_died")
+    return failed("the process that drew this died or stood still, twice; the server's log says more", "worker_died")

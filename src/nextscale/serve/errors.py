@@ -73,6 +73,12 @@ def late(seconds: float) -> Refused:
     return Refused(504, sentence, "server_error", "deadline", retry=False)
 
 
+def slow(seconds: float) -> Refused:
+    """A 408 of a body that does not end."""
+    sentence = f"the body did not arrive within {seconds:g} seconds; expected all of it"
+    return Refused(408, sentence, code="slow_body", retry=False)
+
+
 def full(what: str, after: float) -> Refused:
     """A 429. what: what waits already."""
     sentence = f"{what} already, as many as may; expected the request again in a while"
@@ -96,8 +102,8 @@ def failed(sentence: str, code: str = "failed") -> Refused:
     return Refused(500, sentence, "server_error", code, retry=False)
 
 
-def of_pydantic(details: Mapping[str, Any], fields: Collection[str]) -> Refused:
-    """A 400 for the first thing that pydantic found wrong with a body."""
+def of_pydantic(details: Mapping[str, Any], fields: Mapping[str, Any]) -> Refused:
+    """A 400 for the first thing that pydantic found wrong with a body. fields: what their JSON schema says of each."""
     from difflib import get_close_matches
 
     name = str(details["loc"][0]) if details["loc"] else "the body"
@@ -107,4 +113,7 @@ def of_pydantic(details: Mapping[str, Any], fields: Collection[str]) -> Refused:
         return Refused(400, f"there is no field {one_line(repr(name), 80)}; {meant}", param=name)
     wanted = str(details["msg"]).replace("Input should be", "expected")
     wanted = f"{wanted[:1].lower()}{wanted[1:]}"
+    bounds = [(kind["minimum"], kind["maximum"]) for kind in fields.get(name, {}).get("anyOf", []) if "maximum" in kind]
+    if bounds and details["type"] in ("greater_than_equal", "less_than_equal"):
+        wanted = "expected {} to {}".format(*bounds[0])
     return Refused(400, f"{name} is {one_line(repr(details['input']), 80)}; {wanted}", param=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ from nextscale.plan import Plan
 from nextscale.recipe import Recipe
 from nextscale.rehearse import Rehearsal, rehearse
 from nextscale.request import Request
+from nextscale.scales import Size
 from nextscale.serve.errors import no_model
 from nextscale.serve.schema import REGION, SAMPLING, SHAPES, SUBJECT, Generation, size_of
 from nextscale.tokenizers.base import Tokenizer
@@ -44,7 +46,7 @@ METHODS: Mapping[str, Callable[..., Plan]] = {"refined": refined, "prefix": Plan
 @dataclass(frozen=True, eq=False)
 class Asked:
     """What a request draws. entries, seeds: one per picture; edit: the picture that is edited, if one is; warnings:
-    what the client should know.
+    what the client should know; at: its plan at another size, None where not the size alone says what that is.
     """
 
     model: str
@@ -53,6 +55,7 @@ class Asked:
     plan: Plan
     edit: Edit | None = None
     warnings: list[str] = field(default_factory=list)
+    at: Callable[[Size], Plan] | None = None
 
     @property
     def pixels(self) -> int:
@@ -96,6 +99,21 @@ class Front:
         """Whether words find a class."""
         return "class" in self.pipe.model.reads
 
+    @cached_property
+    def free(self) -> bool:
+        """Whether it draws sizes other than its trained ones."""
+        h, w = self.pipe.shapes.default.grid
+        try:
+            self.pipe.model.schedule_of((h, w + 1), None)
+        except PlanError:
+            return False
+        return True
+
+    @cached_property
+    def largest(self) -> Size:
+        """Height and width of the largest pictures that it was trained on."""
+        return max((size for sizes in self.pipe.shapes.sizes.values() for size in sizes), key=math.prod)
+
     def understood(self, body: Generation, image: Any = None, mask: Any = None, needed: bool = True) -> Asked:
         """What a body asks for. image, mask: of an edit, the mask (H, W) bool; needed: something must be shown, else a
         plan alone will do. Raises ``InputError`` or ``PlanError``.
@@ -104,7 +122,7 @@ class Front:
             if body.recipe is None:
                 arguments = self._arguments(body)
                 if not needed and not {"class_labels", "prompt"} & arguments.keys():
-                    return Asked(self.id, [], [], self._plan(body, arguments), warnings=told)
+                    return Asked(self.id, [], [], self._plan(body, arguments), warnings=told, at=self._at(body))
             else:
                 arguments = self._repeated(body.recipe, image, mask)
             asked = self._asked(body, arguments, image, mask, told)
@@ -129,6 +147,24 @@ class Front:
     def fitting(self, plan: Plan, most: int, memory: int) -> int:
         """How many pictures of a plan may be drawn together, 0 where not one fits. memory: bytes beside the weights."""
         return bisect(range(1, most + 1), memory, key=lambda images: self.beside(plan, images))
+
+    def cost(self, plan: Plan, images: int) -> float:
+        """The computing that pictures of a plan take, in pictures of the largest trained size."""
+        return self.pipe.price(plan, images).flops / self._flops
+
+    def nearest(self, asked: Asked, images: int, most: float) -> Size | None:
+        """The largest size of this shape at which so many pictures cost no more; None where there is none."""
+        if asked.at is None:
+            return None
+        stride, at, (h, w) = self.pipe.shapes.stride, asked.at, asked.plan.schedule.grid
+        long = max(h, w)
+        sizes = [(max(1, h * side // long) * stride, max(1, w * side // long) * stride) for side in range(1, long)]
+        fitting = bisect(sizes, False, key=lambda size: self.cost(at(size), images) > most)
+        return sizes[fitting - 1] if fitting else None
+
+    @cached_property
+    def _flops(self) -> int:
+        return self.pipe.price(self.pipe.plan(size=self.largest)).flops
 
     def warm(self) -> None:
         """Rehearse what is asked for most, which takes a second or two."""
@@ -155,6 +191,11 @@ class Front:
             del given["style"]
         if given.get("prompt") == "" and ("class_labels" in given or self.classes):
             del given["prompt"]
+        if "class_labels" in given and not self.classes:
+            about = self.pipe.conditioner.about
+            raise InputError(
+                f"class_labels is {quoted(given['class_labels'])}, but {self.id} reads {about}; expected a prompt"
+            )
         for name in ("prompt", "negative_prompt"):
             most = LONGEST_OF_CLASSES if self.classes else LONGEST
             if len(given.get(name, "")) > most:
@@ -220,7 +261,14 @@ class Front:
         assert request.seeds is not None
         if len(request.entries) > MOST_PICTURES:
             raise InputError(f"{len(request.entries)} pictures were asked for; expected at most {MOST_PICTURES}")
-        return Asked(self.id, request.entries, request.seeds, plan, edit, told)
+        return Asked(self.id, request.entries, request.seeds, plan, edit, told, self._at(body))
+
+    def _at(self, body: Generation) -> Callable[[Size], Plan] | None:
+        """How the plan of a body is made at another size."""
+        if not self.free or {"recipe", "plan", "methods", "scales", "steps", "refine"} & body.given.keys():
+            return None
+        sampling = {name: value for name, value in body.given.items() if name in SAMPLING}
+        return lambda size: self.pipe.plan(size=size, **sampling)
 
     def _request(self, body: Generation, arguments: dict[str, Any]) -> Request:
         if body.methods and arguments["plan"] is not None:

@@ -6,6 +6,7 @@ of its own at it. So the name and the page that a request comes from are looked 
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -15,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
 from nextscale.errors import one_line
-from nextscale.serve.errors import Refused
+from nextscale.serve.errors import Refused, full, slow
 from nextscale.serve.settings import MOST_FORM, MOST_JSON, Settings
 
 Scope = MutableMapping[str, Any]
@@ -80,7 +81,7 @@ def check_type(scope: Scope, headers: Headers, settings: Settings) -> None:
 
 
 def check_size(scope: Scope, headers: Headers, settings: Settings) -> None:
-    """The size that a request says it has; one that lies is cut off while it is read."""
+    """The size that a request says it has; one that lies is cut off while it is read, see ``Body``."""
     said, most = headers.get("content-length", ""), largest(scope["path"])
     if said.isdigit() and int(said) > most:
         raise too_large(most)
@@ -105,7 +106,7 @@ class Guard:
     def __init__(
         self, app: Any, settings: Settings, checks: Sequence[Check] = CHECKS, headers: Mapping[str, str] = HEADERS
     ) -> None:
-        self.app, self.settings, self.checks = app, settings, checks
+        self.app, self.settings, self.checks, self.reading = app, settings, checks, 0
         self.headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,22 +124,52 @@ class Guard:
         except Refused as refused:
             answer = JSONResponse(refused.body, refused.status, refused.headers)
             return await answer(scope, receive, guarded)
-        await self.app(scope, self._bounded(scope, receive), guarded)
+        scope["body"] = body = Body(self, largest(scope["path"]))
+        try:
+            await self.app(scope, body.bounded(receive) if check_size in self.checks else receive, guarded)
+        finally:
+            body.done()
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        if check_size not in self.checks:
-            return receive
-        most, seen = largest(scope["path"]), 0
+
+class Body:
+    """What a guard has let in of a request. most: bytes of it."""
+
+    def __init__(self, guard: Guard, most: int) -> None:
+        self.guard, self.most, self.size, self.held = guard, most, 0, 0
+
+    def done(self) -> None:
+        """It is kept no more."""
+        self.guard.reading -= self.held
+        self.held = 0
+
+    def bounded(self, receive: Receive) -> Receive:
+        """Receives a body that is neither too large, nor takes too long, nor one of too many."""
+        settings, whole = self.guard.settings, False
+        end = asyncio.get_running_loop().time() + settings.deadline
 
         async def bounded() -> MutableMapping[str, Any]:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > most:
-                raise too_large(most)
+            nonlocal whole
+            if whole:  # what comes now is that the client goes away
+                return await receive()
+            try:
+                async with asyncio.timeout_at(end):
+                    message = await receive()
+            except TimeoutError:
+                raise slow(settings.deadline) from None
+            whole = not message.get("more_body", False)
+            self._take(len(message.get("body", b"")))
             return message
 
         return bounded
+
+    def _take(self, count: int) -> None:
+        self.size += count
+        if self.size > self.most:
+            raise too_large(self.most)
+        if self.guard.reading + count > self.guard.settings.bodies:
+            raise full(f"bodies of {self.guard.reading:,} bytes are being read", 1.0)
+        self.held += count
+        self.guard.reading += count
 
 
 def _host(header: str) -> str:

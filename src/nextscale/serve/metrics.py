@@ -32,7 +32,7 @@ class Metrics:
         self.batches = Histogram(
             "nextscale_batch_pictures", "Pictures drawn together", buckets=(1, 2, 4, 8, 16, 32, 64), **about
         )
-        self.restarts = Counter("nextscale_worker_restarts", "Workers that died", **about)
+        self.restarts = Counter("nextscale_worker_restarts", "Workers that died or stood still", **about)
         waiting = Gauge("nextscale_waiting_pictures", "Pictures that wait", **about)
         waiting.set_function(lambda: len(service.waiting))
 

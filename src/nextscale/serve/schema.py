@@ -118,7 +118,7 @@ def read(kind: type[Generation], data: Any) -> Generation:
     try:
         found = kind.model_validate(dict(data))
     except ValidationError as error:
-        raise of_pydantic(error.errors(include_url=False)[0], list(kind.model_fields)) from None
+        raise of_pydantic(error.errors(include_url=False)[0], kind.model_json_schema()["properties"]) from None
     found.check()
     return found
 

@@ -23,12 +23,17 @@ from nextscale.serve.device import Device
 from nextscale.serve.errors import bad_value, closed, failed, full, late, no_model, nobody
 from nextscale.serve.front import Asked, Front
 from nextscale.serve.metrics import Metrics
+from nextscale.serve.schema import size_text
 from nextscale.serve.settings import Settings
 from nextscale.serve.worker import Batch, Drawn, Failed, Grown, rows_of
 
 T = TypeVar("T")
 HURRY = 0.05
-"""Seconds between two looks at the clock for deadlines."""
+"""Seconds between two looks at the clock for deadlines and workers that stand still."""
+FIRST, SLOWER = 300.0, 10
+"""Seconds that a process may need to draw its first pictures by a model, with all that is loaded for that; and how much
+longer than drawing took before it may be silent afterwards.
+"""
 log = logging.getLogger("nextscale.serve")
 
 
@@ -67,7 +72,7 @@ class Service:
         self.watch()
 
     def watch(self) -> None:
-        """Keep an eye on deadlines from now on."""
+        """Keep an eye on deadlines and workers from now on."""
         self._clock = asyncio.create_task(self._watch_the_clock())
 
     async def stop(self) -> None:
@@ -105,16 +110,20 @@ class Service:
         """Make files of pictures beside the loop."""
         return asyncio.get_running_loop().run_in_executor(self._encoding, partial(_refusing, do, *given))
 
-    def limit(self, asked: Asked) -> int:
-        """How many pictures of a plan are drawn together. Raises ``Refused`` where not one can be."""
+    def limit(self, asked: Asked, images: int) -> int:
+        """How many pictures of a plan are drawn together. Raises ``Refused`` where not one can be, or so many cost too
+        much.
+        """
         front = self.fronts[asked.model]
+        if front.cost(asked.plan, images) > self.settings.cost:
+            raise bad_value(_too_costly(front, asked, images, self.settings.cost))
         fits = front.fitting(asked.plan, self.settings.batch, self.memory)
         if not fits:
             needs = front.beside(asked.plan, 1) / 2**20
             raise bad_value(
                 f"a picture of this plan takes {needs:,.0f} MiB; expected one of at most {self.memory / 2**20:,.0f}"
             )
-        seconds = self.seconds(asked, max(1, len(asked.entries)))
+        seconds = self.seconds(asked, images)
         if seconds is not None and seconds > self.settings.deadline:
             raise bad_value(
                 f"this would take about {seconds:,.0f} seconds; expected at most {self.settings.deadline:g}"
@@ -165,7 +174,18 @@ class Service:
         for device in self.devices:
             if device.free and (pictures := self.waiting.take()):
                 self.metrics.batch(len(pictures))
-                device.draw(pictures, _batch(pictures))
+                device.draw(pictures, _batch(pictures), self._patience(device, pictures))
+
+    def _patience(self, device: Device, pictures: Sequence[Picture]) -> float:
+        """Seconds without any news after which a worker that draws these stands still. Where its process has drawn by
+        the model before, that is many times what all of the drawing takes, and it is news that a scale is drawn.
+        """
+        asked = pictures[0].job.asked
+        speed = device.speeds.get(asked.model)
+        if speed is None:
+            return max(FIRST, self.settings.deadline)
+        seconds = self.fronts[asked.model].pipe.price(asked.plan, len(pictures)).flops / speed
+        return max(self.settings.silence, SLOWER * seconds)
 
     def _heard(self, device: Device, message: Grown | Drawn | Failed | None) -> None:
         """What a worker says of the batch that it draws; None when it is ready."""
@@ -180,7 +200,7 @@ class Service:
             return
         pictures, device.running = device.running, []
         if isinstance(message, Drawn):
-            self._note(pictures, message)
+            self._note(device, pictures, message)
             for place, pixels in message.pictures.items():
                 pictures[place].job.tell("drawn", pictures[place].i, pixels)
         else:
@@ -192,7 +212,7 @@ class Service:
         self._more()
 
     def _lost(self, device: Device) -> None:
-        """A worker died: what it drew is drawn again, by another."""
+        """A worker died, or was ended since it stood still: what it drew is drawn again, by another."""
         pictures, device.running = device.running, []
         log.error("the worker on %s died with %d pictures; starting another", device.name, len(pictures))
         self.metrics.restarts.inc()
@@ -200,7 +220,7 @@ class Service:
         if device.broken and all(one.broken for one in self.devices):
             self.waiting.drop_all(nobody())
 
-    def _note(self, pictures: Sequence[Picture], drawn: Drawn) -> None:
+    def _note(self, device: Device, pictures: Sequence[Picture], drawn: Drawn) -> None:
         self.metrics.pictures.inc(len(drawn.pictures))
         if len(drawn.pictures) < len(pictures):
             return  # how long a batch takes that shrinks says nothing of another
@@ -208,6 +228,7 @@ class Service:
         asked = pictures[0].job.asked
         rows = rows_of(len(pictures), pictures[0].job.limit)
         found = self.fronts[asked.model].pipe.price(asked.plan, rows).flops / max(drawn.seconds, 1e-6)
+        device.speeds[asked.model] = found
         self.flops_per_second = found if not self.flops_per_second else 0.8 * self.flops_per_second + 0.2 * found
 
     async def _watch_the_clock(self) -> None:
@@ -219,6 +240,9 @@ class Service:
                 if not job.over:
                     job.fail(late(job.allowed))
                     self.leave(job)
+            for device in self.devices:
+                if device.stuck:
+                    device.kill()
 
 
 def fronts_of(names: Sequence[str], device: str = "auto", dtype: str = "auto") -> list[Front]:
@@ -226,6 +250,20 @@ def fronts_of(names: Sequence[str], device: str = "auto", dtype: str = "auto") -
     where, _ = choose_device(device)
     number, _ = choose_dtype(dtype, where)
     return [Front(name, where, number) for name in names]
+
+
+def _too_costly(front: Front, asked: Asked, images: int, most: float) -> str:
+    """What is too much of a request, and what would do."""
+    size, largest = (size_text(one) for one in (front.pipe.tokenizer.pixels(asked.plan.schedule), front.largest))
+    what = f"a picture of {size} takes" if images == 1 else f"{images} pictures of {size} take"
+    fewer, nearest = int(most / front.cost(asked.plan, 1)), front.nearest(asked, images, most)
+    ways = [f"{fewer} of these pictures"] if fewer else []
+    ways += [f"the size {size_text(nearest)}"] if nearest else []
+    return (
+        f"{what} {front.cost(asked.plan, images):,.0f} times the computing of one of {largest}, the largest that "
+        f"{asked.model} was trained on; expected at most {most:g} times"
+        + (f", as for {' or '.join(ways)}" if ways else "")
+    )
 
 
 def _refusing(do: Callable[..., T], *given: Any, **named: Any) -> T:

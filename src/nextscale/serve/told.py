@@ -7,10 +7,9 @@ from typing import Any
 
 from nextscale.conditions.base import UNCONDITIONAL
 from nextscale.conditions.classes import ClassVocabulary
-from nextscale.errors import PlanError
 from nextscale.price import table
 from nextscale.recipe import Recipe, shown
-from nextscale.serve.front import Asked, Front
+from nextscale.serve.front import MOST_PICTURES, Asked, Front
 from nextscale.serve.schema import size_text
 from nextscale.serve.service import Service
 
@@ -39,7 +38,7 @@ def model_told(service: Service, front: Front) -> dict[str, Any]:
         "sizes": [
             {"ratio": ratio, "sizes": [size_text(size) for size in sizes]} for ratio, sizes in shapes.sizes.items()
         ],
-        "free_size": is_free(front),
+        "free_size": front.free,
         "stride": shapes.stride,
         "scales": [list(size) for size in shapes.default],
         "defaults": pipe.defaults,
@@ -49,16 +48,6 @@ def model_told(service: Service, front: Front) -> dict[str, Any]:
         "dtype": ready.dtype if ready else None,
         "parameters": sum(p.numel() for part in (pipe.tokenizer, pipe.model) for p in part.parameters()),
     }
-
-
-def is_free(front: Front) -> bool:
-    """Whether a model draws sizes other than its trained ones."""
-    h, w = front.pipe.shapes.default.grid
-    try:
-        front.pipe.model.schedule_of((h, w + 1), None)
-    except PlanError:
-        return False
-    return True
 
 
 def example_of(front: Front) -> str:
@@ -108,7 +97,7 @@ def _rank(name: str, keywords: tuple[str, ...], wanted: str) -> int | None:
 def plan_told(service: Service, asked: Asked, images: int) -> dict[str, Any]:
     """What ``POST /v1/plan`` says. Raises ``Refused`` where the plan is too large."""
     front, plan = service.fronts[asked.model], asked.plan
-    batch, price = service.limit(asked), front.price(plan, images)
+    batch, price = service.limit(asked, min(images, MOST_PICTURES)), front.price(plan, images)
     priced = front.pipe.price(plan, images)
     lines = [
         {"row": line.name, "flops": line.flops, "memory": line.memory, "share": line.flops / priced.flops}

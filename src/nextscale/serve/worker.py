@@ -65,7 +65,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Grown:
-    """Pictures as they stand after scale k, by their places in the batch."""
+    """Pictures as they stand after scale k, by their places in the batch; without any, the sign that work goes on."""
 
     k: int
     pictures: Mapping[int, Pixels]
@@ -163,10 +163,12 @@ def _draw(connection: Connection, pipe: Pipeline, batch: Batch) -> dict[int, Pix
     def watch(event: ScaleEvent) -> Keep | bool | None:
         nonlocal places
         shown = {i: place for i, place in enumerate(places) if place is not None and event.k in batch.shown[place]}
+        grown: dict[int, Pixels] = {}
         if shown:
             rows = [*shown, *[next(iter(shown))] * (rows_of(len(shown), batch.most) - len(shown))]
             pictures = _pictures(pipe, event.canvas.select(torch.tensor(rows, device=event.canvas.latent.device)))
-            connection.send(Grown(event.k, dict(zip(shown.values(), pictures, strict=False))))
+            grown = dict(zip(shown.values(), pictures, strict=False))
+        connection.send(Grown(event.k, grown))
         dropped = _dropped(connection)
         places = [None if place in dropped else place for place in places]
         wanted = sorted(range(len(places)), key=lambda i: places[i] is None)

@@ -1,0 +1,71 @@
+"""What a request to a model of text is understood as, before anything is drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from nextscale.errors import InputError
+from nextscale.serve.errors import Refused
+from nextscale.serve.front import Front
+from nextscale.serve.schema import Generation
+from nextscale.serve.service import Service
+from nextscale.serve.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def text() -> Front:
+    """The bundled model of text, with all the memory that a drawing takes."""
+    front = Front("emoji-text", torch.device("cpu"), torch.float32)
+    front.fitting = lambda plan, most, memory: most  # type: ignore[method-assign]
+    return front
+
+
+def test_a_negative_prompt_that_no_branch_sees_is_told(text: Front) -> None:
+    """By the rule and in the sentence of Python and the command line; nothing is said of one that is seen."""
+    asked = {"prompt": "a red heart", "negative_prompt": "a cat"}
+    seen, unseen = (text.understood(Generation(**asked, guidance_scale=scale)).warnings for scale in (2, 1))
+    assert (seen, unseen) == ([], ["no branch of the plan sees what was given as 'negative', so it changes nothing"])
+
+
+def test_words_given_as_a_class_are_no_prompt(text: Front) -> None:
+    """In Python a prompt may be the first argument of a call, by whatever name; over HTTP a field has one meaning."""
+    for label in ("a red heart", ["a cat"], 3, "unconditional"):
+        with pytest.raises(
+            InputError, match=r"^class_labels is .*, but emoji-text reads prompts, .*; expected a prompt$"
+        ):
+            text.understood(Generation(class_labels=label))
+
+
+def limited(text: Front, cost: float, **body: Any) -> int:
+    """How many pictures of a body a server would draw together that lets a request cost so much."""
+    service = Service([text], ["cpu"], "float32", Settings(cost=cost))
+    asked = text.understood(Generation(prompt="a cat", **body))
+    return service.limit(asked, len(asked.entries))
+
+
+def test_a_request_that_would_draw_for_minutes_is_refused_and_told_what_is_not(text: Front) -> None:
+    """A model of text draws any size. Without the limit a picture of thousands of times its own computing waits to be
+    drawn; with it, the size that is named is drawn, and the next larger one is not.
+    """
+    assert limited(text, float("inf"), size="1024x1024")
+    with pytest.raises(Refused, match=r"takes 2,255 times the computing of one of 64x64, .* as for the size 424x424$"):
+        limited(text, 100, size="1024x1024")
+    assert limited(text, 100, size="424x424")
+    with pytest.raises(Refused, match="a picture of 432x432 takes 106 times"):
+        limited(text, 100, size="432x432")
+    with pytest.raises(Refused, match=r"10 pictures of 240x240 .* as for 5 of these pictures or the size 184x184$"):
+        limited(text, 100, size="240x240", n=10)
+    assert limited(text, 100, size="240x240", n=5)
+    assert limited(text, 100, size="184x184", n=10)
+
+
+def test_a_plan_that_costs_too_much_is_refused_by_its_cost(text: Front) -> None:
+    """However it is said: a plan, or scales, say more than a size, and no size is named in their place."""
+    plan = text.pipe.plan(size=(512, 512)).to_dict()
+    for said in ({"plan": plan}, {"size": "512x512", "steps": 6}):
+        assert limited(text, float("inf"), **said)
+        with pytest.raises(Refused, match=r"a picture of 512x512 takes .* expected at most 100 times$"):
+            limited(text, 100, **said)
