@@ -57,6 +57,7 @@ MAMBA = {"mixer": "mamba2", "state": 64, "head_dim": 64, "official_init": True}
 
 def test_every_official_recipe_is_in_the_table() -> None:
     official = [name for name in shipped_recipes() if name.startswith(("var-d", "m-var-d"))]
+    official = [name for name in official if not name.endswith("-variant")]  # those are others'
     assert official == sorted(line.split()[0] for line in PUBLISHED.splitlines()[2:])
 
 
@@ -85,7 +86,26 @@ def test_the_official_recipes_are_the_official_ones(line: str) -> None:
     for section, shared in SHARED.items():
         assert found[section] == shared | published.get(section, {}), section
     assert recipe.run.batch == batch
+    assert found.pop("supernet") is None
     assert found.keys() == {"kind", "run", *SHARED}
+
+
+def test_the_official_supernet_is_its_base_tuned_as_published() -> None:
+    """Where the paper says nothing, and for what it does, see the recipe's own words."""
+    base, tuned = (load_recipe(name).model_dump() for name in ("var-d30", "var-d30-variant"))
+    told = tuned.pop("supernet")
+    assert base.pop("supernet") is None
+    assert told == {
+        "scales": 6,
+        "depths": (16, 8, 4, 2),
+        "select": "formula",
+        "first": 0.2,
+        "joint": pytest.approx(5 / 30, abs=1e-4),
+        "alone": pytest.approx(20 / 30, abs=1e-4),
+    }
+    lines = [line.partition(":")[0] for line in differences(base, tuned)]
+    assert lines == ["optim.lr", "optim.weight_decay", "optim.weight_decay_end", "schedule.epochs"]
+    assert (tuned["optim"]["lr"], tuned["schedule"]["epochs"]) == (4e-6, 30)
 
 
 @pytest.mark.parametrize(

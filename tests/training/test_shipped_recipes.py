@@ -30,6 +30,11 @@ def test_two_steps(
         first, origin = name.removesuffix("-masked"), str(tmp_path / "first")
         start(kind, first, images, tmp_path / "first", frozen, more, "cpu").run(max_steps=1)
         more += ["model.mask_blocks=1", "sampling.refine=1,3"]
+    if name.endswith("-variant"):  # it goes on from a model of all blocks
+        more += ["model.depth=3"]
+        start(kind, name.removesuffix("-variant"), images, tmp_path / "first", frozen, more, "cpu").run(max_steps=1)
+        frozen, origin = None, str(tmp_path / "first")
+        more += ["supernet.scales=2", "supernet.depths=[2]"]
     trainer = start(kind, name, images, output, frozen, more, "cpu", init=origin)
     metrics = trainer.run(max_steps=2)
     assert trainer.step == 2 < trainer.total

@@ -147,7 +147,7 @@ def generate(
     with remarks():
         if recipe is None:
             arguments = {**asked.arguments(pipe), **given(parts=parts or None)}
-            arguments["plan"] = with_methods(arguments["plan"], methods, parts)
+            arguments["plan"] = with_methods(arguments["plan"], methods, parts | {"model": pipe.model})
         else:
             arguments = pipe.arguments_of(recipe, parts=parts)
     check_number(_count(arguments))

@@ -26,7 +26,8 @@ CalibrationFile = Annotated[
 
 class Method(NamedTuple):
     """expected: how it is written, for people; read: what stands behind its colon ("" for nothing) as a value, or
-    ``ValueError``; change: the plan, that value and the calibration (None unless ``calibrated``) to a plan.
+    ``ValueError``; change: the plan, that value and the calibration, or, unless it is ``calibrated``, the model, to a
+    plan.
     """
 
     expected: str
@@ -52,6 +53,20 @@ def _baseline(name: str) -> Method:
     return Method(f"{name}:X, a share such as 0.5, or a number of tokens", float, change)
 
 
+def _variant(plan: Plan, numbers: list[int], model: Any) -> Plan:
+    from nextscale.methods.variant import variant
+
+    return variant(plan, model, *([numbers[0], numbers[1:]] if numbers else []))
+
+
+def _numbers(text: str) -> list[int]:
+    """Two or more, with strokes in between; none of nothing."""
+    found = [int(one) for one in text.split("/")] if text else []
+    if len(found) == 1:
+        raise ValueError
+    return found
+
+
 METHODS = {
     "scalekv": Method(
         "scalekv:X, a share such as 0.1, or a number of tokens",
@@ -64,6 +79,12 @@ METHODS = {
     "h2o": _baseline("h2o"),
     "snapkv": _baseline("snapkv"),
     "pyramidkv": _baseline("pyramidkv"),
+    "variant": Method(
+        "variant:N/D, such as 4/3 for four full scales and then three blocks, or variant alone for a model that was "
+        "taught so",
+        _numbers,
+        _variant,
+    ),
 }
 """By name. They are carried out in the order in which they are written."""
 Methods = Annotated[
@@ -72,7 +93,7 @@ Methods = Annotated[
         metavar="NAME:X,...",
         help="How the model runs, joined by commas and carried out in this order. scalekv:0.1 keeps a tenth of the "
         "earlier tokens, scalekv:650 that many a layer, as --calibration says; window, streaming, h2o, snapkv and "
-        "pyramidkv likewise, without a calibration.",
+        "pyramidkv likewise, without a calibration; variant:4/3 runs all blocks at four scales, then three.",
     ),
 ]
 
@@ -95,11 +116,12 @@ def handed_over(methods: str | None, file: Path | None, repeats: bool = False) -
 
 
 def with_methods(plan: Plan, methods: str | None, parts: dict[str, Any]) -> Plan:
-    """The plan with these methods, by the parts that :func:`handed_over` gave."""
+    """The plan with these methods. parts: those that :func:`handed_over` gave, and the model."""
     from nextscale.methods.remember import CALIBRATION
 
     for name, value in _parsed(methods):
-        plan = METHODS[name].change(plan, value, parts.get(CALIBRATION))
+        method = METHODS[name]
+        plan = method.change(plan, value, parts.get(CALIBRATION if method.calibrated else "model"))
     return plan
 
 

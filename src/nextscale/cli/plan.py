@@ -104,7 +104,7 @@ def plan(
     parts, defaults = _parts(model)
     with remarks():
         beside = handed_over(methods, calibration)
-        rows = with_methods(_plan(parts, defaults | asked), methods, beside)
+        rows = with_methods(_plan(parts, defaults | asked), methods, parts | beside)
     priced = price(rows, parts | beside, num_images, number.itemsize)
     told: dict[str, Any] = {
         "model": model,

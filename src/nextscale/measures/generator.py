@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nextscale.conditions.base import Features
 from nextscale.measures.tokenizer import BATCH, Step, silent
-from nextscale.models.base import NextScaleModel
+from nextscale.models.base import Blocks, NextScaleModel
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.base import Encoded, Tokenizer
 
@@ -74,14 +74,17 @@ def token_scores(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def score_batches(
-    model: NextScaleModel, batches: Iterable[tuple[Encoded, Features]], step: Callable[[int], None] = lambda done: None
+    model: NextScaleModel,
+    batches: Iterable[tuple[Encoded, Features]],
+    step: Callable[[int], None] = lambda done: None,
+    blocks: Sequence[Blocks] | None = None,
 ) -> Scores:
     """Scores of ``model`` (in evaluation mode) on images as walks over the scales, with what they show; those of a
     batch have one schedule. Nothing is dropped or smoothed.
 
-    step: called with the images done so far.
+    step: called with the images done so far; blocks: which run at each scale, as a plan's rows say it (None: all).
     """
-    return _measured(model, batches, step)[0]
+    return _measured(model, batches, step, blocks)[0]
 
 
 def score_generator(
@@ -90,13 +93,14 @@ def score_generator(
     tokens: Sequence[Tensor],
     shown: Callable[[Tensor], Features],
     step: Step = silent,
+    blocks: Sequence[Blocks] | None = None,
 ) -> Scores:
     """The same for images given as token maps.
 
     tokens: (N, h, w) or (N, h, w, d) int64, one per scale, as ``encode_all`` gives them; shown: the features of the
     images ``rows`` (B,) of these.
     """
-    return score_images(model, tokenizer, tokens, shown, step)[0]
+    return score_images(model, tokenizer, tokens, shown, step, blocks)[0]
 
 
 def score_images(
@@ -105,6 +109,7 @@ def score_images(
     tokens: Sequence[Tensor],
     shown: Callable[[Tensor], Features],
     step: Step = silent,
+    blocks: Sequence[Blocks] | None = None,
 ) -> tuple[Scores, Tensor]:
     """The scores of :func:`score_generator`, and the cross-entropy of each image, (N,) float64 in nats: the sum over
     all draws of all its tokens.
@@ -115,13 +120,16 @@ def score_images(
         for rows in torch.arange(images).split(BATCH):
             yield tokenizer.follow([t[rows].to(device) for t in tokens], model.schedule), shown(rows)
 
-    return _measured(model, batches(), lambda done: step(done, images))
+    return _measured(model, batches(), lambda done: step(done, images), blocks)
 
 
 # no_grad and not inference_mode: the attention mask made here is kept and may serve a training step later.
 @torch.no_grad()
 def _measured(
-    model: NextScaleModel, batches: Iterable[tuple[Encoded, Features]], step: Callable[[int], None]
+    model: NextScaleModel,
+    batches: Iterable[tuple[Encoded, Features]],
+    step: Callable[[int], None],
+    blocks: Sequence[Blocks] | None,
 ) -> tuple[Scores, Tensor]:
     assert not model.training, "a model in training mode drops paths; call eval() first"
     device, done, losses = next(model.parameters()).device, 0, list[Tensor]()
@@ -129,7 +137,7 @@ def _measured(
     images: dict[ScaleSchedule, int] = {}
     for encoded, features in batches:
         schedule = encoded.canvas.schedule
-        logits = model(encoded.inputs, model.condition(features.to(device), schedule=schedule), schedule)
+        logits = model(encoded.inputs, model.condition(features.to(device), schedule=schedule), schedule, blocks)
         scores = token_scores(logits, torch.cat([t.flatten(1, 2) for t in encoded.tokens], 1))
         loss, hits = (score.cpu().double() for score in scores)
         zeros = torch.zeros(2, schedule.tokens, dtype=torch.float64)

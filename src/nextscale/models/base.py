@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -152,6 +153,9 @@ class NextScaleModel(nn.Module, ABC):
     """Whether masked tokens are left out of what a later pass is told, see ``Tokenizer.own_input``."""
     levels: int | None = None
     """Most scales that it can draw; None: any number."""
+    full_scales: int = 0
+    subnets: tuple[tuple[int, ...], ...] = ()
+    """Lists of blocks, with any of which it has learnt to draw the scales after the first ``full_scales``."""
 
     @property
     def schedules(self) -> tuple[ScaleSchedule, ...]:
@@ -390,11 +394,5 @@ class NextScaleModel(nn.Module, ABC):
             yield scales, None
             return
         runs = [range(len(self.blocks)) if one is None else one for one in blocks[:scales]]
-        counts = {i: sum(i in run for run in runs) for i in runs[0]}
-        together: list[int] = []
-        for i in runs[0]:
-            if together and counts[i] != counts[together[0]]:
-                yield counts[together[0]], together
-                together = []
-            together.append(i)
-        yield counts[together[0]], together
+        for count, together in groupby(runs[0], lambda i: sum(i in run for run in runs)):
+            yield count, list(together)

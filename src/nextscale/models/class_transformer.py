@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nextscale.conditions.base import Branches, Features, Source
 from nextscale.conditions.classes import class_features
-from nextscale.errors import InputError, PlanError
+from nextscale.errors import InputError, PlanError, quoted
 from nextscale.layers.adaln import modulate
 from nextscale.models.base import Again, Condition, NextScaleModel, drop_paths
 from nextscale.scales import ScaleSchedule, Size
@@ -28,7 +28,9 @@ class ClassTransformerConfig:
     depth.
 
     classes: without the null class; codes, code_dim: the tokenizer's; sizes: the trained schedule; l2_norm:
-    unit queries and keys; drop_path: rate of the last block in training, see ``ClassTransformer.drop_paths``.
+    unit queries and keys; drop_path: rate of the last block in training, see ``ClassTransformer.drop_paths``;
+    full_scales, subnets: what it was taught to do with fewer blocks, see ``NextScaleModel``; they change no
+    weights' shapes, and nothing that is drawn by itself.
     """
 
     depth: int
@@ -42,6 +44,8 @@ class ClassTransformerConfig:
     l2_norm: bool = True
     norm_eps: float = 1e-6
     drop_path: float = 0.0
+    full_scales: int = 0
+    subnets: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         ScaleSchedule(self.sizes)
@@ -55,6 +59,12 @@ class ClassTransformerConfig:
             raise InputError(f"drop_path is {self.drop_path}; expected 0 or more, below 1")
         if self.width % self.heads:
             raise InputError(f"a width of {self.width} cannot be split into {self.heads} heads")
+        check_bounds(self, full_scales=(0, len(self.sizes)))
+        for blocks in self.subnets:
+            if not blocks or list(blocks) != sorted(set(blocks)) or not 0 <= blocks[0] <= blocks[-1] < self.depth:
+                raise InputError(
+                    f"subnets has {quoted(blocks)}; expected numbers of blocks from 0 to {self.depth - 1}, ascending"
+                )
 
     def drop_path_of(self, block: int) -> float:
         """Rate of one block, growing linearly from 0."""
@@ -83,6 +93,7 @@ class ClassTransformer(NextScaleModel):
         self.config = config
         self.schedule = ScaleSchedule(config.sizes)
         self.choices, self.code_dim = config.codes, config.code_dim
+        self.full_scales, self.subnets = config.full_scales, config.subnets
         self.class_embedding = nn.Embedding(config.classes + 1, c)
         self.add_positions(c)
         self.word_embedding = nn.Linear(config.code_dim, c)

@@ -24,7 +24,7 @@ from nextscale.errors import CheckpointError
 from nextscale.models.base import NextScaleModel
 from nextscale.tokenizers.base import Tokenizer
 
-FREE = ("classes", "drop_path", "beta")
+FREE = ("classes", "drop_path", "beta", "full_scales", "subnets")
 """Settings in which the recipe may differ from the checkpoint: they shape no weights, or weights that are matched."""
 
 

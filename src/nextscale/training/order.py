@@ -35,11 +35,11 @@ class SampleNoise:
     A sample's numbers belong to its place in the global batch: they are drawn for the whole batch of ``batch`` samples,
     in the order of the calls, and then cut to ``part``. However a batch is split over processes or accumulated, sample
     i of step s therefore meets the same numbers. The shared ones know the step alone, so every part meets the same.
-    Neither kind moves the other on.
+    Neither kind moves the other on. ``done``: the share of the run that is over, 0 at its first step.
     """
 
-    def __init__(self, seed: int, step: int, batch: int, part: slice) -> None:
-        self.step, self.batch, self.part = step, batch, part
+    def __init__(self, seed: int, step: int, batch: int, part: slice, done: float = 0.0) -> None:
+        self.step, self.batch, self.part, self.done = step, batch, part, done
         self._generator = generator(seed, "step", step)
         self._shared = generator(seed, "shared", step)
 

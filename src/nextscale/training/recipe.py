@@ -148,10 +148,11 @@ def _choices(kind: Any) -> set[Any]:
 
 
 def _fields(kind: Any) -> dict[str, Any]:
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return {name: field.annotation for name, field in kind.model_fields.items()}
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return {name: hint for name, hint in get_type_hints(kind).items() if name in kind.__dataclass_fields__}
+    for one in _choices(kind):
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            return {name: field.annotation for name, field in one.model_fields.items()}
+        if isinstance(one, type) and dataclasses.is_dataclass(one):
+            return {name: hint for name, hint in get_type_hints(one).items() if name in one.__dataclass_fields__}
     return {}
 
 

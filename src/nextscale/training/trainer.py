@@ -197,7 +197,7 @@ class Trainer:
 
     def _loss(self, model: nn.Module, step: int, rows: Tensor, part: slice) -> tuple[Tensor, dict[str, Tensor]]:
         """What the objective says of one part of a step's batch."""
-        noise = order.SampleNoise(self.recipe.run.seed, step, len(rows), part)
+        noise = order.SampleNoise(self.recipe.run.seed, step, len(rows), part, step / self.total)
         with self.accelerator.autocast():
             return self.objective.loss(model.train(), rows[part], noise)
 

@@ -101,7 +101,7 @@ class Says:
 
     def condition(self, features: Features, schedule: Any = None) -> None: ...
 
-    def __call__(self, inputs: list[Tensor], condition: None, schedule: Any) -> Tensor:
+    def __call__(self, inputs: list[Tensor], condition: None, schedule: Any, blocks: None) -> Tensor:
         return self.logits
 
 

@@ -73,7 +73,8 @@ class GeneratorObjective:
         made_of = Material(train, heldout, vocabulary, self.conditioner, self.tokenizer, revision, cache, progress)
         made_of = recipe.prepared(made_of)
         self.conditioner, self.data = made_of.conditioner, recipe.new_data(made_of)
-        self.trials = self.data.trials(recipe.run.seed)
+        seed, steps = recipe.run.seed, recipe.schedule.total(self.images, recipe.run.batch)
+        self.trials = self.lesson.trials(seed, steps) if hasattr(self.lesson, "trials") else self.data.trials(seed)
         self.warnings += self.data.warnings
         self._entries = self.conditioner.samples(SAMPLES) or _some(recipe.entries(heldout, vocabulary))
 

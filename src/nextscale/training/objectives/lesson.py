@@ -18,7 +18,8 @@ from nextscale.training.order import SampleNoise
 class Lesson(Protocol):
     """Anything that can be called like this, with a file of its own: a function, or an object that holds settings, a
     frozen teacher, a further prompt. One that is not measured by the likelihood of held-out tokens has a method
-    ``measure(model, batches) -> Metrics`` of its own, see ``GeneratorObjective.validate``.
+    ``measure(model, batches) -> Metrics`` of its own, see ``GeneratorObjective.validate``; one whose steps cost
+    different amounts a method ``trials(seed, steps)``, see ``Objective.trials``.
     """
 
     def __call__(

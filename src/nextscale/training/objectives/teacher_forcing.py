@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nextscale.conditions.base import Features
 from nextscale.errors import InputError
+from nextscale.models.base import Blocks
 from nextscale.scales import ScaleSchedule
 from nextscale.tokenizers.base import Encoded
 from nextscale.training.objectives.lesson import Pupil
@@ -32,10 +33,13 @@ def teacher_forcing(
     *,
     label_smoothing: float = 0.0,
     scale_weights: Weights = None,
+    blocks: Sequence[Blocks] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy, the mean over all draws of all tokens. The keywords are as in ``GeneratorLoss``."""
+    """Cross-entropy, the mean over all draws of all tokens. The keywords are as in ``GeneratorLoss``; blocks: which run
+    at each scale.
+    """
     schedule = encoded.canvas.schedule
-    logits = model(encoded.inputs, model.condition(features, schedule=schedule), schedule).float()
+    logits = model(encoded.inputs, model.condition(features, schedule=schedule), schedule, blocks=blocks).float()
     targets = torch.cat([tokens.flatten(1, 2) for tokens in encoded.tokens], 1)  # (B, L) or (B, L, d)
     losses = F.cross_entropy(
         logits.flatten(0, -2), targets.flatten(), reduction="none", label_smoothing=label_smoothing

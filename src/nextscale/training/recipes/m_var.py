@@ -8,7 +8,8 @@ from pydantic import Field
 
 from nextscale.models.m_var import MVAR, MVARConfig
 from nextscale.tokenizers.base import Tokenizer
-from nextscale.training.generator_recipe import ClassTransformerRecipe, TransformerSection
+from nextscale.training.generator_recipe import TransformerSection
+from nextscale.training.supernet_recipe import SupernetRecipe
 
 
 class MVARSection(TransformerSection):
@@ -22,7 +23,7 @@ class MVARSection(TransformerSection):
     official_init: bool = False
 
 
-class MVARRecipe(ClassTransformerRecipe):
+class MVARRecipe(SupernetRecipe):
     """How to train an M-VAR."""
 
     kind: Literal["m-var"]

@@ -6,7 +6,8 @@ from typing import Literal
 
 from nextscale.models.var import VAR, VARConfig
 from nextscale.tokenizers.base import Tokenizer
-from nextscale.training.generator_recipe import ClassTransformerRecipe, TransformerSection
+from nextscale.training.generator_recipe import TransformerSection
+from nextscale.training.supernet_recipe import SupernetRecipe
 
 
 class VARSection(TransformerSection):
@@ -15,7 +16,7 @@ class VARSection(TransformerSection):
     shared_adaln: bool = False
 
 
-class VARRecipe(ClassTransformerRecipe):
+class VARRecipe(SupernetRecipe):
     """How to train a VAR."""
 
     kind: Literal["var"]
