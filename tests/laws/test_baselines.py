@@ -178,7 +178,7 @@ def test_heavy_hitters_are_the_columns_of_the_attention_that_sum_to_most(monkeyp
             here = schedule.slice(k)
             memory.begin_scale(k)
             for i in range(3):
-                memory.slot(i).attend(*(x[:, :, here] for x in (q, keys, values)))
+                memory.slot(i).attend(q[:, :, here], keys[:, :, here], values[:, :, here])
             memory.end_scale(k)
             held = torch.cat([held, torch.arange(here.start, here.stop).expand(2, heads, -1)], 2)
             there = keys.double().gather(2, held[..., None].expand(-1, -1, -1, width))
@@ -206,8 +206,9 @@ def test_a_window_keeps_what_it_gives_attention_and_its_neighbours() -> None:
     values = torch.arange(14.0)[None, None, :, None].expand(1, 4, 14, 8)
     for k in range(3):
         memory.begin_scale(k)
+        now = model.schedule.slice(k)
         for i in range(3):
-            memory.slot(i).attend(*(x[:, :, model.schedule.slice(k)] for x in (q, keys, values)))
+            memory.slot(i).attend(q[:, :, now], keys[:, :, now], values[:, :, now])
         memory.end_scale(k)
     for kept, _ in memory._kept.values():
         assert kept[1, 0, 0, :, 0].tolist() == [1, 2, 3, 4, 12, 13]
@@ -327,7 +328,10 @@ def test_models_that_keep_no_keys_say_why_they_refuse(name: str, policy: str) ->
         (lambda plan: streaming(plan, 4, scales=0), "scales is 0; expected at least 1"),
         (lambda plan: snapkv(plan, 4, window=5), "budget is 4 tokens; expected at least 5"),
         (lambda plan: snapkv(plan, 4, window=0), "window is 0 tokens; expected at least 1"),
-        (lambda plan: snapkv(plan, 4, kernel=2), "kernel is 2; expected an odd number"),
+        (lambda plan: BASELINES["snapkv"](plan, 4, window=2.5), "window is 2.5; expected a number of tokens"),
+        (lambda plan: snapkv(plan, 4, kernel=2), "kernel is 2; expected an odd number up to 999"),
+        (lambda plan: snapkv(plan, 4, kernel=10**20 + 1), "kernel is 1.*1; expected an odd number up to 999"),
+        (lambda plan: BASELINES["snapkv"](plan, 4, grid=2), r"'snapkv' has grid 2; it takes .* grid \(bool\)"),
         (lambda plan: pyramidkv(plan, 4, least=1), "least is 1 tokens; expected at least the window, 2, and at most 4"),
         (lambda plan: pyramidkv(plan, 4, least=5), "least is 5 tokens; expected at least the window, 2, and at most 4"),
         (lambda plan: window(plan, 0), "the budget is 0; expected a share above 0"),

@@ -20,7 +20,7 @@ from nextscale.errors import PlanError
 from nextscale.layers.slots import SlotSpec
 from nextscale.memory.base import Course, Outlook
 from nextscale.memory.cut import Look, Rule, cut_outlook, kept_tokens
-from nextscale.memory.scalekv_rules import window_of
+from nextscale.memory.scalekv_rules import check_kernel, window_of
 from nextscale.scales import Size
 
 BUDGET: Mapping[str, type] = {"budget": int}
@@ -167,6 +167,5 @@ def _uniform(course: Course, budget: int, sure: int, rule: Rule) -> Outlook:
 def _observed(window: int, kernel: int, grid: bool) -> Observed:
     if window < 1:
         raise PlanError(f"window is {window} tokens; expected at least 1")
-    if kernel < 1 or kernel % 2 == 0:
-        raise PlanError(f"kernel is {kernel}; expected an odd number")
+    check_kernel(kernel)
     return Observed(window, kernel, grid)

@@ -19,7 +19,7 @@ from nextscale.layers.slots import SlotSpec
 from nextscale.memory.base import Course, Outlook
 from nextscale.memory.cut import Look, Rule, cut_outlook, kept_tokens
 from nextscale.memory.scalekv_calibration import Statistics, Table
-from nextscale.memory.scalekv_rules import ALLOCATIONS, SCORES, window_of
+from nextscale.memory.scalekv_rules import ALLOCATIONS, SCORES, check_kernel, window_of
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ def _check_choice(budget: int, window: int, kernel: int, score: str) -> None:
         raise PlanError(f"window is {window}; expected the number of a square grid, such as 16")
     if budget < window:
         raise PlanError(f"budget is {budget} tokens; expected at least {window}, the window, which is always kept")
-    if kernel < 1 or kernel % 2 == 0:
-        raise PlanError(f"kernel is {kernel}; expected an odd number")
+    check_kernel(kernel)
     if score not in SCORES:
         raise PlanError(f"score is {quoted(score)}; expected {' or '.join(SCORES)}")
 

@@ -20,11 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nextscale.errors import PlanError, quoted
 from nextscale.scales import ScaleSchedule, Size
 
 EPS = 1e-6
 DECAY = (600 / 650, 70 / 650)
 """Of the paper's refiners, in budgets: what they begin with, and what they lose from scale to scale (figure 6c)."""
+MOST_NEIGHBOURS = 999
 
 Drafters = Mapping[int, frozenset[int]]
 """The blocks that are drafters, by the scale whose queries they serve."""
@@ -159,6 +161,12 @@ def window_of(size: Size, window: int) -> tuple[int, ...]:
 def _middles(length: int, count: int) -> list[int]:
     patch = length // count
     return [i * patch + (patch - 1) // 2 for i in range(count)]
+
+
+def check_kernel(kernel: int) -> None:
+    """Raises ``PlanError`` for a number of neighbours that has no middle, or that nobody means."""
+    if not 1 <= kernel <= MOST_NEIGHBOURS or kernel % 2 == 0:
+        raise PlanError(f"kernel is {quoted(kernel)}; expected an odd number up to {MOST_NEIGHBOURS}")
 
 
 def logit_scores(queries: Tensor, keys: Tensor, window: Tensor, kernel: int) -> Tensor:

@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nextscale.errors import PlanError, quoted
 from nextscale.methods.remember import tokens_of, with_memory
 from nextscale.plan import Plan
+from nextscale.values import is_whole, plain
 
 WINDOW, KERNEL = 32, 5
 """SnapKV's, as its authors have them."""
@@ -80,7 +82,9 @@ def pyramidkv(
 
 def _settings(plan: Plan, budget: float, window: int | None, kernel: int, grid: bool) -> dict[str, Any]:
     tokens = tokens_of(budget, plan)
-    window = max(1, min(WINDOW, tokens // 2)) if window is None else window
+    window = plain(max(1, min(WINDOW, tokens // 2)) if window is None else window)
+    if not is_whole(window):
+        raise PlanError(f"window is {quoted(window)}; expected a number of tokens")
     return {"budget": tokens, "window": window, "kernel": kernel, "grid": grid}
 
 

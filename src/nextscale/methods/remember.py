@@ -24,7 +24,7 @@ def with_memory(
     Raises ``PlanError`` where the plan has no such model, or another method gave it a memory; a model that such a
     memory does not suit is refused by what draws or prices the plan.
     """
-    if model not in plan.memories:
+    if not isinstance(model, str) or model not in plan.memories:
         raise PlanError(f"the plan has no model {quoted(model)}; it draws with {', '.join(plan.memories)}")
     before, known = plan.memories[model], policies()
     if before.policy != "full" and known[before.policy].serves == known[policy].serves:

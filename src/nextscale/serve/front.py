@@ -21,6 +21,7 @@ from nextscale.checkpoints.store import build_component, read_config
 from nextscale.conditions.base import Entry
 from nextscale.edit import Edit
 from nextscale.errors import CheckpointError, InputError, PlanError, quoted
+from nextscale.methods.baselines import BASELINES
 from nextscale.methods.paint import paint
 from nextscale.methods.refine import refined
 from nextscale.models.base import NextScaleModel
@@ -39,7 +40,7 @@ LONGEST, LONGEST_OF_CLASSES = 10_000, 500
 """Letters of a prompt: every word of one that is to find a class is looked for."""
 NOTHING: dict[str, Any] = dict.fromkeys((*SUBJECT, "seed", "generator", "plan"))
 """The arguments of a call that gives none."""
-METHODS: Mapping[str, Callable[..., Plan]] = {"refined": refined, "prefix": Plan.prefix}
+METHODS: Mapping[str, Callable[..., Plan]] = {"refined": refined, "prefix": Plan.prefix, **BASELINES}
 """What ``methods`` may name: functions of a plan and plain arguments to a plan."""
 
 
