@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from nextscale.calibrate import Watch, Watched, calibrate, spread_labels
+from nextscale.calibrate import HeadWatch, Watch, Watched, calibrate, calibrate_heads, spread_labels
 from nextscale.errors import InputError, PlanError
 from nextscale.generate import generate
 from nextscale.layers.slots import PlainQueries
-from nextscale.memory.scalekv_calibration import Statistics, Table, read_calibration
+from nextscale.memory.calibration import read_calibration
+from nextscale.memory.hack_rules import attention_variance
+from nextscale.memory.scalekv_calibration import Statistics, Table
 from nextscale.memory.scalekv_rules import attention_shares
 from nextscale.methods.scalekv import scalekv
 from nextscale.models.base import NextScaleModel
@@ -104,6 +106,23 @@ def test_the_measured_attention_is_that_of_the_layers(pipe: Pipeline) -> None:
             assert found == pytest.approx(attention_shares(q, keys, own[k], 0.5), rel=1e-5)
 
 
+def test_the_measured_heads_are_those_of_the_last_scale_and_of_the_first_branch(pipe: Pipeline) -> None:
+    model, inputs, taken = pipe.model, some_inputs(pipe.model), Taking(pipe.model)
+    features = features_of(model)
+    watch = HeadWatch(3, [torch.zeros(1)] * 3)
+    watched, memory = Watched(model, watch), new_memory(model, 4)
+    condition = watched.condition(features, (("class",), ()))
+    for k in range(len(model.schedule)):
+        memory.begin_scale(k)
+        taken.memory.begin_scale(k)
+        model.step(None if k == 0 else inputs[k - 1], k, condition, memory)
+        model.step(None if k == 0 else inputs[k - 1], k, model.condition(features), taken)
+        memory.end_scale(k)
+        taken.memory.end_scale(k)
+    for block, found in enumerate(watch.sums):
+        torch.testing.assert_close(found, attention_variance(*taken.found[9 + block]), atol=1e-6, rtol=1e-4)
+
+
 class Taking:
     """A memory that puts every query and key down."""
 
@@ -129,6 +148,24 @@ def test_a_file_keeps_every_number_and_is_known_by_its_digest(measured: Statisti
         measured.save(tmp_path / "one.json")
 
 
+def test_heads_are_measured_kept_in_a_file_and_known_by_their_digest(pipe: Pipeline, tmp_path: Path) -> None:
+    told = list[tuple[float, float]]()
+    found = calibrate_heads(pipe, spread_labels(pipe, 2), guidance_scale=2.0, step=lambda *at: told.append(at))
+    assert told[-1] == (2, 2)
+    assert (found.model, found.weights, found.pictures) == ("tiny", weights_hash(pipe.model), 2)
+    assert [len(row) for row in found.variance] == [4, 4, 4]
+    assert all(0 < one < 1 for row in found.variance for one in row)
+    found.save(tmp_path / "heads.json")
+    again = read_calibration(tmp_path / "heads.json")
+    assert (again, again.digest) == (found, found.digest)
+    assert replace(found, pictures=4).digest != found.digest
+    for variance in ((), ((),), ((0.1, -1.0),), ((0.1, 2.0),)):
+        with pytest.raises(InputError, match="expected"):
+            replace(found, variance=variance)
+    with pytest.raises(InputError, match="0 pictures"):
+        calibrate_heads(pipe, [])
+
+
 def test_statistics_become_an_official_file_and_back(measured: Statistics, tmp_path: Path) -> None:
     table = measured.table(6, 4, 0.34)
     table.save_official(tmp_path / "budget.json")
@@ -152,8 +189,12 @@ def test_statistics_become_an_official_file_and_back(measured: Statistics, tmp_p
     [
         ([1], r"holds \[1\]; expected a calibration, or an official budget file"),
         ({}, "has no scale; expected scales in a row"),
-        ({"method": "hack", "format": 1}, r"has the method and the format \('hack', 1\); expected 'scalekv' and 1"),
-        ({"method": "scalekv", "format": 2}, "expected 'scalekv' and 1"),
+        (
+            {"method": "magic", "format": 1},
+            r"has the method and the format \('magic', 1\); expected 'scalekv' or 'hack'",
+        ),
+        ({"method": "hack", "format": 2}, "expected 'scalekv' or 'hack', and 1"),
+        ({"method": ["hack"], "format": 1}, "expected 'scalekv' or 'hack', and 1"),
         ({"method": "scalekv", "format": 1}, "is no calibration that can be read: the setting model is missing"),
         ({"Step 3": {}}, "has 'Step 3'; expected 'Scale N'"),
         ({"Scale 3": {"Block 0": 1}}, "Scale 3 is .*; expected blocks, High, Max, Min, Limit"),
@@ -189,8 +230,9 @@ def test_a_calibration_says_what_it_was_made_of(pipe: Pipeline, measured: Statis
 
 
 def test_a_model_that_keeps_no_past_is_not_calibrated() -> None:
-    with pytest.raises(PlanError, match="this model reads a recurrent state"):
-        calibrate(tiny_pipeline(MODELS["m-var"]()), [{"class_labels": [0]}])
+    for measure in (calibrate, calibrate_heads):
+        with pytest.raises(PlanError, match="this model reads a recurrent state"):
+            measure(tiny_pipeline(MODELS["m-var"]()), [{"class_labels": [0]}])
 
 
 def test_a_picture_is_repeated_with_its_calibration_alone(pipe: Pipeline, measured: Statistics, tmp_path: Path) -> None:

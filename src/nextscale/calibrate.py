@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from nextscale.conditions.base import Branches, Features
 from nextscale.errors import InputError, quoted
 from nextscale.layers.attention import attend
 from nextscale.layers.slots import AttentionSlot, PlainQueries, SlotWrapper
-from nextscale.memory.base import MemoryPlan
-from nextscale.memory.make import check_pairing
+from nextscale.memory.hack_calibration import HeadStatistics
+from nextscale.memory.hack_rules import attention_variance
+from nextscale.memory.make import check_serves
 from nextscale.memory.scalekv_calibration import Statistics
 from nextscale.memory.scalekv_rules import attention_shares
 from nextscale.models.base import Condition, NextScaleModel
 from nextscale.models.weights_hash import weights_hash
 from nextscale.pipeline import Pipeline
+from nextscale.plan import Plan
 from nextscale.scales import ScaleSchedule
 from nextscale.state import ScaleEvent
 
@@ -30,6 +33,8 @@ SHARE = 0.1
 """Of the earlier tokens, those that get the most attention: what the authors do not tell."""
 PICTURES = 10
 """As many as the paper draws; it found that the number matters little."""
+_Step = Callable[[float, float], None]
+"""Told pictures done and how many there are."""
 
 
 def calibrate(
@@ -38,20 +43,54 @@ def calibrate(
     *,
     seed: int = 0,
     share: float = SHARE,
-    step: Callable[[float, float], None] = lambda done, total: None,
+    step: _Step = lambda done, total: None,
     **sampling: Any,
 ) -> Statistics:
-    """Draw pictures, one after the other, and measure where every block's attention goes at every scale.
+    """Measure, for ScaleKV, where every block's attention goes at every scale, in pictures drawn one after the other.
 
     shown: what each picture shows, as arguments of a call: ``{"class_labels": [3]}``, ``{"prompt": "a red heart"}``;
-    seed: of the first; share: see ``Statistics``; step: told pictures done and how many there are; sampling: sampling
-    arguments of a call. Raises ``PlanError`` for a model without attention to earlier scales, ``InputError`` where
-    nothing is to be drawn.
+    seed: of the first; share: see ``Statistics``; sampling: sampling arguments of a call. Raises ``PlanError`` for a
+    model without attention to earlier scales, ``InputError`` where nothing is to be drawn.
     """
-    check_calibrates(pipe.model)
-    if not shown or not 0 < share <= 1:
-        raise InputError(f"{len(shown)} pictures and a share of {quoted(share)}; expected at least 1, and 0 to 1")
+    check_serves("scalekv", pipe.model.slots)
+    if not 0 < share <= 1:
+        raise InputError(f"share is {quoted(share)}; expected more than 0, up to 1")
     plan, watch = pipe.plan(**sampling), Watch(share, tuple(range(len(pipe.model.blocks))))
+    _draw(pipe, plan, watch, shown, seed, step)
+    means = watch.means(plan.schedule)
+    return Statistics(
+        **_known(pipe, plan, shown),
+        share=float(share),
+        current=tuple(tuple(current for current, _ in row) for row in means),
+        history=tuple(tuple(history for _, history in row) for row in means),
+    )
+
+
+def calibrate_heads(
+    pipe: Pipeline,
+    shown: Sequence[Mapping[str, Any]],
+    *,
+    seed: int = 0,
+    step: _Step = lambda done, total: None,
+    **sampling: Any,
+) -> HeadStatistics:
+    """Measure, for HACK, how unlike one another the queries of the last scale look, head by head; arguments and errors
+    as of :func:`calibrate`.
+    """
+    check_serves("hack", pipe.model.slots)
+    plan = pipe.plan(**sampling)
+    watch = HeadWatch(len(plan.schedule) - 1, [torch.zeros(1)] * len(pipe.model.blocks))
+    _draw(pipe, plan, watch, shown, seed, step)
+    means = tuple(tuple((one / len(shown)).tolist()) for one in watch.sums)
+    return HeadStatistics(**_known(pipe, plan, shown), variance=means)
+
+
+def _draw(
+    pipe: Pipeline, plan: Plan, watch: _Watching, shown: Sequence[Mapping[str, Any]], seed: int, step: _Step
+) -> None:
+    """Draw the pictures under watch."""
+    if not shown:
+        raise InputError("0 pictures were to be drawn; expected at least 1")
     model: Any = Watched(pipe.model, watch)
     watched = Pipeline(pipe.tokenizer, model, pipe.conditioner)
     watched.set_progress_bar_config(disable=True)
@@ -61,22 +100,16 @@ def calibrate(
             step(done + (event.k + 1) / len(plan.rows), len(shown))
 
         watched(**asked, seed=seed + i, plan=plan, output_type="latent", callback_on_scale_end=told)
-    means = watch.means(plan.schedule)
-    return Statistics(
-        model=pipe.name,
-        weights=weights_hash(pipe.model) or "",
-        sizes=plan.schedule.sizes,
-        share=float(share),
-        pictures=len(shown),
-        current=tuple(tuple(current for current, _ in row) for row in means),
-        history=tuple(tuple(history for _, history in row) for row in means),
-    )
 
 
-def check_calibrates(model: NextScaleModel) -> None:
-    """Raises ``PlanError`` for a model whose memory no budget can cut, with the reason."""
-    settings = {"budget": 16, "window": 16, "kernel": 5, "score": "logits"}
-    check_pairing(MemoryPlan("scalekv", settings, "calibration"), model.slots)
+def _known(pipe: Pipeline, plan: Plan, shown: Sequence[Any]) -> dict[str, Any]:
+    """What every calibration says."""
+    weights = weights_hash(pipe.model) or ""
+    return {"model": pipe.name, "weights": weights, "sizes": plan.schedule.sizes, "pictures": len(shown)}
+
+
+MEASURES: Mapping[str, Callable[..., Statistics | HeadStatistics]] = {"scalekv": calibrate, "hack": calibrate_heads}
+"""By the method that is measured for."""
 
 
 def spread_labels(pipe: Pipeline, pictures: int) -> list[dict[str, Any]]:
@@ -85,16 +118,23 @@ def spread_labels(pipe: Pipeline, pictures: int) -> list[dict[str, Any]]:
     return [{"class_labels": [names[i * len(names) // pictures]]} for i in range(pictures)]
 
 
+class _Watching(Protocol):
+    """Adds up what it is shown of the attention of a slot at one scale."""
+
+    def add(self, k: int, block: int, q: Tensor, keys: Tensor, own: int) -> None:
+        """q: (R, H, l, D) with its scale; keys: (R, H, N, D), the last ``own`` of the map at hand."""
+        ...
+
+
 @dataclass
 class Watch:
-    """Sums by scale and block: pictures' mean shares, and how many were added."""
+    """For ScaleKV: sums by scale and block: pictures' mean shares, and how many were added."""
 
     share: float
     blocks: tuple[int, ...]
     _sums: dict[tuple[int, int], tuple[float, float, int]] = field(default_factory=dict)
 
     def add(self, k: int, block: int, q: Tensor, keys: Tensor, own: int) -> None:
-        """The attention of one slot at one scale; arguments as of ``attention_shares``."""
         current, history = attention_shares(q, keys, own, self.share)
         before = self._sums.get((k, block), (0.0, 0.0, 0))
         self._sums[k, block] = (before[0] + current, before[1] + history, before[2] + 1)
@@ -105,10 +145,22 @@ class Watch:
         return [[(current / n, history / n) for current, history, n in row] for row in sums]
 
 
+@dataclass
+class HeadWatch:
+    """For HACK: of every block the variances of its heads (H,) at the scale ``last``, added up over the pictures."""
+
+    last: int
+    sums: list[Tensor]
+
+    def add(self, k: int, block: int, q: Tensor, keys: Tensor, own: int) -> None:
+        if k == self.last:
+            self.sums[block] = self.sums[block] + attention_variance(q, keys).cpu()
+
+
 class Watched:
     """A model whose slots are watched; in all else it is the model."""
 
-    def __init__(self, model: NextScaleModel, watch: Watch) -> None:
+    def __init__(self, model: NextScaleModel, watch: _Watching) -> None:
         self._model, self._watch = model, watch
 
     def __getattr__(self, name: str) -> Any:
@@ -134,7 +186,7 @@ class _Around:
     stands around the slot.
     """
 
-    watch: Watch
+    watch: _Watching
     block: int
     images: int
     prefix: int

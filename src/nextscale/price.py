@@ -25,7 +25,7 @@ from nextscale.tokenizers.base import Tokenizer
 @dataclass(frozen=True)
 class RowPrice:
     """One line of a priced plan: ``flops`` of all images together, ``memory``: live bytes after the row; attended,
-    kept: keys that a query sees and tokens that are kept, means of the layers that see earlier scales.
+    kept: keys that a query sees and tokens that are kept, means of the heads of the layers that see earlier scales.
     """
 
     name: str
@@ -92,7 +92,7 @@ def _tokens(outlook: Outlook, k: int) -> tuple[float, float]:
     course = outlook.course
     seeing = [i for i, spec in enumerate(course.slots) if spec.reads == "past" and spec.block in course.blocks[k]]
     attended, kept = (sum(row[k][i] for i in seeing) for row in (outlook.attended, outlook.kept))
-    return attended / max(1, len(seeing)), kept / max(1, len(seeing))
+    return float(attended) / max(1, len(seeing)), float(kept) / max(1, len(seeing))
 
 
 def weight_bytes(parts: Mapping[str, Any], element: int) -> int:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.evaluation.machine import Machine
-from nextscale.memory.scalekv_calibration import Statistics, read_calibration
+from nextscale.memory.calibration import read_calibration
+from nextscale.memory.scalekv_calibration import Statistics
 from nextscale.models.var import VAR
 from nextscale.pipeline import Pipeline
 from tests.cli.conftest import Command

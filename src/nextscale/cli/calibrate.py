@@ -31,11 +31,13 @@ from nextscale.files import check_new
 if TYPE_CHECKING:
     from nextscale.pipeline import Pipeline
 
+METHODS = ("scalekv", "hack")
+
 
 def calibrate(
     model: Annotated[str, typer.Argument(help=MODEL)],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The file to write, as in model.json.")],
-    method: Annotated[str, typer.Option(help="Which policy it is for: scalekv.")] = "scalekv",
+    method: Annotated[str, typer.Option(help="Which method it is for: scalekv or hack.")] = "scalekv",
     prompts: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A text file of prompts, one a line; models of classes need none."),
@@ -53,18 +55,20 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Draw some pictures and measure where the model's attention goes, for --methods of generate and plan."""
-    if method != "scalekv":
-        raise InputError(f"--method is {method!r}; expected scalekv")
+    if method not in METHODS:
+        raise InputError(f"--method is {method!r}; expected {' or '.join(METHODS)}")
     check_new(out, overwrite)
     lines = None if prompts is None else prompts_in(prompts)
     pipe, start = load_pipeline(model, device, dtype), time.perf_counter()
 
-    from nextscale.calibrate import calibrate as measured
+    from nextscale.calibrate import MEASURES
+    from nextscale.memory.make import check_serves
 
+    check_serves(method, pipe.model.slots)
     shown = _shown(pipe, lines, num_images)
     sampling = given(ratio=ratio, pixels=pixels, scales=scales)
     with remarks(), progress("calibrating", "pictures") as step:
-        found = measured(pipe, shown, seed=seed, step=step, **sampling)
+        found = MEASURES[method](pipe, shown, seed=seed, step=step, **sampling)
     found.save(out, overwrite)
     told: dict[str, Any] = {"calibration": str(out), "method": method, "model": model, "weights": found.weights}
     told |= {"pictures": found.pictures, "scales": len(found.sizes), "blocks": found.depth, "digest": found.digest}
@@ -79,10 +83,9 @@ def calibrate(
 
 def _shown(pipe: Pipeline, lines: list[str] | None, count: int | None) -> list[dict[str, Any]]:
     """What the pictures show: the prompts over and over, or classes from all over a list."""
-    from nextscale.calibrate import PICTURES, check_calibrates, spread_labels
+    from nextscale.calibrate import PICTURES, spread_labels
     from nextscale.conditions.classes import ClassVocabulary
 
-    check_calibrates(pipe.model)
     if lines is None:
         if not isinstance(pipe.conditioner, ClassVocabulary):
             raise InputError(f"{pipe.name} reads {pipe.conditioner.about}; expected --prompts FILE, to draw some")

@@ -103,7 +103,7 @@ def handed_over(methods: str | None, file: Path | None, repeats: bool = False) -
 
     Raises ``InputError`` where one is missing, or would be ignored, and for methods that cannot be read.
     """
-    from nextscale.memory.scalekv_calibration import read_calibration
+    from nextscale.memory.calibration import read_calibration
     from nextscale.methods.remember import CALIBRATION
 
     calibrated = [name for name, _ in _parsed(methods) if METHODS[name].calibrated]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextscale.layers.rope import rotate
-from nextscale.layers.slots import AttentionSlot, SlotSpec
+from nextscale.layers.slots import AttentionSlot, Count, SlotSpec
 
 MAX_LOG_SCALE = math.log(100)
 
@@ -54,10 +54,10 @@ class Attention(nn.Module):
         weight = self.qkv.weight[: self.proj.in_features]
         return F.linear(x[:, at], weight).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def flops(self, tokens: int, seen: int) -> int:
+    def flops(self, tokens: int, seen: Count) -> int:
         """FLOPs of ``tokens`` tokens of one row that see ``seen`` keys."""
         c = self.proj.in_features
-        return 2 * tokens * 4 * c * c + 4 * tokens * seen * c
+        return 2 * tokens * 4 * c * c + int(4 * tokens * seen * c)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextscale.layers.precision import no_autocast
-from nextscale.layers.slots import SlotSpec, StateSlot
+from nextscale.layers.slots import Count, SlotSpec, StateSlot
 
 CHUNK = 32
 """Most tokens of a chunk; 32 to 64 are about equally fast on a CPU, and fewer need less memory."""
@@ -97,7 +97,7 @@ class Mamba2(nn.Module):
         normed = F.rms_norm(gated, (self.inner,), self.norm.weight.to(precise), self.eps)
         return normed, (seen[:, -(TAPS - 1) :].clone(), ssm)
 
-    def flops(self, tokens: int, seen: int) -> int:
+    def flops(self, tokens: int, seen: Count) -> int:
         """FLOPs of ``tokens`` tokens of one row; what came before (``seen`` tokens in all) costs nothing."""
         if tokens > PIECE:
             pieces, rest = divmod(tokens, PIECE)

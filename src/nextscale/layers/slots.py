@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
 from typing import Any, Literal, Protocol
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from nextscale.scales import ScaleSchedule
 
+Count = int | Fraction
+"""Tokens per head of a mixer: where its heads hold different numbers, their exact mean."""
 PlainQueries = Callable[[Tensor], Tensor]
 """Positions (n,) int64 among the tokens at hand to their queries (B, H, n, D) as they were projected: without bias,
 norm, scale and rotary positions, from which nobody could recover them. Computed where a memory asks for them.
@@ -75,8 +78,8 @@ class SlotSpec:
     state: tuple[tuple[int, ...], ...] = ()
     block: int = 0
 
-    def bytes(self, kept: int, element: int) -> int:
+    def bytes(self, kept: Count, element: int) -> int:
         """Bytes of one row: keys and values of ``kept`` tokens, or ``kept`` states, of at least 4 bytes a number."""
         if self.reads == "state":
-            return kept * sum(prod(shape) for shape in self.state) * max(4, element)
-        return 2 * self.heads * self.width * kept * element
+            return int(kept * sum(prod(shape) for shape in self.state) * max(4, element))
+        return int(2 * self.heads * self.width * kept * element)

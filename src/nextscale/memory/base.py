@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from nextscale.errors import PlanError, quoted
-from nextscale.layers.slots import SlotSpec
+from nextscale.layers.slots import Count, SlotSpec
 from nextscale.scales import ScaleSchedule
 from nextscale.values import plain
 
@@ -98,12 +98,13 @@ class Outlook:
     """What a memory will keep, known before anything runs.
 
     kept: tokens (or, of a recurrent state, 1) that slot i keeps after scale k, ``kept[k][i]``; attended: keys that its
-    queries of scale k see, ``attended[k][i]``, 0 where it does not run.
+    queries of scale k see, ``attended[k][i]``, 0 where it does not run. Both are per head, and means where the heads of
+    one slot differ.
     """
 
     course: Course
-    kept: tuple[tuple[int, ...], ...]
-    attended: tuple[tuple[int, ...], ...]
+    kept: tuple[tuple[Count, ...], ...]
+    attended: tuple[tuple[Count, ...], ...]
 
     def bytes(self, k: int, rows: int, element: int) -> int:
         """Live bytes after scale k was committed for ``rows`` rows, at ``element`` bytes per number."""
@@ -111,13 +112,13 @@ class Outlook:
         return rows * sum(spec.bytes(count, element) for spec, count in counts)
 
     def drop_flops(self, k: int) -> int:
-        """FLOPs of choosing what is dropped after scale k, of one row."""
+        """FLOPs of choosing what is dropped at scale k, and of what else is done with it, of one row."""
         return 0
 
     def capacity(self, k: int, slot: int) -> int:
-        """The most that a slot keeps from before scale k until the number of rows changes next."""
+        """The most that a slot whose heads are alike keeps from before scale k until the number of rows changes."""
         until = next((turn for turn in self.course.turns if turn >= k), len(self.kept) - 1)
-        return max((self.kept[j][slot] for j in range(max(0, k - 1), until + 1)), default=0)
+        return max((int(self.kept[j][slot]) for j in range(max(0, k - 1), until + 1)), default=0)
 
 
 class Memory(ABC):

@@ -49,7 +49,7 @@ class FullMemory(Memory):
                 (turn for turn in self._outlook.course.turns if turn >= self.scale), len(self._outlook.kept) - 1
             )
             for k in range(self.scale, until + 1):
-                attended = self._outlook.attended[k][i]
+                attended = int(self._outlook.attended[k][i])
                 if attended > max(arena.shape[3], self.schedule.lengths[k]):
                     most = max(most, attended)
         return self._new(0) if widest is None else self._buffer(widest, most)

@@ -11,7 +11,7 @@ import torch
 from nextscale import systems
 from nextscale.errors import PlanError, quoted
 from nextscale.layers.slots import SlotSpec
-from nextscale.memory import baselines, cut, full, none, recurrent, scalekv
+from nextscale.memory import baselines, cut, full, hack, hack_outlook, none, recurrent, scalekv
 from nextscale.memory.base import Course, Memory, MemoryPlan, Outlook
 from nextscale.values import is_real, is_whole
 
@@ -40,6 +40,7 @@ OWN: Mapping[str, Policy] = {
     "h2o": Policy(cut.new_memory, baselines.h2o_outlook, frozenset({"past"}), baselines.H2O),
     "snapkv": Policy(cut.new_memory, baselines.snapkv_outlook, frozenset({"past"}), baselines.SNAPKV),
     "pyramidkv": Policy(cut.new_memory, baselines.pyramidkv_outlook, frozenset({"past"}), baselines.PYRAMIDKV),
+    "hack": Policy(hack.new_memory, hack_outlook.outlook, frozenset({"past"}), hack_outlook.SETTINGS, calibrated=True),
 }
 """Policies that belong to no system."""
 KEPT = {"past": "keys and values of earlier scales", "state": "a recurrent state"}
@@ -79,12 +80,16 @@ def _is(value: Any, kind: type) -> bool:
 def check_pairing(memory: MemoryPlan, slots: Iterable[SlotSpec]) -> None:
     """Raises ``PlanError`` if that memory cannot remember what a model with these slots reads."""
     check_memory(memory)
-    serves, read = policies()[memory.policy].serves, {spec.reads for spec in slots} - {"own"}
+    check_serves(memory.policy, slots)
+
+
+def check_serves(policy: str, slots: Iterable[SlotSpec]) -> None:
+    """The same of a policy, whatever its settings."""
+    serves, read = policies()[policy].serves, {spec.reads for spec in slots} - {"own"}
     if read != serves:
         keeps, reads = (" and ".join(KEPT[one] for one in sorted(some)) for some in (serves, read))
         raise PlanError(
-            f"memory {memory.policy!r} keeps {keeps or 'nothing'}, but this model reads "
-            f"{reads or 'nothing of earlier scales'}"
+            f"memory {policy!r} keeps {keeps or 'nothing'}, but this model reads {reads or 'nothing of earlier scales'}"
         )
 
 

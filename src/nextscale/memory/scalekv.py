@@ -18,7 +18,8 @@ from nextscale.errors import PlanError, quoted
 from nextscale.layers.slots import SlotSpec
 from nextscale.memory.base import Course, Outlook
 from nextscale.memory.cut import Look, Rule, cut_outlook, kept_tokens
-from nextscale.memory.scalekv_calibration import Statistics, Table
+from nextscale.memory.measured import check_method
+from nextscale.memory.scalekv_calibration import Table
 from nextscale.memory.scalekv_rules import ALLOCATIONS, SCORES, check_kernel, window_of
 
 
@@ -93,6 +94,7 @@ def _check_choice(budget: int, window: int, kernel: int, score: str) -> None:
 
 def _table(course: Course, budget: int, window: int, rule: dict[str, Any], calibration: Any) -> Table:
     """What the calibration gives the blocks. Raises ``PlanError`` where it cannot."""
+    check_method(calibration, "scalekv")
     said = [name for name, value in rule.items() if value is not None]
     if isinstance(calibration, Table):
         calibration.check(course)
@@ -106,8 +108,6 @@ def _table(course: Course, budget: int, window: int, rule: dict[str, Any], calib
                 f"and blocks that keep {calibration.least}; expected that budget, and a window within these"
             )
         return calibration
-    if not isinstance(calibration, Statistics):
-        raise PlanError(f"the calibration is {quoted(calibration)}; expected one that read_calibration gave")
     calibration.check(course)
     if len(said) < len(rule):
         raise PlanError(f"scalekv has {', '.join(said) or 'nothing'} of {', '.join(rule)}; expected all of them")
@@ -117,4 +117,5 @@ def _table(course: Course, budget: int, window: int, rule: dict[str, Any], calib
         raise PlanError(f"floor is {rule['floor']}; expected at least the window, {window}, and at most {budget}")
     if rule["allocation"] not in ALLOCATIONS:
         raise PlanError(f"allocation is {quoted(rule['allocation'])}; expected {' or '.join(ALLOCATIONS)}")
-    return calibration.table(budget, **rule)
+    table: Table = calibration.table(budget, **rule)
+    return table

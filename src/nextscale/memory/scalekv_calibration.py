@@ -1,4 +1,4 @@
-"""What ScaleKV knows of a model before it draws: measured by us, or published by its authors; and the files of both.
+"""What ScaleKV knows of a model before it draws: measured by us, or published by its authors.
 
 ``Statistics`` say where a model's attention goes; with a budget they become a ``Table`` of what every block keeps. The
 authors publish such tables alone.
@@ -6,24 +6,22 @@ authors publish such tables alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from nextscale.documents import read_json
-from nextscale.errors import InputError, PlanError, quoted, warn_user
+from nextscale.errors import InputError, PlanError, quoted
 from nextscale.files import write_text
 from nextscale.memory.base import Course
+from nextscale.memory.measured import Measured, check_depth, digest_of
 from nextscale.memory.scalekv_rules import Allotment, allotted, compressed, drafters_of, selectivity
-from nextscale.scales import ScaleSchedule, Size
-from nextscale.settings import build, check_bounds
+from nextscale.scales import ScaleSchedule
+from nextscale.settings import check_bounds
 from nextscale.values import is_whole
 
-FORMAT = 1
 COUNTS = ("High", "Max", "Min", "Limit")
 """What a scale of an official file has beside its blocks: drafters, what these keep, what the others keep, and how much
 a drafter can hold.
@@ -36,6 +34,7 @@ class Table:
 
     depth: int
     allotments: Mapping[int, Allotment]
+    method: Literal["scalekv"] = "scalekv"
 
     @property
     def budget(self) -> int:
@@ -48,11 +47,11 @@ class Table:
 
     @cached_property
     def digest(self) -> str:
-        return _digest(self.to_official())
+        return digest_of(self.to_official())
 
     def check(self, course: Course) -> None:
         """Raises ``PlanError`` where it was made for another depth or schedule than that of ``course``."""
-        _check_depth(self.depth, course)
+        check_depth(self.depth, course)
         schedule, first = course.schedule, next(iter(self.allotments))
         limit, expected = self.allotments[first].limit, compressed(schedule, self.budget)
         if tuple(self.allotments) != expected or limit != schedule.offsets[first]:
@@ -91,28 +90,23 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statistics:
-    """Where a model's attention goes, measured while it drew.
+class Statistics(Measured):
+    """Where a model's attention goes.
 
-    model, weights: its name, and their hash (``models/weights_hash.py``); sizes: the scales it drew; share: the part of
-    earlier tokens, those that get the most, whose attention ``history`` adds up; pictures: that were drawn; current,
-    history: for every scale after the first, for every block, the mean attention that stays in the map at hand, and
-    that goes to those tokens.
+    share: the part of earlier tokens, those that get the most, whose attention ``history`` adds up; current, history:
+    for every scale after the first, for every block, the mean attention that stays in the map at hand, and that goes to
+    those tokens.
     """
 
-    model: str
-    weights: str
-    sizes: tuple[Size, ...]
     share: float
-    pictures: int
     current: tuple[tuple[float, ...], ...]
     history: tuple[tuple[float, ...], ...]
     method: Literal["scalekv"] = "scalekv"
-    format: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        scales, depth = len(ScaleSchedule(self.sizes)) - 1, self.depth
-        check_bounds(self, share=(1e-6, 1), pictures=(1, 10**9), depth=(1, 1024))
+        super().__post_init__()
+        scales, depth = len(self.sizes) - 1, self.depth
+        check_bounds(self, share=(1e-6, 1))
         for name in ("current", "history"):
             rows = getattr(self, name)
             if [len(row) for row in rows] != [depth] * scales or not all(0 <= x <= 1.001 for row in rows for x in row):
@@ -121,24 +115,6 @@ class Statistics:
     @property
     def depth(self) -> int:
         return len(self.current[0]) if self.current else 0
-
-    @cached_property
-    def digest(self) -> str:
-        return _digest(asdict(self))
-
-    def check(self, course: Course) -> None:
-        """Raises ``PlanError`` where it was made for another depth or schedule, or for other weights."""
-        _check_depth(self.depth, course)
-        if self.sizes != course.schedule.sizes:
-            raise PlanError(
-                f"the calibration is of the scales {ScaleSchedule(self.sizes)}, and the plan draws {course.schedule}; "
-                "expected the same"
-            )
-        if course.weights not in (None, self.weights):
-            raise PlanError(
-                f"the calibration was made for the weights {self.weights} of {self.model}, and the model has "
-                f"{course.weights}; calibrate it anew with nextscale calibrate"
-            )
 
     def table(
         self, budget: int, floor: int, drafters: float, allocation: str = "saturate", literal: bool = False
@@ -155,45 +131,6 @@ class Statistics:
         }
         chosen = drafters_of(indices, round(drafters * len(indices) * self.depth))
         return Table(self.depth, allotted(schedule, chosen, self.depth, budget, floor, allocation))
-
-    def save(self, path: Path, overwrite: bool = False) -> None:
-        """Write the file that :func:`read_calibration` reads."""
-        write_text(path, json.dumps(asdict(self), indent=1) + "\n", overwrite)
-
-
-Calibration = Statistics | Table
-
-
-def read_calibration(path: Path | str) -> Calibration:
-    """What ``nextscale calibrate --method scalekv`` wrote, or an official budget file, which says nothing of the
-    weights that it is for, and so is warned of. Raises ``InputError`` for any other file.
-    """
-    data = read_json(Path(path))
-    if not isinstance(data, Mapping):
-        raise InputError(f"{path} holds {quoted(data)}; expected a calibration, or an official budget file")
-    if "format" in data or "method" in data:
-        said = (data.get("method"), data.get("format"))
-        if said != ("scalekv", FORMAT):
-            raise InputError(f"{path} has the method and the format {quoted(said)}; expected 'scalekv' and {FORMAT}")
-        try:
-            return build(Statistics, data)
-        except InputError as error:
-            raise InputError(f"{path} is no calibration that can be read: {error}") from None
-    table = Table.from_official(data, str(path))
-    warn_user(
-        f"{path} does not say which weights it was made for; it is taken for those of any model of {table.depth} blocks"
-    )
-    return table
-
-
-def _digest(data: Any) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _check_depth(depth: int, course: Course) -> None:
-    expected = 1 + max(spec.block for spec in course.slots)
-    if depth != expected:
-        raise PlanError(f"the calibration is of {depth} blocks, and the model has {expected}; expected as many")
 
 
 def _allotment(row: Any, where: str) -> Allotment:

@@ -1,6 +1,6 @@
 """ScaleKV (arXiv 2505.19602): a plan whose model keeps a part of its key-value memory, more in layers that look back.
 
->>> from nextscale.memory.scalekv_calibration import read_calibration
+>>> from nextscale.memory.calibration import read_calibration
 >>> calibration = read_calibration("calibration.json")  # doctest: +SKIP
 >>> plan = scalekv(pipe.plan(guidance_scale=2.0), calibration, 0.1)  # doctest: +SKIP
 >>> pipe("red heart", plan=plan, parts={"calibration": calibration})  # doctest: +SKIP
@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from nextscale.errors import PlanError
-from nextscale.memory.scalekv_calibration import Calibration, Table
+from nextscale.memory.calibration import Calibration
+from nextscale.memory.scalekv_calibration import Table
 from nextscale.memory.scalekv_rules import lowest
 from nextscale.methods.remember import CALIBRATION, tokens_of, with_memory
 from nextscale.plan import Plan

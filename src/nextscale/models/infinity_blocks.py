@@ -16,7 +16,7 @@ from nextscale.layers.adaln import FeedForward, modulate
 from nextscale.layers.attention import Attention
 from nextscale.layers.cross_attention import CrossAttention
 from nextscale.layers.mamba2 import Mamba2
-from nextscale.layers.slots import AttentionSlot, SlotSpec, StateSlot
+from nextscale.layers.slots import AttentionSlot, Count, SlotSpec, StateSlot
 
 
 class Block(nn.Module):
@@ -63,7 +63,7 @@ class Block(nn.Module):
         x = x + self.cross(self.cross_norm(x), *text, mask)
         return x + gamma2 * self.ffn(modulate(x, s2, b2, self.eps))
 
-    def flops(self, tokens: int, seen: int) -> int:
+    def flops(self, tokens: int, seen: Count) -> int:
         """FLOPs of :meth:`forward` for ``tokens`` tokens of one row that see ``seen`` keys and the longest text."""
         text = self.cross.flops(tokens, self.text_length)
         return self.attention.flops(tokens, seen) + text + self.ffn.flops(tokens)
@@ -111,7 +111,7 @@ class DecoupledBlock(Block):
         x = x + self.cross(self.cross_norm(x), *text, mask)
         return x + gamma3 * self.ffn(modulate(x, s3, b3, self.eps))
 
-    def flops(self, tokens: int, own: int, seen: int) -> int:  # type: ignore[override]
+    def flops(self, tokens: int, own: int, seen: Count) -> int:  # type: ignore[override]
         """As of the other block, for tokens that see ``own`` keys of their scale; ``seen``: what the mixer sees."""
         return super().flops(tokens, own) + self.mixer.flops(tokens, seen)
 

@@ -21,7 +21,7 @@ from nextscale.errors import InputError
 from nextscale.layers.adaln import FeedForward, modulate
 from nextscale.layers.attention import Attention
 from nextscale.layers.mamba2 import Mamba2
-from nextscale.layers.slots import AttentionSlot
+from nextscale.layers.slots import AttentionSlot, Count
 from nextscale.models.class_transformer import ClassTransformer, ClassTransformerConfig
 from nextscale.scales import ScaleSchedule
 from nextscale.settings import check_bounds
@@ -135,7 +135,7 @@ class Block(nn.Module):
         x = x + gamma2 * self.mixer(modulate(x, s2, b2, self.eps), past)
         return x + gamma3 * self.ffn(modulate(x, s3, b3, self.eps))
 
-    def flops(self, tokens: int, own: int, seen: int) -> int:
+    def flops(self, tokens: int, own: int, seen: Count) -> int:
         """FLOPs of :meth:`forward` for ``tokens`` tokens of one row that see ``own`` keys of their scale; ``seen``:
         what the mixer sees.
         """

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nextscale.layers.adaln import FeedForward, modulate
 from nextscale.layers.attention import Attention
-from nextscale.layers.slots import AttentionSlot
+from nextscale.layers.slots import AttentionSlot, Count
 from nextscale.models.class_transformer import ClassTransformer, ClassTransformerConfig
 from nextscale.scales import ScaleSchedule
 
@@ -105,7 +105,7 @@ class Block(nn.Module):
         x = x + gamma1 * self.attention(modulate(x, s1, b1, self.eps), slot)
         return x + gamma2 * self.ffn(modulate(x, s2, b2, self.eps))
 
-    def flops(self, tokens: int, seen: int) -> int:
+    def flops(self, tokens: int, seen: Count) -> int:
         """FLOPs of :meth:`forward` for ``tokens`` tokens of one row that see ``seen`` keys."""
         return self.attention.flops(tokens, seen) + self.ffn.flops(tokens)
 
