@@ -50,12 +50,16 @@ def heads(*variance: tuple[float, ...]) -> HeadStatistics:
     return HeadStatistics(model="tiny", weights="", sizes=sizes, pictures=1, variance=variance)
 
 
+def chosen(measured: HeadStatistics, alpha: float) -> list[list[int]]:
+    return [sorted(block) for block in measured.contextual(alpha)]
+
+
 def test_the_heads_that_vary_least_are_contextual_in_whatever_layer() -> None:
     measured = heads((0.1, 0.2, 0.3), (0.05, 0.9, 0.06))
-    assert measured.contextual(0.5) == ({0}, {0, 2})
-    assert measured.contextual(0) == (set(), set())
-    assert measured.contextual(1) == ({0, 1, 2}, {0, 1, 2})
-    assert heads((0.2, 0.2), (0.2, 0.2)).contextual(0.5) == ({0, 1}, set())
+    assert chosen(measured, 0.5) == [[0], [0, 2]]
+    assert chosen(measured, 0) == [[], []]
+    assert chosen(measured, 1) == [[0, 1, 2], [0, 1, 2]]
+    assert chosen(heads((0.2, 0.2), (0.2, 0.2)), 0.5) == [[0, 1], []]
 
 
 @pytest.mark.parametrize("share", [0.05, 1 / 3, 1.0])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nextscale.layers.attention import attend
-from nextscale.layers.slots import PlainQueries
+from nextscale.layers.slots import Count, PlainQueries
 from nextscale.memory import none
 from nextscale.memory.base import Course, Memory, Outlook
 from nextscale.memory.segments import OwnScale
@@ -153,7 +153,7 @@ def outlook(course: Course, keep_last: bool = False) -> Outlook:
             return 0 if course.with_first else course.prefix
         return course.seen(until)
 
-    def attended(k: int, slot: int) -> int:
+    def attended(k: int, slot: int) -> Count:
         spec = course.slots[slot]
         return course.seen(k) if spec.reads == "past" and spec.block in course.blocks[k] else own[k][slot]
 
