@@ -19,6 +19,7 @@ from nextscale.memory.calibration import read_calibration
 from nextscale.memory.hack_rules import attention_variance
 from nextscale.memory.scalekv_calibration import Statistics, Table
 from nextscale.memory.scalekv_rules import attention_shares
+from nextscale.methods.hack import hack
 from nextscale.methods.scalekv import scalekv
 from nextscale.models.base import NextScaleModel
 from nextscale.models.weights_hash import weights_hash
@@ -273,3 +274,9 @@ def test_the_method_writes_every_setting_into_the_plan(measured: Statistics) -> 
             scalekv(plan, measured, budget)  # type: ignore[arg-type]
     with pytest.raises(PlanError, match="no model 'other'; it draws with model"):
         scalekv(plan, measured, 6, model="other")
+    known = {"alpha": 0.5, "contextual_share": 1 / 3, "queries": 32, "protected": 2, "merge": True}
+    assert hack(plan, 0.5).memories["model"].settings == {"budget": 15, **known}
+    assert hack(plan, 1).memories["model"].settings["budget"] == 30
+    assert hack(plan, 7, alpha=0.25).memories["model"].settings == {"budget": 7, **known, "alpha": 0.25}
+    with pytest.raises(PlanError, match="expected a share above 0"):
+        hack(plan, 1.5)

@@ -12,6 +12,7 @@ from PIL import Image
 from nextscale.conditions.classes import ClassVocabulary
 from nextscale.evaluation.machine import Machine
 from nextscale.memory.calibration import read_calibration
+from nextscale.memory.hack_calibration import HeadStatistics
 from nextscale.memory.scalekv_calibration import Statistics
 from nextscale.models.var import VAR
 from nextscale.pipeline import Pipeline
@@ -66,6 +67,42 @@ def test_a_model_is_calibrated_draws_with_less_and_is_repeated(nextscale: Comman
     assert (few.code, "budget is 3 tokens; expected at least 16, the window" in few.err) == (2, True)
 
 
+def test_heads_are_measured_draw_with_less_and_are_of_their_method(nextscale: Command, finer_model: Path) -> None:
+    done = nextscale("calibrate", finer_model, "--method", "hack", "-o", "heads.json", "-n", 2)
+    assert done.code == 0, done.err
+    assert done.out.startswith("heads.json: the attention of 3 blocks on 5 scales, in 2 pictures")
+    found = read_calibration("heads.json")
+    assert isinstance(found, HeadStatistics)
+    words = ["generate", "--model", finer_model, "-c", "flag", "--seed", 3, "--dtype", "float32", "--json"]
+    pictures = {}
+    for budget in ("1.0", "0.4"):
+        done = nextscale(*words, "--methods", f"hack:{budget}", "--calibration", "heads.json", "-o", budget)
+        assert done.code == 0, done.err
+        told = json.loads(done.out)
+        assert told["recipe"]["parts"] == {"calibration": found.digest}
+        pictures[budget] = Image.open(told["images"][0]["file"]).tobytes()
+    plain = json.loads(nextscale(*words, "-o", "plain").out)
+    assert Image.open(plain["images"][0]["file"]).tobytes() == pictures["1.0"] != pictures["0.4"]
+    like = ["--like", told["images"][0]["file"], "--model", finer_model, "--calibration", "heads.json", "--json"]
+    again = nextscale("generate", *like, "-o", "again")
+    assert again.code == 0, again.err
+    assert Image.open(json.loads(again.out)["images"][0]["file"]).tobytes() == pictures["0.4"]
+    words = ["plan", finer_model, "--guidance-scale", 1, "--dtype", "float32", "--json", "--calibration", "heads.json"]
+    told = json.loads(nextscale(*words, "--methods", "hack:0.4").out)  # of 66 tokens 26: contextual 9, structural 43
+    assert [row["attended"] for row in told["rows"][1:6]] == [1, 5, 11.5, 19.5, 26]
+    assert [row["kept"] for row in told["rows"][1:6]] == [1, 5, 11.5, 19.5, 19.5]
+    assert [row["memory"] for row in told["rows"][1:6]] == [int(row["kept"] * 768) for row in told["rows"][1:6]]
+    for methods, sentence in (
+        ("scalekv:20", "the calibration is for hack; expected one for scalekv"),
+        ("hack:0.05", "budget is 3 tokens a head, 5 for each of the 6 structural heads; expected at least 6"),
+        ("hack:0.4,h2o:20", "h2o would replace hack, the memory that another method gave 'model'"),
+        ("hack", "--methods has 'hack'; expected hack:X, a share such as 0.5"),
+    ):
+        refused = nextscale(*words, "--methods", methods)
+        assert (refused.code, refused.out) == (2, "")
+        assert sentence in refused.err
+
+
 def test_plan_prices_the_memory_that_is_kept(nextscale: Command, finer_model: Path) -> None:
     Path("budget.json").write_text(json.dumps({"Scale 5": BUDGET}))
     words = ["plan", finer_model, "--guidance-scale", 1, "--dtype", "float32", "--json"]
@@ -93,7 +130,7 @@ def test_plan_prices_the_memory_that_is_kept(nextscale: Command, finer_model: Pa
         (["--methods", "magic"], "--methods has 'magic'; expected some of scalekv"),
         (["--methods", "scalekv:0.1,"], "--methods has ''; expected some of scalekv"),
         (["--methods", "scalekv:x"], "--methods has 'scalekv:x'; expected scalekv:X"),
-        (["--calibration", "some.json"], "--calibration is for --methods scalekv, which was not given"),
+        (["--calibration", "some.json"], "--calibration is for --methods scalekv or hack, which was not given"),
         (["--methods", "scalekv:0.1", "--calibration", "none.json"], "none.json is missing; expected a file"),
         (["--methods", "scalekv:0.1", "--like", "some.png"], "leave --methods out"),
     ],
@@ -112,7 +149,8 @@ def test_what_cannot_be_calibrated_is_refused(
 ) -> None:
     tiny_pipeline(tiny_m_var()).save_pretrained(tmp_path / "recurrent")
     for words, sentence in (
-        ([tiny_model, "--method", "magic"], "--method is 'magic'; expected scalekv"),
+        ([tiny_model, "--method", "magic"], "--method is 'magic'; expected scalekv or hack"),
+        (["recurrent", "--method", "hack"], "'hack' keeps keys and values of earlier scales, but this model reads"),
         (["recurrent"], "'scalekv' keeps keys and values of earlier scales, but this model reads a recurrent state"),
         ([text_model], "expected --prompts FILE, to draw some"),
     ):

@@ -75,7 +75,7 @@ def test_a_baseline_needs_no_calibration(name: str) -> None:
         InputError, match=f"--methods has '{name}'; expected {name}:X, a share such as 0.5, or a number"
     ):
         handed_over(name, None)
-    with pytest.raises(InputError, match="--calibration is for --methods scalekv, which was not given"):
+    with pytest.raises(InputError, match="--calibration is for --methods scalekv or hack, which was not given"):
         handed_over(f"{name}:6", Path("some.json"))
     with pytest.raises(PlanError, match=f"h2o would replace {name}, the memory"):
         with_methods(plan, f"{name}:0.5,h2o:0.5", {})

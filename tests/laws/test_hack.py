@@ -14,11 +14,11 @@ from nextscale.layers.attention import attend
 from nextscale.layers.slots import SlotSpec
 from nextscale.memory import full
 from nextscale.memory.base import Course, MemoryPlan
+from nextscale.memory.baselines import attention_given
 from nextscale.memory.full import FullMemory
 from nextscale.memory.hack import HackMemory
 from nextscale.memory.hack_calibration import HeadStatistics
 from nextscale.memory.hack_outlook import HackOutlook
-from nextscale.memory.hack_rules import attention_scores
 from nextscale.memory.make import look_ahead, make_memory
 from nextscale.models.base import NextScaleModel
 from nextscale.models.weights_hash import weights_hash
@@ -219,7 +219,7 @@ def test_structural_heads_see_the_first_scales_the_newest_map_and_the_best_betwe
     found = places_of(structural, held[:, :, places])
     assert bool((found[:, :, :5] == torch.arange(5)).all())
     assert bool((found[:, :, 11:] == torch.arange(14, 30)).all())
-    best = attention_scores(q[:, places], held[0, :, places])[:, :, 5:14].topk(6).indices.sort(2).values + 5
+    best = attention_given(q[:, places], held[0, :, places])[:, :, 5:14].topk(6).indices.sort(2).values + 5
     assert torch.equal(found[:, :, 5:11], best)
 
 
@@ -230,7 +230,7 @@ def test_a_structural_head_without_room_for_the_newest_map_sees_a_grid_of_it() -
 
 def test_contextual_heads_see_what_their_queries_look_at_most() -> None:
     [(_, seen)], q, held = drawn(memory_of(tiny_var(), alpha=1.0, queries=9), 2)
-    assert torch.equal(places_of(seen, held), attention_scores(q, held[0]).topk(9).indices.sort(2).values)
+    assert torch.equal(places_of(seen, held), attention_given(q, held[0]).topk(9).indices.sort(2).values)
 
 
 def test_two_dense_kinds_are_one_masked_call(model: NextScaleModel) -> None:

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from nextscale.memory.baselines import attention_given
+from nextscale.memory.cut import kept_tokens
 from nextscale.memory.hack_calibration import HeadStatistics
 from nextscale.memory.hack_rules import (
-    attention_scores,
     attention_variance,
     budgets,
-    chosen_tokens,
     grid_of,
+    left_out,
     merged,
     observers,
 )
@@ -93,15 +94,15 @@ def test_queries_are_asked_from_all_over_a_map() -> None:
 def test_scores_of_all_queries_are_the_sums_of_the_columns() -> None:
     q, keys = some(2, 3, 9, 4), some(2, 3, 14, 4, seed=1)
     asked = torch.tensor(observers(9, 32))
-    torch.testing.assert_close(attention_scores(q[:, :, asked], keys), (q @ keys.mT).softmax(-1).sum(2))
+    torch.testing.assert_close(attention_given(q[:, :, asked], keys), (q @ keys.mT).softmax(-1).sum(2))
 
 
-def test_what_is_protected_stays_and_the_best_of_the_rest() -> None:
-    scores = torch.tensor([[[0.1, 0.9, 0.2, 0.3, 0.3, 0.0]]])
-    stay, go = chosen_tokens(scores, torch.tensor([0, 5]), 4)
-    assert (stay.tolist(), go.tolist()) == ([[[0, 1, 3, 5]]], [[[2, 4]]])  # of equals the first
-    stay, go = chosen_tokens(scores, torch.tensor([], dtype=torch.int64), 2)
-    assert (stay.tolist(), go.tolist()) == ([[[1, 3]]], [[[0, 2, 4, 5]]])
+def test_what_does_not_stay_is_left_out() -> None:
+    stay = torch.tensor([[[0, 2, 3], [1, 4, 5]]])
+    assert left_out(stay, 6).tolist() == [[[1, 4, 5], [0, 2, 3]]]
+    assert left_out(stay, 6).shape == (1, 2, 3)
+    everything = kept_tokens(some(1, 2, 4), torch.tensor([], dtype=torch.int64), 4)
+    assert left_out(everything, 4).shape == (1, 2, 0)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,12 @@ def _scalekv(plan: Plan, budget: float | None, calibration: Any) -> Plan:
     return scalekv(plan, calibration, budget)
 
 
+def _hack(plan: Plan, budget: float, calibration: Any) -> Plan:
+    from nextscale.methods.hack import hack
+
+    return hack(plan, budget)
+
+
 def _baseline(name: str) -> Method:
     """A method that takes a budget alone."""
 
@@ -74,6 +80,7 @@ METHODS = {
         _scalekv,
         calibrated=True,
     ),
+    "hack": Method("hack:X, a share such as 0.5, or a number of tokens", float, _hack, calibrated=True),
     "window": _baseline("window"),
     "streaming": _baseline("streaming"),
     "h2o": _baseline("h2o"),
@@ -92,8 +99,9 @@ Methods = Annotated[
     typer.Option(
         metavar="NAME:X,...",
         help="How the model runs, joined by commas and carried out in this order. scalekv:0.1 keeps a tenth of the "
-        "earlier tokens, scalekv:650 that many a layer, as --calibration says; window, streaming, h2o, snapkv and "
-        "pyramidkv likewise, without a calibration; variant:4/3 runs all blocks at four scales, then three.",
+        "earlier tokens, scalekv:650 that many a layer, as --calibration says; hack:0.5 half of all tokens, those at "
+        "hand included, likewise; window, streaming, h2o, snapkv and pyramidkv as scalekv, without a calibration; "
+        "variant:4/3 runs all blocks at four scales, then three.",
     ),
 ]
 

@@ -24,9 +24,11 @@ from torch import Tensor
 from nextscale.layers.attention import attend
 from nextscale.layers.slots import PlainQueries
 from nextscale.memory.base import Memory, Outlook
+from nextscale.memory.baselines import attention_given
+from nextscale.memory.cut import kept_tokens
 from nextscale.memory.full import FullMemory
 from nextscale.memory.hack_outlook import HackOutlook
-from nextscale.memory.hack_rules import attention_scores, chosen_tokens, grid_of, merged, observers
+from nextscale.memory.hack_rules import grid_of, left_out, merged, observers
 from nextscale.memory.segments import OwnScale
 
 
@@ -128,14 +130,14 @@ class HackMemory(Memory):
         """Of ``held`` (2, R, G, N, D) the prefix, what its kind always holds, and the best of the rest."""
         outlook, scale, kind, prefix = self._outlook, self.scale, self._outlook.kinds[i][g], self.prefix
         length = self.schedule.lengths[scale]
-        scores = attention_scores(q[:, :, self._asked + q.shape[2] - length], held[0])[:, :, prefix:]
+        scores = attention_given(q[:, :, self._asked + q.shape[2] - length], held[0])[..., prefix:]
         ahead = torch.arange(outlook.ahead, device=held.device)
-        always = torch.cat([ahead, self._grid + scores.shape[2] - length]) if kind.structural else ahead[:0]
-        stay, go = chosen_tokens(scores, always, outlook.steps[scale][i][g].attended - prefix)
+        sure = torch.cat([ahead, self._grid + scores.shape[2] - length]) if kind.structural else ahead[:0]
+        stay = kept_tokens(scores, sure, outlook.steps[scale][i][g].attended - prefix)
         among = held[:, :, :, prefix:]
         kept = _taken(among, stay)
         if outlook.merges(scale, kind):
-            kept = merged(kept, _taken(among, go))
+            kept = merged(kept, _taken(among, left_out(stay, among.shape[3])))
         return torch.cat([held[:, :, :, :prefix], kept], 3) if prefix else kept
 
 

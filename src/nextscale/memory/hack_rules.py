@@ -66,14 +66,6 @@ def observers(tokens: int, count: int) -> tuple[int, ...]:
     return tuple(i * (tokens - 1) // max(1, count - 1) for i in range(count))
 
 
-def attention_scores(queries: Tensor, keys: Tensor) -> Tensor:
-    """The attention that the queries really give to each key, added up: (R, H, N) float32.
-
-    queries: (R, H, w, D) as attention has them, with their scale; keys: (R, H, N, D), all of them.
-    """
-    return (queries.float() @ keys.float().mT).softmax(-1).sum(2)
-
-
 def grid_of(size: Size, count: int) -> tuple[int, ...]:
     """The tokens of a regular grid in a map, row by row: at most ``count``, as near to it as the same distances along
     each side allow; of a map with as few tokens all.
@@ -91,12 +83,10 @@ def _spread(length: int, count: int) -> list[int]:
     return [(2 * i + 1) * length // (2 * count) for i in range(count)]
 
 
-def chosen_tokens(scores: Tensor, always: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The positions that stay (R, H, count) and those that go (R, H, N - count), ascending: ``always`` (p,) and the
-    best of the others stay; of equals the first.
-    """
-    order = scores.index_fill(2, always, torch.inf).sort(dim=2, descending=True, stable=True).indices
-    return order[:, :, :count].sort(2).values, order[:, :, count:].sort(2).values
+def left_out(places: Tensor, tokens: int) -> Tensor:
+    """Of so many tokens those that are not at ``places`` (R, H, n): (R, H, m), ascending."""
+    there = torch.zeros((*places.shape[:2], tokens), dtype=torch.bool, device=places.device).scatter(2, places, True)
+    return there.sort(dim=2, stable=True).indices[:, :, : tokens - places.shape[2]]
 
 
 def merged(kept: Tensor, dropped: Tensor, chunk: int = 256) -> Tensor:

@@ -35,11 +35,11 @@ def with_memory(
     return replace(plan, memories={**plan.memories, model: MemoryPlan(policy, settings, calibration, before.takeover)})
 
 
-def tokens_of(budget: Any, plan: Plan) -> int:
-    """A budget in tokens: up to 1 a share of all tokens before the last scale, above 1 that many tokens. Raises
-    ``PlanError`` for what is none.
+def tokens_of(budget: Any, plan: Plan, last: bool = False) -> int:
+    """A budget in tokens: up to 1 a share of all tokens before the last scale, or (last) of that one's, too, above 1
+    that many tokens. Raises ``PlanError`` for what is none.
     """
     found = plain(budget)
     if not is_real(found) or not 0 < found < 2**40 or (found > 1 and found != int(found)):
         raise PlanError(f"the budget is {quoted(budget)}; expected a share above 0, up to 1, or a number of tokens")
-    return int(found) if found > 1 else max(1, round(found * plan.schedule.offsets[-2]))
+    return int(found) if found > 1 else max(1, round(found * plan.schedule.offsets[-1 if last else -2]))
