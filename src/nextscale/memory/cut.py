@@ -11,9 +11,9 @@ Shape letters: ``R`` rows, ``H`` heads, ``N`` tokens that a layer holds, ``l`` q
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from nextscale.layers.slots import PlainQueries, SlotSpec
 from nextscale.memory import full, none
 from nextscale.memory.base import Course, Memory, Outlook
 from nextscale.memory.full import FullMemory
+from nextscale.memory.replaced import Kept, ReplacedMemory
 from nextscale.memory.segments import OwnScale
 from nextscale.scales import Size
 
@@ -107,99 +108,38 @@ class CutOutlook(Outlook):
         )
 
 
-class Held(NamedTuple):
-    """Of one layer: keys and values (2, R, H, N, D), and what the rule noted of those after the prefix, (n, R, H, ...)
-    float32.
+class CutMemory(ReplacedMemory):
+    """Of every layer the tokens that its outlook counts: keys and values (2, R, H, N, D), and what the rule noted of
+    those after the prefix, (n, R, H, ...) float32.
     """
 
-    both: Tensor
-    notes: Tensor
+    _outlook: CutOutlook
 
-    @property
-    def nbytes(self) -> int:
-        return self.both.nbytes + self.notes.nbytes
+    def _nothing(self, slot: int, rows: int) -> Kept:
+        heads, width = self._slots[slot].heads, self._slots[slot].width
+        notes = self._new((self._outlook.rule.notes, rows, heads, 0), dtype=torch.float32)
+        return self._new((2, rows, heads, 0, width)), notes
 
-
-class CutMemory(Memory):
-    """Of every layer the tokens that its outlook counts, for ``rows`` rows in the compute precision ``dtype``."""
-
-    def __init__(self, outlook: CutOutlook, rows: int, dtype: torch.dtype, device: torch.device | str) -> None:
-        course = outlook.course
-        self.schedule, self.scale = course.schedule, course.first
-        self._outlook, self._slots = outlook, course.slots
-        self._new = torch.empty(0, dtype=dtype, device=device).new_empty
-        runs = (i for i, spec in enumerate(course.slots) if spec.reads == "past" and course.last_of(i) >= 0)
-        self._kept = {i: self._nothing(rows, course.slots[i]) for i in runs}
-        self._next: dict[int, Held] = {}
-        self._in_prefix = False
-        self._own = OwnScale()
-
-    def _nothing(self, rows: int, spec: SlotSpec) -> Held:
-        notes = self._new((self._outlook.rule.notes, rows, spec.heads, 0), dtype=torch.float32)
-        return Held(self._new((2, rows, spec.heads, 0, spec.width)), notes)
+    def _foreseen(self, k: int, slot: int, counts: list[int]) -> bool:
+        return self._outlook.kept[k][slot] == counts[0]
 
     def slot(self, index: int) -> _Slot | OwnScale:
         return _Slot(self, index) if self._slots[index].reads == "past" else self._own
-
-    def begin_prefix(self) -> None:
-        self._next, self._in_prefix = {}, True
-
-    def end_prefix(self) -> None:
-        self._kept |= self._next
-        self._next, self._in_prefix = {}, False
-
-    def begin_scale(self, k: int, blocks: Sequence[int] | None = None) -> None:
-        assert self.scale == k, f"scale {k} began where scale {self.scale} was due"
-        self._next = {}
-        if blocks is not None:
-            self._kept = {i: kept for i, kept in self._kept.items() if self._slots[i].block in blocks}
-
-    def end_scale(self, k: int) -> None:
-        assert self.scale == k, f"scale {k} ended where scale {self.scale} was due"
-        self._kept |= self._next
-        self._next, self.scale = {}, k + 1
-        counts = {i: kept.both.shape[3] for i, kept in self._kept.items()}
-        assert all(self._outlook.kept[k][i] == n for i, n in counts.items()), f"{counts} tokens after scale {k}"
-
-    def select(self, rows: Tensor) -> None:
-        for i, kept in self._kept.items():  # layer by layer, so that only one is held twice
-            self._kept[i] = Held(*(x.index_select(1, rows) for x in kept))
-
-    def snapshot(self) -> _Snapshot:
-        return _Snapshot(self.scale, dict(self._kept))
-
-    def restore(self, snapshot: object) -> None:
-        assert isinstance(snapshot, _Snapshot)
-        self.scale, self._kept, self._next = snapshot.scale, dict(snapshot.kept), {}
-
-    def free(self) -> None:
-        self._kept, self._next = {}, {}
-
-    @property
-    def live_bytes(self) -> int:
-        return sum(kept.nbytes for kept in self._kept.values())
-
-    @property
-    def allocated_bytes(self) -> int:
-        return self.live_bytes + sum(kept.nbytes for kept in self._next.values())
 
     def see(self, i: int, q: Tensor, k: Tensor, v: Tensor, plain: PlainQueries | None) -> Tensor:
         """What slot i attends to, keys and values (2, R, H, N, D): all that it kept, then k and v (R, H, l, D). What it
         will keep of that is chosen here, so that only one layer at a time holds more.
         """
-        kept = self._kept[i].both
-        past, total = kept.shape[3], kept.shape[3] + k.shape[2]
-        both = self._new((*kept.shape[:3], total, kept.shape[4]))
-        both[:, :, :, :past] = kept
-        both[0, :, :, past:], both[1, :, :, past:] = k, v
+        kept, notes = self._kept[i]
+        both = self._joined(kept, k, v)
         if self._in_prefix:
-            self._next[i] = self._kept[i]._replace(both=both)
+            self._next[i] = (both, notes)
         elif self.scale < self._outlook.course.last_of(i):
-            look = Look(q, plain, both[0], self._outlook.course.prefix, self.schedule[self.scale], self._kept[i].notes)
+            look = Look(q, plain, both[0], self._outlook.course.prefix, self.schedule[self.scale], notes)
             self._next[i] = self._left(i, both, look)
         return both
 
-    def _left(self, i: int, both: Tensor, look: Look) -> Held:
+    def _left(self, i: int, both: Tensor, look: Look) -> Kept:
         """What slot i keeps after this scale: the prefix, and what the rule chooses."""
         outlook, k = self._outlook, self.scale
         notes = outlook.rule.noted(look) if outlook.notes(k, i) else look.notes
@@ -209,7 +149,7 @@ class CutMemory(Memory):
             ahead = look.places(0, look.prefix).expand(*chosen.shape[:-1], -1)
             both = _taken(both, torch.cat([ahead, chosen + look.prefix], -1))
             notes = _taken(notes, chosen) if outlook.notes(k + 1, i) else notes[..., :0].clone()
-        return Held(both, notes)
+        return both, notes
 
 
 def _taken(x: Tensor, positions: Tensor) -> Tensor:
@@ -218,12 +158,6 @@ def _taken(x: Tensor, positions: Tensor) -> Tensor:
         return x.index_select(3, positions)
     index = positions.reshape(1, *positions.shape, *(1,) * (x.ndim - 4))
     return x.gather(3, index.expand(len(x), -1, -1, -1, *x.shape[4:]))
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    scale: int
-    kept: dict[int, Held]
 
 
 class _Slot:

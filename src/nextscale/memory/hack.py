@@ -7,7 +7,7 @@ put back into what attention gives: keys and values are copied into the memory a
 size of the queries, and leaves weights, their hash and the adapters around them alone.
 
 What is cut is foreseen in ``hack_outlook.py``, by rules in ``hack_rules.py``, which need to know of a model what
-``hack_calibration.py`` says. Kept tensors are replaced, never written into.
+``hack_calibration.py`` says.
 
 Shape letters: ``R`` rows, ``H`` heads, ``G`` those of one kind, ``N`` tokens that they hold, ``D`` head width.
 """
@@ -15,7 +15,6 @@ Shape letters: ``R`` rows, ``H`` heads, ``G`` those of one kind, ``N`` tokens th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,80 +28,39 @@ from nextscale.memory.cut import kept_tokens
 from nextscale.memory.full import FullMemory
 from nextscale.memory.hack_outlook import HackOutlook
 from nextscale.memory.hack_rules import grid_of, left_out, merged, observers
+from nextscale.memory.replaced import Kept, ReplacedMemory
 from nextscale.memory.segments import OwnScale
 
 
-class HackMemory(Memory):
-    """Of every head the tokens that its outlook counts, for ``rows`` rows in the compute precision ``dtype``."""
+class HackMemory(ReplacedMemory):
+    """Of every head the tokens that its outlook counts: for each kind of a layer keys and values (2, R, G, N, D)."""
+
+    _outlook: HackOutlook
 
     def __init__(self, outlook: HackOutlook, rows: int, dtype: torch.dtype, device: torch.device | str) -> None:
-        course = outlook.course
-        self.schedule, self.scale = course.schedule, course.first
-        self._outlook, self._slots = outlook, course.slots
-        self._new = torch.empty(0, dtype=dtype, device=device).new_empty
-        runs = [i for i, spec in enumerate(course.slots) if spec.reads == "past" and course.last_of(i) >= 0]
-        self._heads = {i: [torch.tensor(kind.heads, device=device) for kind in outlook.kinds[i]] for i in runs}
-        self._kept = {
-            i: [self._new((2, rows, len(kind.heads), 0, course.slots[i].width)) for kind in outlook.kinds[i]]
-            for i in runs
-        }
-        self._next: dict[int, list[Tensor]] = {}
+        super().__init__(outlook, rows, dtype, device)
+        self._heads = {i: [torch.tensor(kind.heads, device=device) for kind in outlook.kinds[i]] for i in self._kept}
         self._asked = self._grid = torch.empty(0)
-        self._in_prefix = False
-        self._own = OwnScale()
 
     @property
     def prefix(self) -> int:
         return self._outlook.course.prefix
 
+    def _nothing(self, slot: int, rows: int) -> Kept:
+        width = self._slots[slot].width
+        return tuple(self._new((2, rows, len(kind.heads), 0, width)) for kind in self._outlook.kinds[slot])
+
+    def _foreseen(self, k: int, slot: int, counts: list[int]) -> bool:
+        return [step.kept for step in self._outlook.steps[k][slot]] == counts
+
     def slot(self, index: int) -> _Slot | OwnScale:
         return _Slot(self, index) if self._slots[index].reads == "past" else self._own
 
-    def begin_prefix(self) -> None:
-        self._next, self._in_prefix = {}, True
-
-    def end_prefix(self) -> None:
-        self._kept |= self._next
-        self._next, self._in_prefix = {}, False
-
     def begin_scale(self, k: int, blocks: Sequence[int] | None = None) -> None:
-        assert self.scale == k, f"scale {k} began where scale {self.scale} was due"
-        self._next = {}
-        if blocks is not None:
-            self._kept = {i: kept for i, kept in self._kept.items() if self._slots[i].block in blocks}
+        super().begin_scale(k, blocks)
         size, count = self.schedule[k], self.schedule.lengths[k]
         places = (observers(count, self._outlook.queries), grid_of(size, self._outlook.grid))
         self._asked, self._grid = (torch.tensor(some, device=self._new(0).device) for some in places)
-
-    def end_scale(self, k: int) -> None:
-        assert self.scale == k, f"scale {k} ended where scale {self.scale} was due"
-        self._kept |= self._next
-        self._next, self.scale = {}, k + 1
-        for i, kept in self._kept.items():
-            counts = [one.shape[3] for one in kept]
-            assert counts == [step.kept for step in self._outlook.steps[k][i]], f"{counts} tokens after scale {k}"
-
-    def select(self, rows: Tensor) -> None:
-        for i, kept in self._kept.items():  # layer by layer, so that only one is held twice
-            self._kept[i] = [one.index_select(1, rows) for one in kept]
-
-    def snapshot(self) -> _Snapshot:
-        return _Snapshot(self.scale, dict(self._kept))
-
-    def restore(self, snapshot: object) -> None:
-        assert isinstance(snapshot, _Snapshot)
-        self.scale, self._kept, self._next = snapshot.scale, dict(snapshot.kept), {}
-
-    def free(self) -> None:
-        self._kept, self._next = {}, {}
-
-    @property
-    def live_bytes(self) -> int:
-        return sum(one.nbytes for kept in self._kept.values() for one in kept)
-
-    @property
-    def allocated_bytes(self) -> int:
-        return self.live_bytes + sum(one.nbytes for kept in self._next.values() for one in kept)
 
     def see(self, i: int, q: Tensor, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What slot i attends to: for each kind its heads (G,), and their keys and values (2, R, G, N, D), those of a
@@ -112,17 +70,13 @@ class HackMemory(Memory):
             (heads, self._seen(i, g, *(_of(x, heads) for x in (q, k, v)))) for g, heads in enumerate(self._heads[i])
         ]
         if self._in_prefix or self.scale < self._outlook.course.last_of(i):
-            self._next[i] = [seen for _, seen in found]
+            self._next[i] = tuple(seen for _, seen in found)
         return found
 
     def _seen(self, i: int, g: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What the heads of one kind attend to, whose queries, keys and values these are."""
-        kept = self._kept[i][g]
-        past, total = kept.shape[3], kept.shape[3] + k.shape[2]
-        held = self._new((*kept.shape[:3], total, kept.shape[4]))
-        held[:, :, :, :past] = kept
-        held[0, :, :, past:], held[1, :, :, past:] = k, v
-        if self._in_prefix or self._outlook.steps[self.scale][i][g].attended == total:
+        held = self._joined(self._kept[i][g], k, v)
+        if self._in_prefix or self._outlook.steps[self.scale][i][g].attended == held.shape[3]:
             return held
         return self._cut(i, g, q, held)
 
@@ -149,12 +103,6 @@ def _of(x: Tensor, heads: Tensor) -> Tensor:
 def _taken(held: Tensor, places: Tensor) -> Tensor:
     """The tokens (R, G, n) of ``held`` (2, R, G, N, D)."""
     return held.gather(3, places[None, ..., None].expand(2, -1, -1, -1, held.shape[4]))
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    scale: int
-    kept: dict[int, list[Tensor]] = field(repr=False)
 
 
 class _Slot:
