@@ -21,7 +21,7 @@ from nextscale.methods.first_scales import first_scales
 from nextscale.methods.variant import evenly_spaced, nested, variant
 from nextscale.models.base import NextScaleModel
 from nextscale.models.m_var import MVAR, MVARConfig
-from nextscale.models.var import VARConfig
+from nextscale.models.var import VAR, VARConfig
 from nextscale.plan import Plan, default_plan
 from nextscale.price import price, table
 from tests.laws.test_loop import run, same
@@ -247,6 +247,7 @@ def test_held_out_loss_is_measured_at_a_depth() -> None:
 def test_a_checkpoint_says_what_was_taught_and_is_a_plain_one_to_all_else(tmp_path: Path) -> None:
     pipe = tiny_pipeline()
     plain = pipe(class_labels="face", seed=3)
+    assert isinstance(pipe.model, VAR)
     pipe.model.config = replace(pipe.model.config, full_scales=2, subnets=((0, 2),))
     pipe.save_pretrained(tmp_path / "taught")
     again = nextscale.load(tmp_path / "taught", device="cpu", dtype="float32")

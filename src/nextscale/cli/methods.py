@@ -62,7 +62,7 @@ def _baseline(name: str) -> Method:
 def _variant(plan: Plan, numbers: list[int], model: Any) -> Plan:
     from nextscale.methods.variant import variant
 
-    return variant(plan, model, *([numbers[0], numbers[1:]] if numbers else []))
+    return variant(plan, model, numbers[0], numbers[1:]) if numbers else variant(plan, model)
 
 
 def _numbers(text: str) -> list[int]:

@@ -87,14 +87,14 @@ class SupernetLesson:
 
     def measure(self, model: NextScaleModel, batches: Iterable[tuple[Encoded, Features]]) -> Metrics:
         """Held-out loss and accuracy at every depth, and their means over all depths."""
-        every: dict[int, list[Scores]] = {self.depth: []} | {len(subnet): [] for subnet in self.subnets}
-        images = list[int]()
+        every, images = dict[int, list[Scores]](), list[int]()
         for encoded, features in batches:
             images.append(features.images)
             for subnet in (tuple(range(self.depth)), *self.subnets):
                 blocks = self.blocks(subnet, encoded.canvas.schedule)
-                every[len(subnet)].append(score_batches(model, [(encoded, features)], blocks=blocks))
-        totals = {depth: Scores.mean(scores, images).total for depth, scores in every.items()}
+                scores = score_batches(model, [(encoded, features)], blocks=blocks)
+                every.setdefault(len(subnet), []).append(scores)
+        totals = {depth: Scores.mean(parts, images).total for depth, parts in every.items()}
         found: dict[str, Any] = {}
         for name in ("loss", "accuracy"):
             found[name] = sum(getattr(score, name) for score in totals.values()) / len(totals)
