@@ -290,6 +290,96 @@ def test_a_picture_is_painted_over(page: Any, tmp_path: Path) -> None:
     counts(page, 4)
 
 
+def test_a_picture_is_extended(page: Any) -> None:
+    """By keys, with margins of other widths; what was there stays as it was, and the words say what comes around it."""
+    draw(page)
+    before = pixels(page)
+    page.focus("#extend")
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator("#extending [name=left]")).to_be_focused()
+    sides = [page.locator(f"#extending [name={side}]") for side in ("left", "right", "top", "bottom")]
+    assert [side.input_value() for side in sides] == ["4"] * 4, "a quarter of the picture"
+    for side in sides:
+        side.fill("0")
+    page.keyboard.press("Enter")
+    says(page, "#trouble", "No margin is given yet: type how many pixels to add on a side.")
+    sides[0].fill("8")
+    sides[3].fill("2")
+    page.keyboard.press("Enter")
+    says(page, "#status", "is done")
+    after = pixels(page)
+    assert after.size == (24, 18)
+    assert after.crop((8, 0, 24, 16)) == before
+    assert page.locator("#before").is_visible()
+    counts(page, 2)
+    page.click("#repeat")
+    counts(page, 3)
+    says(page, "#status", "is done")
+    assert pixels(page) == after
+
+
+def test_a_picture_is_removed(page: Any) -> None:
+    """It asks, shows the next one, and what is gone stays gone."""
+    draw(page, n=2)
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.click("#remove")
+    counts(page, 2)
+    page.locator("#gallery button").first.click()
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.focus("#remove")
+    page.keyboard.press("Enter")
+    counts(page, 1)
+    says(page, "#status", "The picture is removed.")
+    sync_api.expect(page.locator("#gallery button")).to_be_focused()
+    says(page, "#caption", "seed 7")
+    page.reload()
+    counts(page, 1)
+    page.locator("#gallery button").click()
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("#remove")
+    counts(page, 0)
+    assert page.locator("#empty").is_visible()
+    assert not page.locator("#clear").is_visible()
+    sync_api.expect(page.locator("#prompt")).to_be_focused()
+
+
+def test_the_file_of_an_edit_is_repeated_with_the_picture_that_was_edited(page: Any, tmp_path: Path) -> None:
+    """And with its mask, where a brush made one; another picture is refused. From then on it is like any other edit."""
+    draw(page)
+    original = download(page, tmp_path / "original.png")
+    page.click("#paint")
+    for key in ("+", "+", "+", " "):
+        page.locator("#brush").press(key)
+    page.click("#painting .first")
+    counts(page, 2)
+    says(page, "#status", "is done")
+    edited, file = pixels(page), download(page, tmp_path / "edit.png")
+    with page.expect_download() as found:
+        page.click("#downloadmask")
+    found.value.save_as(mask := tmp_path / "mask.png")
+    drop(page, "edit.png", file.read_bytes())
+    says(page, "#status", "give that one to repeat it.")
+    page.set_input_files("#given", file)
+    page.set_input_files("#givenmask", mask)
+    page.click("#giving button")
+    says(page, "#trouble", "this is not the picture of the edit; expected one of the same pixels")
+    page.set_input_files("#given", original)
+    page.focus("#giving button")
+    page.keyboard.press("Enter")
+    counts(page, 3)
+    says(page, "#status", "is done")
+    assert pixels(page) == edited
+    assert not page.locator("#giving").is_visible()
+    page.click("#repeat")
+    counts(page, 4)
+    says(page, "#status", "is done")
+    assert pixels(page) == edited
+    page.click("#vary")
+    counts(page, 5)
+    says(page, "#status", "is done")
+    assert pixels(page) != edited
+
+
 def test_two_ways_draw_the_same_seeds_side_by_side(page: Any) -> None:
     """Another model, another style, the first steps: one thing differs, and the pair stands side by side."""
     page.locator("summary", has_text="Compare").click()
@@ -481,6 +571,7 @@ def test_everyone_can_read_and_use_it(open_page: Open, scheme: str, width: int) 
     page.focus("#painting .first")
     page.keyboard.press("Enter")
     says(page, "#trouble", "Nothing is painted yet")
+    page.evaluate("for (const one of document.querySelectorAll('#extending, #giving')) one.hidden = false")
     page.wait_for_timeout(300)
     assert violations(page, axe.AXE_SCRIPT) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width

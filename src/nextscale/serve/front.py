@@ -160,7 +160,8 @@ class Front:
         stride, at, (h, w) = self.pipe.shapes.stride, asked.at, asked.plan.schedule.grid
         long = max(h, w)
         sizes = [(max(1, h * side // long) * stride, max(1, w * side // long) * stride) for side in range(1, long)]
-        fitting = bisect(sizes, False, key=lambda size: self.cost(at(size), images) > most)
+        with _heard():  # what is said of sizes that are only tried is nobody's concern
+            fitting = bisect(sizes, False, key=lambda size: self.cost(at(size), images) > most)
         return sizes[fitting - 1] if fitting else None
 
     @cached_property

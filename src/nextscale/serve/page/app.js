@@ -87,7 +87,7 @@ async function offer() {
 function show(picture) {
   chosen = picture;
   view.choose(picture);
-  paint(false);
+  open();
   for (const button of document.querySelectorAll(".picture")) button.setAttribute("aria-current", button.picture === picture);
 }
 
@@ -111,7 +111,30 @@ function hang(picture) {
   at("clear").hidden = false;
 }
 
+/** Takes a picture out of the gallery, and shows the next one there. */
+async function remove(picture) {
+  if (!confirm("Remove this picture from this browser?")) return;
+  picture.gone = true;
+  await gallery.remove(picture.id);
+  const item = at(`kept-${picture.id}`), next = (item.nextElementSibling ?? item.previousElementSibling)?.firstChild;
+  for (const button of document.querySelectorAll(".picture")) {
+    if (button.picture !== picture) continue;
+    free(button);
+    (button.parentElement === item ? item : button).remove();
+  }
+  at("clear").hidden = !next;
+  say("The picture is removed.");
+  if (next) {
+    show(next.picture);
+    next.focus();
+  } else {
+    view.nothing();
+    at("prompt").focus();
+  }
+}
+
 async function keep(picture) {
+  if (picture.gone) return;
   const gone = await gallery.keep(picture).catch(() => {
     trouble(new Error("This browser keeps no gallery: download what you want to keep."));
     return [];
@@ -148,6 +171,7 @@ async function draw(wanted) {
     async finished(picture, warnings) {
       at("note").textContent = warnings.filter((one) => !at("reading").textContent.includes(one)).join(" ");
       await keep(picture);
+      view.changed(picture);
     },
   };
   at("trouble").textContent = at("note").textContent = "";
@@ -155,7 +179,7 @@ async function draw(wanted) {
   at("sheets").replaceChildren();
   chosen = undefined;
   view.choose({ about: "", frames: [], beside: wanted[0].beside?.(0) });
-  paint(false);
+  open();
   at("stop").hidden = false;
   at("draw").hidden = true;
   say("Drawing.");
@@ -202,19 +226,42 @@ function drawControls() {
   return draw(wanted);
 }
 
-async function paint(on) {
-  for (const id of ["painting", "brush"]) at(id).hidden = !on;
-  at("paint").setAttribute("aria-expanded", on);
-  view.alone(on);
-  if (!on) return;
-  const picture = await createImageBitmap(chosen.blob);
-  brush.start(picture.width, picture.height);
-  at("brush").focus();
+/** Opens the form that says where a picture is edited, "painting" or "extending", or none. */
+async function open(form) {
+  for (const [button, one] of [["paint", "painting"], ["extend", "extending"]]) {
+    at(one).hidden = one !== form;
+    at(button).setAttribute("aria-expanded", one === form);
+  }
+  at("brush").hidden = form !== "painting";
+  view.alone(Boolean(form));
+  if (!form) return;
+  const { width, height } = await createImageBitmap(chosen.blob), margins = at("extending").elements;
+  if (form === "painting") {
+    brush.start(width, height);
+    at("brush").focus();
+  } else {
+    for (const [side, whole] of [["left", width], ["right", width], ["top", height], ["bottom", height]]) {
+      margins[side].value = Math.round(whole / 4);
+    }
+    margins.left.focus();
+  }
+}
+
+/** What the words and settings say of an edit; its size is the picture's. */
+function edited() {
+  const { size, ...request } = controls.read();
+  return { ...request, n: 1 };
+}
+
+function drawMargins() {
+  const outpaint = {};
+  for (const { name, value } of at("extending").querySelectorAll("input")) if (Number(value)) outpaint[name] = Number(value);
+  if (!Object.keys(outpaint).length) return trouble(new Error("No margin is given yet: type how many pixels to add on a side."));
+  return edit({ ...edited(), outpaint }, { image: chosen.blob });
 }
 
 async function drawPainted() {
-  const request = { ...controls.read(), n: 1 }, files = { image: chosen.blob }, typed = at("box").value.trim();
-  delete request.size;
+  const request = edited(), files = { image: chosen.blob }, typed = at("box").value.trim();
   if (typed) {
     request.box = typed.split(/[\s,]+/).map(Number);
     if (request.box.length !== 4 || request.box.some(Number.isNaN)) {
@@ -227,22 +274,30 @@ async function drawPainted() {
   return edit(request, files);
 }
 
-function edit(request, files) {
-  return draw([{ request, files, title: "", beside: () => ({ blob: files.image, about: "Before" }) }]);
+function edit(request, files, recipe) {
+  return draw([{ request, files, recipe, title: "", beside: () => ({ blob: files.image, about: "Before" }) }]);
+}
+
+/** Repeats an edit whose file was opened, with the picture that was edited. */
+function drawGiven() {
+  const { request, recipe, lacking } = chosen, { image, mask_image: masked, ...where } = lacking;
+  const files = { image: at("given").files[0], ...(masked && { mask: at("givenmask").files[0] }) };
+  return edit({ ...request, ...where }, files, recipe);
 }
 
 /** A file that was dropped or opened: its recipe is data, and is shown as text. */
 async function taken(file) {
   at("trouble").textContent = at("note").textContent = "";
   try {
-    const told = await api.recipe(file), lacking = Boolean(told.edit);
+    const told = await api.recipe(file), { recipe, edit: lacking } = told;
     const about = `${file.name}: drawn by ${told.model}, seed ${told.seeds.join(", ")}`;
     running?.abort();
     free(at("sheets"));
     at("sheets").replaceChildren();
-    choose({ blob: file, frames: [file], request: told.request, whole: true, lacking, about });
-    say(lacking ? "This picture was painted into another one, which its file does not hold: its settings are filled in, and it cannot be repeated here."
-      : "The settings of the picture are filled in.");
+    at("giving").reset();
+    choose({ blob: file, frames: [file], request: told.request, whole: true, recipe, lacking, about });
+    const filled = "The settings of the picture are filled in.";
+    say(lacking ? `${filled} It was painted into another one, which its file does not hold: give that one to repeat it.` : filled);
   } catch (error) {
     trouble(error);
   }
@@ -273,6 +328,8 @@ function clicked(id, work) {
 
 submitted("controls", drawControls);
 submitted("painting", drawPainted);
+submitted("extending", drawMargins);
+submitted("giving", drawGiven);
 submitted("keyform", () => {
   sessionStorage.setItem("key", at("key").value);
   at("trouble").textContent = "";
@@ -288,8 +345,10 @@ at("model").addEventListener("change", () => { suggest(); offer(); });
 clicked("stop", () => running?.abort());
 clicked("repeat", () => again(chosen.request));
 clicked("vary", () => { const { seed, ...request } = chosen.request; return again(request); });
-clicked("paint", () => paint(at("painting").hidden).catch(trouble));
-clicked("wipe", () => paint(true).catch(trouble));
+clicked("paint", () => open(at("painting").hidden && "painting").catch(trouble));
+clicked("extend", () => open(at("extending").hidden && "extending").catch(trouble));
+clicked("wipe", () => open("painting").catch(trouble));
+clicked("remove", () => remove(chosen).catch(trouble));
 clicked("clear", async () => {
   if (!confirm("Remove all pictures of the gallery from this browser?")) return;
   await gallery.clear().catch(trouble);

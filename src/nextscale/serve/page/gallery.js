@@ -22,6 +22,7 @@ const size = (picture) => picture.frames.reduce((bytes, frame) => bytes + frame.
 
 export const all = async () => done((await store("readonly")).getAll());
 export const clear = async () => done((await store("readwrite")).clear());
+export const remove = async (id) => done((await store("readwrite")).delete(id));
 
 /** Keeps a picture, or what has changed of one; returns the ids of those that had to go. */
 export async function keep(picture) {

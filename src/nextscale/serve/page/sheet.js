@@ -34,12 +34,13 @@ function begin(title) {
 }
 
 /**
- * Draws {request, files, title, beside(index)}; `listen` has what is called with a picture: began, grown, finished
+ * Draws {request, files, title, beside(index), recipe}; a recipe says what the request does, and is sent in its place.
+ * `listen` has what is called with a picture: began, grown, finished
  * (with the server's warnings), and choose after a click. Returns the pictures in their order.
  */
-export async function draw({ request, files, title, beside }, listen, signal) {
+export async function draw({ request, files, title, beside, recipe }, listen, signal) {
   const room = begin(title), entries = [];
-  for await (const event of api.draw(request, files, signal)) {
+  for await (const event of api.draw(recipe ? { recipe } : request, files, signal)) {
     let entry = entries[event.index];
     if (!entry) {
       const picture = { about: "", frames: [], files, scales: event.scales, beside: beside?.(event.index) };

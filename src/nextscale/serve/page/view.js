@@ -49,8 +49,12 @@ function grow() {
 function tell() {
   at("frame").classList.toggle("waiting", !picture.frames.length);
   large.alt = at("caption").textContent = picture.about;
-  for (const id of ["repeat", "vary"]) at(id).disabled = !picture.whole || picture.lacking;
-  at("paint").disabled = !picture.whole;
+  for (const id of ["repeat", "vary"]) at(id).disabled = !picture.whole || Boolean(picture.lacking);
+  for (const id of ["paint", "extend"]) at(id).disabled = !picture.whole;
+  at("giving").hidden = !picture.lacking;
+  at("givenmasklabel").hidden = !picture.lacking?.mask_image;
+  at("givenmask").required = Boolean(picture.lacking?.mask_image);
+  at("remove").hidden = !picture.id;
   at("growth").hidden = (picture.scales ?? picture.frames.length) < 2;
   slider.max = picture.scales ?? picture.frames.length;
   at("download").hidden = !picture.whole;
@@ -58,6 +62,11 @@ function tell() {
     put(at("download"), picture.blob);
     at("download").download = `nextscale-${picture.request.seed ?? "picture"}.png`;
   }
+  at("downloadmask").hidden = !picture.whole || !picture.files?.mask;
+  if (!at("downloadmask").hidden) {
+    put(at("downloadmask"), picture.files.mask);
+    at("downloadmask").download = `nextscale-${picture.request.seed ?? "picture"}-mask.png`;
+  } else free(at("downloadmask"));
   at("before").hidden = !picture.beside;
   if (!picture.beside || picture.beside === beside) return;
   beside = picture.beside;
