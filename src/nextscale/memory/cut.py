@@ -81,8 +81,10 @@ class Rule(ABC):
 
 @dataclass(frozen=True)
 class CutOutlook(Outlook):
-    """rule: chooses what is kept."""
+    """rule: chooses what is kept, of all heads of a layer as many."""
 
+    kept: tuple[tuple[int, ...], ...]
+    attended: tuple[tuple[int, ...], ...]
     rule: Rule
 
     def cuts(self, k: int, slot: int) -> bool:
@@ -188,7 +190,7 @@ def cut_outlook(course: Course, most: Callable[[int, int], int | None], rule: Ru
     before = (0 if course.with_first else course.prefix,) * len(course.slots)
     for k, own in enumerate(none.outlook(course).attended):
         reads = zip(course.slots, own, before, strict=True)
-        held = tuple(n + past if n and spec.reads == "past" else n for spec, n, past in reads)
+        held = tuple(int(n) + past if n and spec.reads == "past" else int(n) for spec, n, past in reads)
         attended.append(held)
         limits = [most(k, spec.block) if k >= course.first else None for spec in course.slots]
         left = [n if limit is None else min(n, limit + course.prefix) for n, limit in zip(held, limits, strict=True)]
