@@ -37,7 +37,7 @@ from tests.test_price import counted
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {"budget": 9, "alpha": 0.5, "contextual_share": 1 / 3, "queries": 4, "protected": 2}
 SETTINGS |= {"merge": True}
-UNLIKE = ("var", "flexvar", "infinity", "prefix")
+UNLIKE = ("var", "infinity", "prefix")
 
 
 def heads(model: NextScaleModel, variance: Tensor | None = None) -> HeadStatistics:
@@ -113,7 +113,7 @@ def test_the_order_of_a_models_heads_is_of_no_concern() -> None:
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [(name, "plain") for name in (*UNLIKE, "m-var-attention-between-scales")]
+    [(name, "plain") for name in (*UNLIKE, "flexvar", "m-var-attention-between-scales")]
     + [("prefix", method) for method in ("culled", "handed over", "handed over, empty", "fewer blocks")],
 )
 def test_bytes_and_flops_are_those_that_were_predicted(name: str, method: str) -> None:
