@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -161,57 +161,87 @@ def test_what_stays_is_what_was_in_its_order_and_what_is_sure(name: str, kind: s
         assert all(bool((found == prefix + place).any(2).all()) for place in sure)
 
 
-def test_heavy_hitters_are_the_columns_of_the_attention_that_sum_to_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of whole maps of attention, in float64: scale for scale, every key by the queries that saw it."""
-    monkeypatch.setattr(attention_given, "__defaults__", (4,))
-    generator = torch.Generator().manual_seed(2)
-    schedule, heads, width = ScaleSchedule.of([1, 2, 3, 4]), 4, 8
-    q, keys, values = torch.randn(3, 2, heads, 14, width, generator=generator)
-    for per_query in (False, True):
-        model = tiny_var()
-        plan = h2o(default_plan(model), 4, per_query=per_query)
-        memory = new_memory(model, 2, plan)
-        assert isinstance(memory, CutMemory)
-        sums, seen = torch.zeros(2, heads, 14, dtype=torch.float64), torch.zeros(14, dtype=torch.float64)
-        held = torch.arange(0).expand(2, heads, 0)
-        for k in range(3):
-            here = schedule.slice(k)
-            memory.begin_scale(k)
-            for i in range(3):
-                memory.slot(i).attend(q[:, :, here], keys[:, :, here], values[:, :, here])
-            memory.end_scale(k)
-            held = torch.cat([held, torch.arange(here.start, here.stop).expand(2, heads, -1)], 2)
-            there = keys.double().gather(2, held[..., None].expand(-1, -1, -1, width))
-            sums.scatter_add_(2, held, (q[:, :, here].double() @ there.mT).softmax(-1).sum(2))
-            seen[: here.stop] += here.stop - here.start
-            if held.shape[2] > 4:
-                scores = (sums / seen if per_query else sums).gather(2, held)
-                heavy = scores[..., :-2].topk(2).indices
-                held = held.gather(2, torch.cat([heavy, torch.arange(held.shape[2])[-2:].expand(2, heads, -1)], 2))
-                held = held.sort(2).values
-            for kept, notes in memory._kept.values():
-                expected = keys.gather(2, held[..., None].expand(-1, -1, -1, width))
-                assert torch.equal(kept[0], expected)
-                if k < 2:  # nothing is cut after the third scale, so nothing is noted
-                    torch.testing.assert_close(notes[0].double(), sums.gather(2, held), atol=1e-5, rtol=1e-5)
+def fed(memory: CutMemory, q: Tensor, keys: Tensor, values: Tensor) -> Iterator[slice]:
+    """Show every slot the prefix and three scales of (R, H, tokens, D); after each scale, where it stands."""
+    prefix, offsets = memory._outlook.course.prefix, memory.schedule.offsets
 
+    def see(now: slice) -> slice:
+        for i in memory._kept:
+            memory.slot(i).attend(q[:, :, now], keys[:, :, now], values[:, :, now])
+        return now
 
-def test_a_window_keeps_what_it_gives_attention_and_its_neighbours() -> None:
-    """One key gets most, and lends it to those beside it; nothing beyond either end, or in the window, lends any."""
-    model = tiny_var()
-    memory = new_memory(model, 1, snapkv(default_plan(model), 6, window=2, kernel=3))
-    assert isinstance(memory, CutMemory)
-    q, keys = torch.zeros(2, 1, 4, 14, 8)
-    q[..., 0], keys[:, :, 3, 0] = 1.0, 5.0
-    values = torch.arange(14.0)[None, None, :, None].expand(1, 4, 14, 8)
+    if prefix:
+        memory.begin_prefix()
+        see(slice(prefix))
+        memory.end_prefix()
     for k in range(3):
         memory.begin_scale(k)
-        now = model.schedule.slice(k)
-        for i in range(3):
-            memory.slot(i).attend(q[:, :, now], keys[:, :, now], values[:, :, now])
+        now = see(slice(prefix + offsets[k], prefix + offsets[k + 1]))
         memory.end_scale(k)
+        yield now
+
+
+@pytest.mark.parametrize("per_query", [False, True])
+@pytest.mark.parametrize("kind", ["var", "prefix"])
+def test_heavy_hitters_are_the_columns_of_the_attention_that_sum_to_most(
+    kind: str, per_query: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of whole maps of attention, in float64: scale for scale, every key by the queries that saw it."""
+    monkeypatch.setattr(attention_given, "__defaults__", (4,))
+    model = PAST[kind]()
+    memory = new_memory(model, 2, h2o(default_plan(model), 4, per_query=per_query))
+    assert isinstance(memory, CutMemory)
+    spec, prefix = model.slots[0], memory._outlook.course.prefix
+    shape, generator = (3, 2, spec.heads, prefix + 14, spec.width), torch.Generator().manual_seed(2)
+    q, keys, values = torch.randn(shape, generator=generator)
+    sums, seen = torch.zeros(shape[1:4], dtype=torch.float64), torch.zeros(prefix + 14, dtype=torch.float64)
+    held = torch.arange(prefix).expand(*shape[1:3], -1)
+
+    for k, now in enumerate(fed(memory, q, keys, values)):
+        held = torch.cat([held, torch.arange(now.start, now.stop).expand(*held.shape[:2], -1)], 2)
+        there = keys.double().gather(2, held[..., None].expand(-1, -1, -1, spec.width))
+        sums.scatter_add_(2, held, (q[:, :, now].double() @ there.mT).softmax(-1).sum(2))
+        seen[prefix : now.stop] += now.stop - now.start
+        if held.shape[2] > prefix + 4:
+            scores = (sums / seen if per_query else sums).gather(2, held)[..., prefix:-2]
+            heavy = held[..., prefix:-2].gather(2, scores.topk(2).indices).sort(2).values
+            held = torch.cat([held[..., :prefix], heavy, held[..., -2:]], 2)
+        for kept, notes in memory._kept.values():
+            assert torch.equal(kept[0], keys.gather(2, held[..., None].expand(-1, -1, -1, spec.width)))
+            if k < 2:  # nothing is cut after the third scale, so nothing is noted
+                torch.testing.assert_close(notes[0].double(), sums.gather(2, held)[..., prefix:], atol=1e-5, rtol=1e-5)
+            else:
+                assert notes.numel() == 0
+
+
+@pytest.mark.parametrize("kind", ["var", "prefix"])
+def test_a_window_keeps_what_it_gives_attention_and_its_neighbours(kind: str) -> None:
+    """One key gets most, and lends it to those beside it; nothing beyond either end, or in the window, lends any."""
+    model = PAST[kind]()
+    memory = new_memory(model, 1, snapkv(default_plan(model), 6, window=2, kernel=3))
+    assert isinstance(memory, CutMemory)
+    spec, prefix = model.slots[0], memory._outlook.course.prefix
+    q, keys = torch.zeros(2, 1, spec.heads, prefix + 14, spec.width)
+    q[..., -2:, 0], keys[:, :, prefix + 4, 0] = 1.0, 5.0  # only the window asks for it
+    values = torch.arange(-prefix, 14.0)[None, None, :, None].expand_as(q)
+    assert len(list(fed(memory, q, keys, values))) == 3
     for kept, _ in memory._kept.values():
-        assert kept[1, 0, 0, :, 0].tolist() == [1, 2, 3, 4, 12, 13]
+        assert kept[1, 0, 0, :, 0].tolist() == [*range(-prefix, 0), 1, 3, 4, 5, 12, 13]
+
+
+def test_a_window_is_of_the_map_where_a_prefix_stands_with_it() -> None:
+    model = free_model(reads="past", prefix=3, with_first=True)
+    plan = snapkv(default_plan(model, schedule=ScaleSchedule.of([3, 4])), 6, window=2, kernel=3)
+    memory, spec = new_memory(model, 1, plan), model.slots[0]
+    q, keys = torch.zeros(2, 1, spec.heads, 3 + 9, spec.width)
+    q[..., -2:, 0], keys[:, :, 3 + 4, 0] = 1.0, 5.0
+    memory.begin_scale(0)
+    for i in range(len(model.slots)):
+        memory.slot(i).attend(q, keys, torch.arange(-3, 9.0)[None, None, :, None].expand_as(q))
+    memory.end_scale(0)
+    assert isinstance(memory, CutMemory)
+    for kept, _ in memory._kept.values():
+        assert kept[1, 0, 0, :, 0].tolist() == [-3, -2, -1, 1, 3, 4, 5, 7, 8]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 7, 30])

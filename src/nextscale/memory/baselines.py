@@ -92,11 +92,9 @@ class Observed(Rule):
 
     def chosen(self, look: Look, count: int) -> Tensor:
         places, length = torch.tensor(self.places(look.size), device=look.keys.device), look.size[0] * look.size[1]
-        window = places + look.tokens - length
-        given = attention_given(look.q[:, :, places + look.q.shape[2] - length], look.keys)[..., look.prefix :]
-        return kept_tokens(
-            F.avg_pool1d(given.index_fill(2, window, 0.0), self.kernel, 1, self.kernel // 2), window, count
-        )
+        window, asked = places + look.tokens - length, look.q[:, :, places + look.q.shape[2] - length]
+        given = attention_given(asked, look.keys)[..., look.prefix :].index_fill(2, window, 0.0)
+        return kept_tokens(F.avg_pool1d(given, self.kernel, 1, self.kernel // 2), window, count)
 
     def flops(self, course: Course, k: int, spec: SlotSpec, held: int) -> int:
         return 2 * spec.heads * spec.width * len(self.places(course.schedule[k])) * held
