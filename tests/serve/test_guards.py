@@ -303,7 +303,7 @@ def test_a_prompt_is_measured_before_its_words_are_looked_for(
     guarded: str, fronts: list[Front], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of its words is compared with all that are known."""
-    body = {"prompt": " ".join(f"w{i}" for i in range(2000))}
+    body: dict[str, Any] = {"prompt": " ".join(f"w{i}" for i in range(2000))}
 
     def seconds(said: str) -> float:
         start = time.thread_time()
@@ -353,7 +353,7 @@ def test_a_recipe_is_of_a_model_that_is_served_and_of_few_pictures(
     made: dict[str, Any] = {"format": 2, "model": "tiny", "dtype": "float32", "plan": fronts[0].pipe.plan().to_dict()}
     many = {**made, "entries": [{"class": "face"}] * 200, "seeds": list(range(200))}
     foreign = {**made, "model": "/etc/passwd", "entry": {"class": "face"}, "seed": 1}
-    attacks = [{"recipe": many}, {"recipe": foreign, "model": "tiny"}]
+    attacks: list[dict[str, Any]] = [{"recipe": many}, {"recipe": foreign, "model": "tiny"}]
     with monkeypatch.context() as bare:
         bare.setattr(front, "MOST_PICTURES", ENDLESS)
         bare.setattr(Front, "recipe", lambda self, data: replace(Recipe.from_dict(data), model=self.id))

@@ -75,7 +75,7 @@ def _drawing(app: FastAPI, service: Service) -> None:
 
     def understood(front: Front, body: Generation, *files: bytes | None) -> tuple[Asked, int]:
         """At once, so that no more than one picture that was not accepted yet is in memory."""
-        image, mask = _pictures(*files, body=body) if files else (None, None)
+        image, mask = _pictures(body, *files) if files else (None, None)
         asked = front.understood(body, image, mask)
         return asked, service.limit(asked, len(asked.entries))
 
@@ -237,7 +237,7 @@ class _Form:
         return await found[0].read() if found else None
 
 
-def _pictures(image: bytes | None, mask: bytes | None, body: Generation) -> tuple[Any, Any]:
+def _pictures(body: Generation, image: bytes | None, mask: bytes | None) -> tuple[Any, Any]:
     """The picture of an edit, and where it is painted anew, (H, W) bool; None where a box or a margin says it."""
     assert isinstance(body, Painting)
     if image is None:
