@@ -30,7 +30,9 @@ def attention_variance(q: Tensor, keys: Tensor, chunk: int = 256) -> Tensor:
     mean = squares = q.new_zeros((), dtype=torch.float32)
     count = 0
     for some in q.float().split(chunk, 2):
-        variance, here = torch.var_mean((some @ across).softmax(-1), 2, correction=0)
+        seen = (some @ across).softmax(-1)
+        here = seen.mean(2)
+        variance = (seen - here[:, :, None]).square().mean(2)
         both, apart = count + some.shape[2], here - mean
         squares = squares + variance * some.shape[2] + apart.square() * (count * some.shape[2] / both)
         mean, count = mean + apart * (some.shape[2] / both), both
