@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from nextscale.errors import InputError
+from nextscale.methods.baselines import snapkv
+from nextscale.methods.variant import variant
 from nextscale.serve.errors import Refused
 from nextscale.serve.front import Front
 from nextscale.serve.schema import Generation
@@ -71,3 +73,23 @@ def test_a_plan_that_costs_too_much_is_refused_by_its_cost(text: Front) -> None:
         assert limited(text, float("inf"), **said)
         with pytest.raises(Refused, match=r"a picture of 512x512 takes .* expected at most 100 times$"):
             limited(text, 100, **said)
+
+
+def test_methods_are_carried_out_in_order_as_in_python(text: Front) -> None:
+    """Those that look at the network are given the one that is served, which no client can name."""
+    methods = [{"name": "variant", "full_scales": 3, "depth": 2}, {"name": "snapkv", "budget": 0.5}]
+    found = text.understood(Generation(prompt="a cat", methods=methods))
+    with pytest.warns(UserWarning, match="scale 3 runs"):
+        assert found.plan == snapkv(variant(text.pipe.plan(), text.pipe.model, 3, 2), 0.5)
+    assert "scale 3 runs the blocks 0 6 of 7" in found.warnings[0]
+    for given in ({"network": 1}, {"full_scales": 3, "deep": 2}):
+        with pytest.raises(InputError, match=r"^the method variant cannot take "):
+            text.understood(Generation(prompt="a cat", methods=[{"name": "variant", **given}]))
+
+
+def test_a_style_is_one_of_the_models(text: Front) -> None:
+    asked = text.understood(Generation(prompt="a cat", style="fluent-emoji-flat", n=2))
+    assert [entry["prompt"] for entry in asked.entries] == ["a cat, fluent flat"] * 2
+    assert text.understood(Generation(prompt="a cat", style="auto")).entries[0]["prompt"] == "a cat"
+    with pytest.raises(InputError, match=r"^style is 'none'; expected one of noto, "):
+        text.understood(Generation(prompt="a cat", style="none"))

@@ -24,6 +24,7 @@ from nextscale.errors import CheckpointError, InputError, PlanError, quoted
 from nextscale.methods.baselines import BASELINES
 from nextscale.methods.paint import paint
 from nextscale.methods.refine import refined
+from nextscale.methods.variant import variant
 from nextscale.models.base import NextScaleModel
 from nextscale.pipeline import Pipeline
 from nextscale.plan import Plan
@@ -40,8 +41,9 @@ LONGEST, LONGEST_OF_CLASSES = 10_000, 500
 """Letters of a prompt: every word of one that is to find a class is looked for."""
 NOTHING: dict[str, Any] = dict.fromkeys((*SUBJECT, "seed", "generator", "plan"))
 """The arguments of a call that gives none."""
-METHODS: Mapping[str, Callable[..., Plan]] = {"refined": refined, "prefix": Plan.prefix, **BASELINES}
-"""What ``methods`` may name: functions of a plan and plain arguments to a plan."""
+METHODS: Mapping[str, Callable[..., Plan]] = {"refined": refined, "prefix": Plan.prefix, "variant": variant}
+METHODS = {**METHODS, **BASELINES}
+"""What ``methods`` may name: functions of a plan, perhaps the network that draws, and plain arguments to a plan."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +244,7 @@ class Front:
         """The plan alone, of a body that shows nothing."""
         given = {name: value for name, value in arguments.items() if name in (*SHAPES, *SAMPLING)}
         plan = arguments["plan"] or self.pipe.plan(**given)
-        return self._checked(_with_methods(plan, body.methods), False)
+        return self._checked(self._with_methods(plan, body.methods), False)
 
     def _asked(self, body: Generation, arguments: dict[str, Any], image: Any, mask: Any, told: list[str]) -> Asked:
         region = {name: arguments.pop(name) for name in REGION if name in arguments}
@@ -254,7 +256,7 @@ class Front:
         else:
             plan = arguments["plan"]
             if body.methods and plan is not None:
-                arguments["plan"] = _with_methods(plan, body.methods)
+                arguments["plan"] = self._with_methods(plan, body.methods)
             elif body.methods:
                 raise InputError("methods of an edit change a plan; expected a plan beside them")
             edit = self.pipe.understood_edit(image, mask_image=mask, **region, **_some(arguments))
@@ -274,11 +276,28 @@ class Front:
 
     def _request(self, body: Generation, arguments: dict[str, Any]) -> Request:
         if body.methods and arguments["plan"] is not None:
-            arguments["plan"] = _with_methods(arguments["plan"], body.methods)
-        make = (
-            self.pipe.plan if not body.methods else lambda **given: _with_methods(self.pipe.plan(**given), body.methods)
-        )
+            arguments["plan"] = self._with_methods(arguments["plan"], body.methods)
+
+        def make(**given: Any) -> Plan:
+            return self._with_methods(self.pipe.plan(**given), body.methods)
+
         return understood(NOTHING | _some(arguments), {}, self.pipe.conditioner, make, self.pipe.shapes).request
+
+    def _with_methods(self, plan: Plan, methods: list[dict[str, Any]] | None) -> Plan:
+        """The plan after all methods. Raises ``InputError`` for what is none, or has other arguments."""
+        for asked in methods or []:
+            name = asked.get("name")
+            if not isinstance(name, str) or name not in METHODS:
+                raise InputError(f"methods names {quoted(name)}; expected some of {', '.join(METHODS)}")
+            change, given = METHODS[name], {key: value for key, value in asked.items() if key != "name"}
+            takes = inspect.signature(change)
+            own = {"network": self.pipe.model} if "network" in takes.parameters else {}
+            try:
+                takes.bind(plan, **own, **given)
+            except TypeError as error:
+                raise InputError(f"the method {name} cannot take {quoted(given)} ({error})") from None
+            plan = change(plan, **own, **given)
+        return plan
 
     def _checked(self, plan: Plan, edited: bool) -> Plan:
         """A plan that this model carries out, of one picture per prompt."""
@@ -299,21 +318,6 @@ class Front:
 
 def _some(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
-
-
-def _with_methods(plan: Plan, methods: list[dict[str, Any]] | None) -> Plan:
-    """The plan after all methods. Raises ``InputError`` for what is none, or has other arguments."""
-    for asked in methods or []:
-        name = asked.get("name")
-        if not isinstance(name, str) or name not in METHODS:
-            raise InputError(f"methods names {quoted(name)}; expected some of {', '.join(METHODS)}")
-        change, given = METHODS[name], {key: value for key, value in asked.items() if key != "name"}
-        try:
-            inspect.signature(change).bind(plan, **given)
-        except TypeError as error:
-            raise InputError(f"the method {name} cannot take {quoted(given)} ({error})") from None
-        plan = change(plan, **given)
-    return plan
 
 
 @contextmanager
