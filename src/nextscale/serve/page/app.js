@@ -354,7 +354,7 @@ clicked("clear", async () => {
   await gallery.clear().catch(trouble);
   free(at("gallery"));
   at("gallery").replaceChildren();
-  at("clear").hidden = true;
+  at("clear").hidden = at("remove").hidden = true;
 });
 drop.listen(taken);
 at("settings").open = matchMedia("(min-width: 58rem)").matches;

@@ -54,7 +54,7 @@ function tell() {
   at("giving").hidden = !picture.lacking;
   at("givenmasklabel").hidden = !picture.lacking?.mask_image;
   at("givenmask").required = Boolean(picture.lacking?.mask_image);
-  at("remove").hidden = !picture.id;
+  at("remove").hidden = !at(`kept-${picture.id}`);
   at("growth").hidden = (picture.scales ?? picture.frames.length) < 2;
   slider.max = picture.scales ?? picture.frames.length;
   at("download").hidden = !picture.whole;
@@ -94,7 +94,7 @@ export function choose(chosen) {
 /** Nothing was drawn yet. */
 export function nothing() {
   at("empty").hidden = false;
-  at("chosen").hidden = true;
+  at("chosen").hidden = at("remove").hidden = true;
 }
 
 /** A picture has another step, is finished, or has something beside it now. */
