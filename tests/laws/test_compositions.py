@@ -42,8 +42,8 @@ class Case:
         self.model = MODELS[kind]()
         self.name, self.budget = name, LESS.get(name, 8.0)
         self.plan = default_plan(self.model, guidance_scale=2.0, top_k=1)
-        measured: Any = {"scalekv": statistics, "hack": heads}.get(name)
-        self.parts: dict[str, Any] = {} if measured is None else {"calibration": measured(self.model)}
+        measured: dict[str, Any] = {"scalekv": statistics, "hack": heads}
+        self.parts: dict[str, Any] = {"calibration": measured[name](self.model)} if name in measured else {}
 
     def cut(self, plan: Plan, budget: float) -> Plan:
         """A smaller memory."""
