@@ -140,7 +140,10 @@ def test_a_wrong_entry_is_refused_in_one_sentence(override: str, message: str) -
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("tokenizer-emojy", "did you mean 'tokenizer-emoji'?"), ("qqq", "shipped are classifier-emoji, flexvar-d16")],
+    [
+        ("tokenizer-emojy", "did you mean 'tokenizer-emoji'?"),
+        ("qqq", "shipped are classifier-emoji, classifier-emoji-second"),
+    ],
 )
 def test_an_unknown_recipe_names_those_there_are(name: str, message: str) -> None:
     with pytest.raises(InputError, match="no recipe or file") as refused:
