@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from nextscale import __version__
+from nextscale.cli.bench import bench
 from nextscale.cli.calibrate import calibrate
 from nextscale.cli.console import one_sentence
 from nextscale.cli.convert import convert
@@ -45,6 +46,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     train,
     runs,
     evaluate,
+    bench,
     serve,
     convert,
     push,

@@ -5,7 +5,7 @@ A method is one entry of ``METHODS``. Torch is imported where a plan is changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -121,6 +121,24 @@ def handed_over(methods: str | None, file: Path | None, repeats: bool = False) -
         known = " or ".join(name for name, method in METHODS.items() if method.calibrated)
         raise InputError(f"--calibration is for --methods {known}, which was not given; expected both")
     return {} if file is None else {CALIBRATION: read_calibration(file)}
+
+
+def calibration_for(methods: str, files: Sequence[Path]) -> Path | None:
+    """The file among several that is of a method in ``methods``; None where none of these needs one.
+
+    Raises ``InputError`` where there is none, or more than one.
+    """
+    from nextscale.memory.scalekv_calibration import read_calibration
+
+    for name in (name for name, _ in _parsed(methods) if METHODS[name].calibrated):
+        found = [file for file in files if getattr(read_calibration(file), "method", "scalekv") == name]
+        if len(found) != 1:
+            raise InputError(
+                f"--methods {methods} needs a calibration of {name}, and {len(found)} were given; expected one "
+                "--calibration FILE for each method, as nextscale calibrate writes it"
+            )
+        return found[0]
+    return None
 
 
 def with_methods(plan: Plan, methods: str | None, parts: dict[str, Any]) -> Plan:

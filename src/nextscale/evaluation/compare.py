@@ -130,14 +130,7 @@ def compare(
                 f"{first.name} draws the scales {first.tokenizer.schedule} and {subject.name} the scales "
                 f"{subject.tokenizer.schedule}; expected models of the same scales and pixels"
             )
-    captions = any(subject.reads_captions for subject in subjects)
-    if captions and holds_emoji(folder):
-        classes = next((subject.name for subject in subjects if not subject.reads_captions), None)
-        if classes is not None:
-            raise InputError(
-                f"{classes} reads no captions, and the emoji set holds out other drawings for those that do; expected "
-                "models of one kind: compare them apart"
-            )
+    captions = reads_captions(subjects, folder)
     data = load_data(folder, square_resolution(first.tokenizer), split, skip_small=skip_small, captions=captions)
     shown = [subject.shown(data) for subject in subjects]
     tokens, scores, losses = list[Tensor](), list[Scores](), list[Tensor]()
@@ -160,6 +153,21 @@ def compare(
         all(same),
         tuple(_measured(*one) for one in measured),
     )
+
+
+def reads_captions(subjects: Sequence[Subject], folder: Path | str) -> bool:
+    """Whether some of the models read captions. Raises ``InputError`` where others read classes, and the data are an
+    emoji set, which has other sides for each.
+    """
+    captions = any(subject.reads_captions for subject in subjects)
+    if captions and holds_emoji(folder):
+        classes = next((subject.name for subject in subjects if not subject.reads_captions), None)
+        if classes is not None:
+            raise InputError(
+                f"{classes} reads no captions, and the emoji set holds out other drawings for those that do; expected "
+                "models of one kind: compare them apart"
+            )
+    return captions
 
 
 def same_weights(a: Tokenizer, b: Tokenizer) -> bool:

@@ -69,7 +69,7 @@ def curves(runs: Sequence[Run]) -> Image.Image:
     for panel in panels[len(shown) :]:
         panel.axis("off")
     _legend(figure, runs)
-    return _as_image(figure)
+    return as_image(figure)
 
 
 def distribution_curves(titles: Sequence[str], values: Sequence[np.ndarray], mark: float, caption: str) -> Image.Image:
@@ -91,7 +91,7 @@ def distribution_curves(titles: Sequence[str], values: Sequence[np.ndarray], mar
     panel.set_ylim(0, 1.02)
     panel.grid(alpha=0.3)
     panel.legend(loc="lower right")
-    return _as_image(figure)
+    return as_image(figure)
 
 
 def _curve(run: Run, kind: str, name: str) -> list[tuple[int, float]]:
@@ -120,7 +120,8 @@ def _legend(figure: Figure, runs: Sequence[Run]) -> None:
     figure.legend(handles=entries, loc="outside lower center", ncols=min(len(entries), 4))
 
 
-def _as_image(figure: Figure) -> Image.Image:
+def as_image(figure: Figure) -> Image.Image:
+    """What was drawn on a figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure.set_dpi(DOTS_PER_INCH)

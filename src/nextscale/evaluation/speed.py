@@ -5,8 +5,8 @@ what a generator's FLOPs are spent on; and how fast generators draw, measured in
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from nextscale.conditions.base import Features
 from nextscale.evaluation.machine import machine
 from nextscale.generate import generate
+from nextscale.measures.tokenizer import Step, silent
 from nextscale.memory.base import Outlook
 from nextscale.memory.make import look_ahead
 from nextscale.models.base import NextScaleModel
@@ -75,12 +76,19 @@ def block_flops(model: NextScaleModel) -> BlockFlops:
 
 @dataclass(frozen=True)
 class Contestant:
-    """What :func:`generation_speeds` races: networks, a plan of theirs, and the features of a batch."""
+    """What :func:`generation_speeds` races: networks, a plan of theirs, the features of a batch, and other parts that
+    the plan names.
+    """
 
     tokenizer: Tokenizer
     model: NextScaleModel
     plan: Plan
     features: Features
+    beside: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        return {"tokenizer": self.tokenizer, "model": self.model, **self.beside}
 
 
 @dataclass(frozen=True)
@@ -96,18 +104,19 @@ class Speed:
     peak_share: float
 
 
-def generation_speeds(contestants: Sequence[Contestant], rounds: int) -> list[Speed]:
+def generation_speeds(contestants: Sequence[Contestant], rounds: int, step: Step = silent) -> list[Speed]:
     """Draw every contestant's batch ``rounds`` times, in turns, after one turn that warms up; seeds are 0, 1, ..."""
     seconds = torch.zeros(len(contestants), rounds + 1, 2, dtype=torch.float64)
     for turn in range(rounds + 1):
         for i, contestant in enumerate(contestants):
             seconds[i, turn] = torch.tensor(_one_generation(contestant))
+        step(turn, rounds)
     return [_speed(contestant, taken[1:]) for contestant, taken in zip(contestants, seconds, strict=True)]
 
 
 def _one_generation(c: Contestant) -> tuple[float, float]:
     """Seconds until the tokens of a batch are drawn, and until its pixels are."""
-    parts, noise = {"tokenizer": c.tokenizer, "model": c.model}, IndependentNoise(list(range(c.features.images)))
+    parts, noise = c.parts, IndependentNoise(list(range(c.features.images)))
     start = time.perf_counter()
     *_, last = generate(c.plan, parts, c.features, noise)
     last.canvas.latent.flatten()[0].item()  # reading one number waits for the device
@@ -121,7 +130,7 @@ def _speed(c: Contestant, seconds: torch.Tensor) -> Speed:
     """From the seconds (rounds, 2) of :func:`_one_generation`."""
     weight, images = next(c.model.parameters()), c.features.images
     undecoded, whole = (images / seconds.median(0).values).tolist()
-    flops = price(c.plan, {"tokenizer": c.tokenizer, "model": c.model}, 1).flops
+    flops = price(c.plan, c.parts, 1).flops
     peak = matmul_peak(weight.device, weight.dtype)
     slowest, fastest = images / float(seconds[:, 1].max()), images / float(seconds[:, 1].min())
     return Speed(whole, slowest, fastest, undecoded, whole * flops / peak)
