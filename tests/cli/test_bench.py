@@ -58,6 +58,19 @@ def test_json_is_the_answer_for_programs(nextscale: Command, styled_model: Path,
     assert "no --classifier was given" in done.err
 
 
+def test_random_weights_have_costs_and_roles_by_index(nextscale: Command, styled_model: Path, tmp_path: Path) -> None:
+    rows = ("scalekv:16", "window:5", "variant:2/2")
+    words = [word for row in rows for word in ("--methods", row)]
+    done = nextscale("bench", styled_model, "--random", *words, "-o", "out", "--batch", 2, "--rounds", 1)
+    assert done.code == 0, done.err
+    told = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert [row["name"] for row in told["rows"]] == ["plain", *rows]
+    assert told["rows"][2]["cost"]["most"] < told["rows"][0]["cost"]["most"]
+    assert [(row["seen"], row["loss"], row["fidelity"]) for row in told["rows"]] == [(None, None, None)] * 4
+    assert "roles: by index and not measured" in done.out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bench.json"]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -65,6 +78,8 @@ def test_json_is_the_answer_for_programs(nextscale: Command, styled_model: Path,
         (["--methods", "magic:1"], "--methods has 'magic'; expected some of"),
         (["--methods", "window:5", "--methods", "window:5"], "window:5 was given twice; expected every row once"),
         (["--methods", "window:2.5"], "the budget is 2.5; expected a share"),
+        (["--random"], "--data is for models with weights; leave it out with --random"),
+        (["--pixels", "1M"], "--pixels is for --random; the data have the size that the model draws"),
         (["--calibration", "c.json"], "--calibration c.json is of no method that was given; leave it out"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,8 @@ from nextscale.cli.console import (
     Device,
     Dtype,
     GuidanceScale,
+    Pixels,
+    Ratio,
     Temperature,
     TopK,
     TopP,
@@ -28,7 +31,7 @@ from nextscale.cli.console import (
     remark,
     remarks,
 )
-from nextscale.cli.methods import calibration_for, handed_over, with_methods
+from nextscale.cli.methods import calibrated, calibration_for, handed_over, with_methods
 from nextscale.cli.outputs import Overwrite, Pictures
 from nextscale.errors import InputError
 from nextscale.files import check_new, write_text
@@ -39,11 +42,13 @@ if TYPE_CHECKING:
 
 SECOND = "classifier-second"
 """The bundled classifier that nothing is trained or chosen by."""
-MOST_PICTURES, MOST_BATCH, MOST_ROUNDS = 100_000, 1024, 1000
+PICTURES, MOST_PICTURES, MOST_BATCH, MOST_ROUNDS = 200, 100_000, 1024, 1000
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help=MODEL)] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Argument(help=f"{MODEL} With --random a published size, as of nextscale plan.")
+    ] = DEFAULT_MODEL,
     methods: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,6 +70,9 @@ def bench(
             "--control", metavar="MODEL", help="A smaller plain model: what it draws in the time that a method takes."
         ),
     ] = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="Random weights: time, FLOPs and memory alone, of sizes that are not here.")
+    ] = False,
     data: Annotated[
         Path | None, typer.Option(help="An emoji set, or a folder of images, of which the held-out ones are taken.")
     ] = None,
@@ -75,10 +83,15 @@ def bench(
         Path | None, typer.Option("-o", "--out", metavar="FOLDER", help="Folder for bench.json and pictures.")
     ] = None,
     pictures: Annotated[
-        int, typer.Option("-n", "--num-images", min=2, max=MOST_PICTURES, help="Pictures that every row draws.")
-    ] = 200,
+        int | None,
+        typer.Option(
+            "-n", "--num-images", min=2, max=MOST_PICTURES, help=f"Pictures that every row draws; {PICTURES}."
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, max=MOST_BATCH, help="Pictures at once where time is taken.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, max=MOST_ROUNDS, help="Rounds in which the rows take turns.")] = 7,
+    ratio: Ratio = None,
+    pixels: Pixels = None,
     guidance_scale: GuidanceScale = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -91,45 +104,81 @@ def bench(
     """Hold methods against the plain model, against other models and against one another, on equal seeds and in turns:
     what is in the pictures, held-out loss, time, FLOPs and memory.
     """
-    from nextscale.data.images import existing_folder
-    from nextscale.evaluation.contest import contest
+    from nextscale.evaluation.contest import contest, contest_of_costs
     from nextscale.evaluation.contest_table import contest_text
-    from nextscale.evaluation.curves import check_curves
 
-    if out is None or data is None:
-        raise InputError(f"{'-o FOLDER' if out is None else '--data FOLDER'} was not given; expected a folder")
-    existing_folder(data)
-    _check_rows(model, methods or [], against or [], control or [])
-    check_curves()
+    if out is None:
+        raise InputError("-o FOLDER was not given; expected a folder for bench.json and pictures")
+    rows = [("model", name) for name in against or []] + [("control", name) for name in control or []]
+    _check_rows([*(methods or []), model, *(name for _, name in rows)])
     place = Pictures(out, overwrite)
     place.check_count(2)
     place.check()
     check_new(out / "bench.json", overwrite)
     sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
+    shape, drawn = given(ratio=ratio, pixels=pixels), given(data=data, classifier=classifier, num_images=pictures)
+    _check_options(random, shape, drawn, calibration or [])
     with remarks():
-        entrants = _methods_of(_subject(model, sampling, device, dtype), methods or [], calibration or [])
-        for kind, names in (("model", against or []), ("control", control or [])):
-            entrants += [_plain(name, kind, _subject(name, sampling, device, dtype)) for name in names]
-        judge = _judge(classifier, entrants[0].subject)
-        found, sheets = contest(entrants, data, judge, pictures, batch, rounds, progress)
+        if random:
+            subject = partial(_random, sampling=sampling | shape, device=device, dtype=dtype)
+        else:
+            subject = partial(_loaded, sampling=sampling, device=device, dtype=dtype)
+        entrants = _methods_of(subject(model), methods or [], calibration or [], random)
+        entrants += [_plain(name, kind, subject(name)) for kind, name in rows]
+        sheets: dict[str, Sheet] = {}
+        if data is None:
+            found = contest_of_costs(entrants, batch, rounds, progress)
+        else:
+            judge, count = _judge(classifier, entrants[0].subject), pictures or PICTURES
+            found, sheets = contest(entrants, data, judge, count, batch, rounds, progress)
     _save(found, sheets, place)
     answer_json(found.to_dict()) if as_json else answer(contest_text(found))
 
 
-def _check_rows(model: str, methods: list[str], against: list[str], control: list[str]) -> None:
+def _check_rows(names: list[str]) -> None:
     """Refuse a row that was asked for twice."""
-    names = [*methods, model, *against, *control]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{twice} was given twice; expected every row once")
 
 
-def _subject(name: str, sampling: dict[str, Any], device: str, dtype: str) -> Subject:
+def _check_options(random: bool, shape: dict[str, Any], drawn: dict[str, Any], calibrations: list[Path]) -> None:
+    """Refuse what would be ignored, and ask for what is missing."""
+    from nextscale.data.images import existing_folder
+    from nextscale.evaluation.curves import check_curves
+
+    if random:
+        idle = [*drawn, *(["calibration"] if calibrations else [])]
+        if idle:
+            raise InputError(f"--{idle[0].replace('_', '-')} is for models with weights; leave it out with --random")
+        return
+    if shape:
+        raise InputError(f"--{next(iter(shape))} is for --random; the data have the size that the model draws")
+    if "data" not in drawn:
+        raise InputError("--data FOLDER was not given; expected a set whose held-out images lend their labels")
+    existing_folder(drawn["data"])
+    check_curves()
+
+
+def _loaded(name: str, sampling: dict[str, Any], device: str, dtype: str) -> Subject:
     from nextscale.evaluation.subject import Subject
 
     pipe = load_pipeline(name, device, dtype)
     parts = (pipe.tokenizer, pipe.model, pipe.conditioner)
     return Subject(pipe.name, pipe.revision, *parts, pipe.defaults | sampling)
+
+
+def _random(name: str, sampling: dict[str, Any], device: str, dtype: str) -> Subject:
+    from nextscale.cli.plan import networks
+    from nextscale.device import choose_device, choose_dtype
+    from nextscale.evaluation.random_weights import with_random_weights
+    from nextscale.evaluation.subject import Subject
+
+    where, _ = choose_device(device)
+    number, _ = choose_dtype(dtype, where)
+    parts, defaults = networks(name)
+    made = {part: with_random_weights(parts[part], where, number) for part in ("tokenizer", "model")}
+    return Subject(name, "random weights", **made, defaults=defaults | sampling)
 
 
 def _plain(name: str, kind: str, subject: Subject) -> Entrant:
@@ -143,14 +192,22 @@ def _plain(name: str, kind: str, subject: Subject) -> Entrant:
     return Entrant(name, kind, subject, plan, default_plan(subject.model, schedule=plan.schedule))
 
 
-def _methods_of(subject: Subject, methods: list[str], files: list[Path]) -> list[Entrant]:
+def _methods_of(subject: Subject, methods: list[str], files: list[Path], random: bool) -> list[Entrant]:
     """The plain model, and a row for every list of methods."""
-    plain, used = _plain("plain", "plain", subject), set[Path]()
+    from nextscale.evaluation.random_weights import calibration_by_index
+    from nextscale.methods.remember import CALIBRATION
+
+    plain, used = _plain("plain", "plain", subject), set[Path | None]()
     entrants = [plain]
     for said in methods:
-        file = calibration_for(said, files)
-        used |= {file} - {None}
-        parts = plain.parts | (beside := handed_over(said, file))
+        beside: dict[str, Any] = {}
+        if random:
+            for name in calibrated(said):
+                beside = {CALIBRATION: calibration_by_index(name, plain.parts["model"], plain.plan.schedule)}
+        else:
+            used.add(file := calibration_for(said, files))
+            beside = handed_over(said, file)
+        parts = plain.parts | beside
         plans = {"plan": with_methods(plain.plan, said, parts), "told": with_methods(plain.told, said, parts)}
         entrants.append(replace(plain, name=said, kind="method", beside=beside, **plans))
     if idle := [file for file in files if file not in used]:
@@ -176,6 +233,8 @@ def _save(found: Contest, sheets: dict[str, Sheet], place: Pictures) -> None:
     text = json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n"
     write_text(place.out / "bench.json", text, place.overwrite)
     remark(f"numbers: {place.out / 'bench.json'}")
+    if "data" not in found.settings:
+        return
     remark(f"quality against time and memory: {place.save(pareto(found), 'pareto')}")
     for name, pictures in sheets.items():
         stem = re.sub(r"[^\w.-]+", "-", name).strip("-")

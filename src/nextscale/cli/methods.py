@@ -114,13 +114,18 @@ def handed_over(methods: str | None, file: Path | None, repeats: bool = False) -
     from nextscale.memory.calibration import read_calibration
     from nextscale.methods.remember import CALIBRATION
 
-    calibrated = [name for name, _ in _parsed(methods) if METHODS[name].calibrated]
-    if calibrated and file is None:
-        raise InputError(f"--methods {calibrated[0]} needs --calibration FILE, which nextscale calibrate writes")
-    if not calibrated and file is not None and not repeats:
+    named = calibrated(methods)
+    if named and file is None:
+        raise InputError(f"--methods {named[0]} needs --calibration FILE, which nextscale calibrate writes")
+    if not named and file is not None and not repeats:
         known = " or ".join(name for name, method in METHODS.items() if method.calibrated)
         raise InputError(f"--calibration is for --methods {known}, which was not given; expected both")
     return {} if file is None else {CALIBRATION: read_calibration(file)}
+
+
+def calibrated(methods: str | None) -> list[str]:
+    """The names of those methods that need a calibration."""
+    return [name for name, _ in _parsed(methods) if METHODS[name].calibrated]
 
 
 def calibration_for(methods: str, files: Sequence[Path]) -> Path | None:
@@ -130,7 +135,7 @@ def calibration_for(methods: str, files: Sequence[Path]) -> Path | None:
     """
     from nextscale.memory.scalekv_calibration import read_calibration
 
-    for name in (name for name, _ in _parsed(methods) if METHODS[name].calibrated):
+    for name in calibrated(methods):
         found = [file for file in files if getattr(read_calibration(file), "method", "scalekv") == name]
         if len(found) != 1:
             raise InputError(

@@ -101,7 +101,7 @@ def plan(
     asked |= given(temperature=temperature, top_k=top_k, top_p=top_p, smooth=smooth, refine=refine)
     if against is not None and methods is not None:
         raise InputError("--against holds models as they are against each other; leave --methods out")
-    parts, defaults = _parts(model)
+    parts, defaults = networks(model)
     with remarks():
         beside = handed_over(methods, calibration)
         rows = with_methods(_plan(parts, defaults | asked), methods, parts | beside)
@@ -173,7 +173,7 @@ def _side_by_side(
     """Memory of two models, and of the second one at the first one's parameters: for people and for programs."""
     from nextscale.evaluation.footprint import BATCHES, fewer_from, footprint, footprint_text, of_equal_size
 
-    named = [(name, *_parts(name)) for name in (model, against)]
+    named = [(name, *networks(name)) for name in (model, against)]
     (_, first, _), (_, second, defaults) = named
     other = of_equal_size(second["model"], sum(p.numel() for p in first["model"].parameters()))
     if other is not None:
@@ -194,8 +194,8 @@ def _plan(parts: dict[str, Any], sampling: dict[str, Any]) -> Plan:
     return refined_plan(parts["model"], parts["tokenizer"].stride, **sampling)
 
 
-def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A model's networks without weights, and its default sampling arguments."""
+def networks(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A model's networks without weights, and its default sampling arguments; ``name`` as of ``nextscale plan``."""
     from nextscale.checkpoints.load import checkpoint_folder
     from nextscale.checkpoints.shapes import without_values
     from nextscale.checkpoints.store import build_component, module_of, read_config

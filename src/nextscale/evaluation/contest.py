@@ -25,6 +25,7 @@ from nextscale.device import busy
 from nextscale.errors import InputError
 from nextscale.evaluation.compare import reads_captions, same_weights
 from nextscale.evaluation.generated import balanced_rows, label_name
+from nextscale.evaluation.random_weights import ROLES
 from nextscale.evaluation.speed import Contestant, Speed, generation_speeds
 from nextscale.evaluation.subject import Judge, Progress, Subject, class_ids, no_progress, square_resolution
 from nextscale.generate import generate
@@ -191,13 +192,15 @@ def contest(
 
 
 def contest_of_costs(entrants: Sequence[Entrant], batch: int, rounds: int, show: Progress = no_progress) -> Contest:
-    """The costs alone, of networks whose weights say nothing."""
+    """The costs alone, of networks with random weights, whose calibrations are by index."""
     priced, features = _priced(entrants, batch), list[Features]()
     for one in entrants:
         model = one.parts["model"]
         features.append(model.blank(batch, next(model.parameters()).device))
     costs = _costs(entrants, priced, features, rounds, show)
-    return Contest(_settings(entrants, batch, rounds), None, _standings(entrants, costs, [{}] * len(entrants)))
+    settings = _settings(entrants, batch, rounds)
+    settings |= {"roles": ROLES} if any(one.beside for one in entrants) else {}
+    return Contest(settings, None, _standings(entrants, costs, [{}] * len(entrants)))
 
 
 def _told(
