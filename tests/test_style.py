@@ -21,6 +21,7 @@ MOST_ARGUMENTS = 12
 # What users meet: the flags of a verb, declared nowhere else, and the arguments of a call, named one by one.
 MANY_ARGUMENTS = {"cli/evaluate.py:evaluate", "cli/generate.py:generate", "cli/plan.py:plan", "pipeline.py:__call__"}
 MANY_ARGUMENTS |= {"edit.py:edit", "cli/edit.py:edit", "cli/serve.py:serve", "cli/calibrate.py:calibrate"}
+MANY_ARGUMENTS |= {"cli/bench.py:bench"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

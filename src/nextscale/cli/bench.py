@@ -104,35 +104,45 @@ def bench(
     """Hold methods against the plain model, against other models and against one another, on equal seeds and in turns:
     what is in the pictures, held-out loss, time, FLOPs and memory.
     """
-    from nextscale.evaluation.contest import contest, contest_of_costs
     from nextscale.evaluation.contest_table import contest_text
 
     if out is None:
         raise InputError("-o FOLDER was not given; expected a folder for bench.json and pictures")
-    rows = [("model", name) for name in against or []] + [("control", name) for name in control or []]
-    _check_rows([*(methods or []), model, *(name for _, name in rows)])
+    others = [("model", name) for name in against or []] + [("control", name) for name in control or []]
+    _check_rows([*(methods or []), model, *(name for _, name in others)])
+    place = _place(out, overwrite)
+    sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
+    shape, drawn = given(ratio=ratio, pixels=pixels), given(data=data, classifier=classifier, num_images=pictures)
+    _check_options(random, shape, drawn, calibration or [])
+    get = partial(_random if random else _loaded, sampling=sampling | shape, device=device, dtype=dtype)
+    with remarks():
+        entrants = _methods_of(get(model), methods or [], calibration or [], random)
+        for kind, name in others:
+            entrant = _plain(name, kind, get(name))
+            short = entrant.subject.name
+            entrants.append(entrant if short in [one.name for one in entrants] else replace(entrant, name=short))
+        found, sheets = _held(entrants, drawn, batch, rounds)
+    _save(found, sheets, place)
+    answer_json(found.to_dict()) if as_json else answer(contest_text(found))
+
+
+def _place(out: Path, overwrite: bool) -> Pictures:
+    """Where to write. Raises ``InputError`` where that cannot be."""
     place = Pictures(out, overwrite)
     place.check_count(2)
     place.check()
     check_new(out / "bench.json", overwrite)
-    sampling = given(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
-    shape, drawn = given(ratio=ratio, pixels=pixels), given(data=data, classifier=classifier, num_images=pictures)
-    _check_options(random, shape, drawn, calibration or [])
-    with remarks():
-        if random:
-            subject = partial(_random, sampling=sampling | shape, device=device, dtype=dtype)
-        else:
-            subject = partial(_loaded, sampling=sampling, device=device, dtype=dtype)
-        entrants = _methods_of(subject(model), methods or [], calibration or [], random)
-        entrants += [_plain(name, kind, subject(name)) for kind, name in rows]
-        sheets: dict[str, Sheet] = {}
-        if data is None:
-            found = contest_of_costs(entrants, batch, rounds, progress)
-        else:
-            judge, count = _judge(classifier, entrants[0].subject), pictures or PICTURES
-            found, sheets = contest(entrants, data, judge, count, batch, rounds, progress)
-    _save(found, sheets, place)
-    answer_json(found.to_dict()) if as_json else answer(contest_text(found))
+    return place
+
+
+def _held(entrants: list[Entrant], drawn: dict[str, Any], batch: int, rounds: int) -> tuple[Contest, dict[str, Sheet]]:
+    """The contest, with pictures where there are data; drawn: the options that are about pictures."""
+    from nextscale.evaluation.contest import contest, contest_of_costs
+
+    if "data" not in drawn:
+        return contest_of_costs(entrants, batch, rounds, progress), {}
+    judge, count = _judge(drawn.get("classifier"), entrants[0].subject), drawn.get("num_images", PICTURES)
+    return contest(entrants, drawn["data"], judge, count, batch, rounds, progress)
 
 
 def _check_rows(names: list[str]) -> None:

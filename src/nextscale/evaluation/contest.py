@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,15 +23,14 @@ from nextscale.data.images import ImageData
 from nextscale.device import busy
 from nextscale.errors import InputError
 from nextscale.evaluation.compare import reads_captions, same_weights
+from nextscale.evaluation.eye import Eye, Seen
 from nextscale.evaluation.generated import balanced_rows, label_name
 from nextscale.evaluation.random_weights import ROLES
 from nextscale.evaluation.speed import Contestant, Speed, generation_speeds
-from nextscale.evaluation.subject import Judge, Progress, Subject, class_ids, no_progress, square_resolution
+from nextscale.evaluation.subject import Judge, Progress, Subject, no_progress, square_resolution
 from nextscale.generate import generate
-from nextscale.measures.distances import features_of, frechet_distance, usual_distance
 from nextscale.measures.paired import Difference
-from nextscale.measures.recognition import Rate
-from nextscale.measures.tokenizer import BATCH, Images, Step, encode_all, psnr, signed_batches, silent
+from nextscale.measures.tokenizer import BATCH, Step, encode_all, psnr, silent
 from nextscale.measures.told import score_plan
 from nextscale.plan import Plan
 from nextscale.price import Price, price
@@ -84,17 +82,6 @@ class Cost:
     live: int
     most: int
     peak: int
-
-
-@dataclass(frozen=True)
-class Seen:
-    """How often a classifier names what was asked for, and the Frechet distance to the held-out images in its features;
-    styles: None where the data or the classifier know none.
-    """
-
-    classes: Rate
-    styles: Rate | None
-    frechet: float
 
 
 @dataclass(frozen=True)
@@ -242,46 +229,6 @@ def draw(entrant: Entrant, shown: Shown, rows: Tensor, step: Step = silent) -> D
     return Drawn(torch.cat(images), [torch.cat(scale) for scale in zip(*maps, strict=True)])
 
 
-@dataclass(frozen=True)
-class Eye:
-    """A classifier that looks at pictures of what the held-out images ``rows`` (N,) show. classes, styles: what these
-    are called, as the classifier counts; features (N, D): of these images.
-    """
-
-    judge: Judge
-    classes: Tensor
-    styles: Tensor | None
-    features: Tensor
-
-    @classmethod
-    def of(cls, judge: Judge, data: ImageData, rows: Tensor) -> Eye:
-        """Raises ``InputError`` for a classifier that does not know the data's classes."""
-        known = judge.network.config
-        classes = class_ids(data.classes, known.names, "the classifier")[data.labels[rows]]
-        styles = None
-        if data.styles and known.styles:
-            named = class_ids(data.styles, known.styles, "the classifier", "style")
-            styles = named[data.style_labels[rows]]
-        return cls(judge, classes, styles, _looked_at(judge, data, rows))
-
-    @cached_property
-    def real(self) -> Seen:
-        """What is said of the held-out images."""
-        return self._said(self.features)
-
-    def seen(self, images: Tensor) -> Seen:
-        """What is said of pictures uint8 (N, 3, H, W)."""
-        return self._said(_looked_at(self.judge, images))
-
-    @torch.no_grad()
-    def _said(self, features: Tensor) -> Seen:
-        network, unit = self.judge.network, usual_distance(self.features)
-        said = network.named(features.to(next(network.parameters()).device))
-        classes = Rate.of(said.classes.argmax(-1).cpu() == self.classes)
-        styles = None if self.styles is None else Rate.of(said.styles.argmax(-1).cpu() == self.styles)
-        return Seen(classes, styles, frechet_distance(features / unit, self.features / unit))
-
-
 class _Losses:
     """Held-out loss of one entrant after the other, on some of the images; the first one's is what others are held
     against.
@@ -391,12 +338,6 @@ def _settings(entrants: Sequence[Entrant], batch: int, rounds: int) -> dict[str,
         "nextscale": __version__,
         "torch": torch.__version__,
     }
-
-
-def _looked_at(judge: Judge, images: Images, rows: Tensor | None = None) -> Tensor:
-    """Features (N, D) of all images, or of some."""
-    device = next(judge.network.parameters()).device
-    return features_of(judge.network, signed_batches(images, device, rows=rows))
 
 
 def _fidelity(drawn: Drawn, plain: Drawn) -> Fidelity:

@@ -52,7 +52,7 @@ def pareto(c: Contest) -> Image.Image:
     from matplotlib.figure import Figure
 
     of_tokens = [row for row in c.rows if row.loss is not None and (row is c.rows[0] or row.more is not None)]
-    kinds = [Quality("held-out loss, less is up", of_tokens, lambda row: -(row.loss or 0), lambda row: 0)]
+    kinds = [Quality("held-out loss, less is better and up", of_tokens, lambda row: -(row.loss or 0), lambda row: 0)]
     if c.real is not None:
         named = {row.name: row.seen.classes for row in c.rows if row.seen is not None}
         value, error = (lambda row: 100 * named[row.name].value), (lambda row: 100 * named[row.name].error)
@@ -86,7 +86,8 @@ def _draw(panel: Axes, c: Contest, cost: Value, quality: Quality) -> None:
     if len(plain) > 1:
         panel.plot(*zip(*plain, strict=True), color="black", linestyle=":", linewidth=1, zorder=0)
     panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{abs(y):.4g}"))
-    panel.set_xlim(left=0)
+    most = max(x for x, _ in points.values())
+    panel.set_xlim(-0.04 * most, 1.08 * most)
     panel.grid(alpha=0.3)
 
 

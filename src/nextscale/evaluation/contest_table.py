@@ -96,10 +96,7 @@ def _quality_notes(c: Contest) -> str:
     if c.real is not None:
         real = f"; held-out images: class {_rate(c.real.classes)} %"
         real += "" if c.real.styles is None else f", style {_rate(c.real.styles)} %"
-        notes.append(
-            f"named: by {s['classifier']}, revision {s['classifier_revision']}, which nothing was trained or chosen "
-            f"by; ± one standard error{real}"
-        )
+        notes.append(f"named: by {s['classifier']}, revision {s['classifier_revision']}; ± one standard error{real}")
         notes.append("Frechet: to these images in its features; not the FID, and larger for fewer pictures")
     else:
         notes.append("no classifier was given, so nobody says what is in the pictures")
