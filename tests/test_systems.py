@@ -27,7 +27,7 @@ from nextscale.checkpoints.published import PUBLISHED
 from nextscale.checkpoints.shapes import without_values
 from nextscale.checkpoints.store import FEATURES, module_of, type_name
 from nextscale.cli.console import DEFAULT_MODEL
-from nextscale.cli.plan import _parts
+from nextscale.cli.plan import networks
 from nextscale.conditions.base import Conditioner
 from nextscale.errors import CheckpointError, InputError
 from nextscale.models.var import VAR, VARConfig
@@ -286,7 +286,7 @@ def test_one_more_system_is_converted_both_ways_and_draws(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("another")
 def test_a_size_of_one_more_system_is_known_by_its_name() -> None:
-    parts, sampling = _parts("another-s")
+    parts, sampling = networks("another-s")
     assert (type(parts["model"]), sampling) == (Another, {"top_k": 7})
     with pytest.raises(CheckpointError, match="no weights have been published for another-s"):
         checkpoint_folder("another-s")

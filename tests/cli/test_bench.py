@@ -32,10 +32,11 @@ QUICK = ("-n", 4, "--batch", 2, "--rounds", 1, "--dtype", "float32")
 def test_methods_stand_beside_the_plain_model_in_one_table_a_json_and_pictures(
     nextscale: Command, styled_model: Path, emoji: Path, classifier: Path, tmp_path: Path
 ) -> None:
-    calibration, words = tmp_path / "c.json", ("bench", styled_model, "--data", emoji, "--classifier", classifier)
+    calibration = tmp_path / "c.json"
     assert nextscale("calibrate", styled_model, "-n", 1, "-o", calibration).code == 0
     rows = ("scalekv:16,variant:2/2", "window:5")
-    words = (*words, "--methods", rows[0], "--methods", rows[1], "--calibration", calibration, "-o", "out", *QUICK)
+    words = ["bench", styled_model, "--data", emoji, "--classifier", classifier, "--methods", rows[0]]
+    words += ["--methods", rows[1], "--calibration", calibration, "-o", "out", *QUICK]
     done = nextscale(*words)
     assert done.code == 0, done.err
     told = json.loads((tmp_path / "out" / "bench.json").read_text())

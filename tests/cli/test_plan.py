@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import nextscale as library
-from nextscale.cli.plan import _parts
+from nextscale.cli.plan import networks
 from nextscale.evaluation.machine import Machine
 from nextscale.models.var import VAR, VARConfig
 from tests.cli.conftest import Command
@@ -184,11 +184,11 @@ def test_a_text_model_is_priced_by_ratio_and_pixels(nextscale: Command) -> None:
     assert told["memory"] == 8 * 32 * 2048 * sum(h * w for h, w in sizes[:-1])
     small = json.loads(nextscale("plan", "infinity-8b-512", "--dtype", "bfloat16", "--json").out)
     assert small["plan"]["rows"][-1]["size"] == [32, 32]
-    assert all(t.is_meta for part in _parts("infinity-20b")[0].values() for t in part.parameters())
+    assert all(t.is_meta for part in networks("infinity-20b")[0].values() for t in part.parameters())
 
 
 def test_the_price_of_a_text_is_that_of_the_longest_one() -> None:
-    parts, _ = _parts("infinity-125m")
+    parts, _ = networks("infinity-125m")
     model = parts["model"]
     assert model.config.text_length == 512
     kv = 12 * 2 * 512 * 768 * 2 * 768  # keys and values of all blocks

@@ -22,7 +22,7 @@ from nextscale.measures.generator import score_generator
 from nextscale.measures.tokenizer import encode_all
 from nextscale.methods.baselines import window
 from nextscale.methods.refine import refined_plan
-from nextscale.plan import Plan, default_plan
+from nextscale.plan import default_plan
 from nextscale.sampling import IndependentNoise
 from tests.makers import tiny_m_var, tiny_pipeline_of_styles, tiny_tokenizer, tiny_var
 
@@ -38,8 +38,8 @@ def plain_of(subject: Subject, kind: str = "plain") -> Entrant:
 def entrants_of(subject: Subject) -> list[Entrant]:
     plain, found = plain_of(subject), [plain_of(subject)]
     for budget in (1.0, 3):
-        plans: dict[str, Plan] = {name: window(getattr(plain, name), budget) for name in ("plan", "told")}
-        found.append(replace(plain, name=f"window:{budget:g}", kind="method", **plans))
+        plan, told = (window(one, budget) for one in (plain.plan, plain.told))
+        found.append(replace(plain, name=f"window:{budget:g}", kind="method", plan=plan, told=told))
     other = tiny_pipeline_of_styles()
     control = replace(subject, name="smaller", tokenizer=other.tokenizer, model=other.model)
     return [*found, replace(plain_of(control, "control"), name="smaller")]
@@ -84,9 +84,10 @@ def test_what_changes_pictures_shows_them(held: Held, styled: Subject, emoji: Pa
     assert styled.vocabulary is not None
     labels = labels_of(styled.vocabulary, data)
     rows = balanced_rows(data.labels * 3 + data.style_labels, PICTURES)
-    for place, entrant in ((0, held.entrants[0]), (1, held.entrants[2])):
-        assert torch.equal(held.sheets["window:3"][place], draw_images(styled, entrant.plan, labels[rows]))
-    picture = sheet("window:3", held.sheets["window:3"])
+    pictures = held.sheets["window:3"]
+    for there, entrant in ((pictures.plain, held.entrants[0]), (pictures.drawn, held.entrants[2])):
+        assert torch.equal(there, draw_images(styled, entrant.plan, labels[rows]))
+    picture = sheet("window:3", pictures)
     assert picture.width > 8 * 64
     assert picture.height > 4 * 64
 

@@ -6,12 +6,13 @@ import torch
 
 from nextscale.checkpoints.shapes import without_values
 from nextscale.evaluation.random_weights import calibration_by_index, with_random_weights
+from nextscale.memory.hack_calibration import HeadStatistics
 from nextscale.memory.scalekv_calibration import Statistics
 from nextscale.models.var import VAR
 from tests.makers import tiny_var
 
 
-def test_every_weight_is_a_number_and_drafters_are_the_first_blocks() -> None:
+def test_every_weight_is_a_number_and_roles_go_by_index() -> None:
     config = tiny_var().config
     model = with_random_weights(without_values(lambda: VAR(config)), torch.device("cpu"), torch.float32)
     assert isinstance(model, VAR)
@@ -22,3 +23,6 @@ def test_every_weight_is_a_number_and_drafters_are_the_first_blocks() -> None:
     budget = model.schedule.offsets[-3] - 1  # the last scales are compressed
     table = found.table(budget, 1, 1 / blocks)
     assert [one.drafters for one in table.allotments.values()] == [frozenset({0})] * scales
+    heads = calibration_by_index("hack", model, model.schedule)
+    assert isinstance(heads, HeadStatistics)
+    assert heads.contextual(0.5) == (frozenset(range(model.config.heads // 2)),) * blocks

@@ -187,8 +187,8 @@ def _random(name: str, sampling: dict[str, Any], device: str, dtype: str) -> Sub
     where, _ = choose_device(device)
     number, _ = choose_dtype(dtype, where)
     parts, defaults = networks(name)
-    made = {part: with_random_weights(parts[part], where, number) for part in ("tokenizer", "model")}
-    return Subject(name, "random weights", **made, defaults=defaults | sampling)
+    tokenizer, model = (with_random_weights(parts[part], where, number) for part in ("tokenizer", "model"))
+    return Subject(name, "random weights", tokenizer, model, defaults=defaults | sampling)
 
 
 def _plain(name: str, kind: str, subject: Subject) -> Entrant:
@@ -218,8 +218,8 @@ def _methods_of(subject: Subject, methods: list[str], files: list[Path], random:
             used.add(file := calibration_for(said, files))
             beside = handed_over(said, file)
         parts = plain.parts | beside
-        plans = {"plan": with_methods(plain.plan, said, parts), "told": with_methods(plain.told, said, parts)}
-        entrants.append(replace(plain, name=said, kind="method", beside=beside, **plans))
+        plan, told = (with_methods(one, said, parts) for one in (plain.plan, plain.told))
+        entrants.append(replace(plain, name=said, kind="method", plan=plan, told=told, beside=beside))
     if idle := [file for file in files if file not in used]:
         raise InputError(f"--calibration {idle[0]} is of no method that was given; leave it out")
     return entrants

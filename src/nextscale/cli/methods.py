@@ -133,10 +133,10 @@ def calibration_for(methods: str, files: Sequence[Path]) -> Path | None:
 
     Raises ``InputError`` where there is none, or more than one.
     """
-    from nextscale.memory.scalekv_calibration import read_calibration
+    from nextscale.memory.calibration import read_calibration
 
     for name in calibrated(methods):
-        found = [file for file in files if getattr(read_calibration(file), "method", "scalekv") == name]
+        found = [file for file in files if read_calibration(file).method == name]
         if len(found) != 1:
             raise InputError(
                 f"--methods {methods} needs a calibration of {name}, and {len(found)} were given; expected one "

@@ -175,7 +175,7 @@ def contest(
     settings = _settings(entrants, batch, rounds) | {"data": str(folder), "split": data.split, "data_hash": data.hash}
     settings |= {"pictures": pictures, "held_out": len(rows.unique()), "sampling": dict(subjects[0].defaults)}
     settings |= {"classifier": judge and judge.name, "classifier_revision": judge and judge.revision}
-    return Contest(settings, eye and eye.real, _standings(entrants, costs, told)), sheets
+    return Contest(settings, None if eye is None else eye.real, _standings(entrants, costs, told)), sheets
 
 
 def contest_of_costs(entrants: Sequence[Entrant], batch: int, rounds: int, show: Progress = no_progress) -> Contest:

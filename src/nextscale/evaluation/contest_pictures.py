@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -79,8 +79,9 @@ def _draw(panel: Axes, c: Contest, cost: Value, quality: Quality) -> None:
 
     points = {row.name: (cost(row), quality.value(row)) for row in quality.rows}
     for row in quality.rows:
-        style = {"color": colormaps["tab20"](c.rows.index(row) % 20), "marker": MARKS[row.kind], "markersize": 9}
-        panel.errorbar(*points[row.name], quality.error(row) or None, label=row.name, linestyle="", capsize=3, **style)
+        look: dict[str, Any] = {"linestyle": "", "markersize": 9, "capsize": 3, "marker": MARKS[row.kind]}
+        look["color"] = colormaps["tab20"](c.rows.index(row) % 20)
+        panel.errorbar(*points[row.name], quality.error(row) or None, label=row.name, **look)
     panel.plot(*zip(*unbeaten(list(points.values())), strict=True), color="grey", linewidth=1, alpha=0.6, zorder=0)
     plain = sorted(points[row.name] for row in quality.rows if row.kind in ("plain", "control"))
     if len(plain) > 1:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import torch
 from torch import nn
 
 from nextscale.errors import InputError
-from nextscale.memory.scalekv_calibration import Calibration, Statistics
+from nextscale.memory.calibration import Calibration
+from nextscale.memory.hack_calibration import HeadStatistics
+from nextscale.memory.scalekv_calibration import Statistics
 from nextscale.models.base import NextScaleModel
 from nextscale.models.weights_hash import weights_hash
 from nextscale.scales import ScaleSchedule
 
+Module = TypeVar("Module", bound=nn.Module)
 SPREAD = 0.02
 """Of the weights: small enough that nothing overflows."""
-ROLES = "by index and not measured, in the published proportions: ScaleKV's drafters are the first blocks"
+ROLES = "by index and not measured: the first blocks are ScaleKV's drafters, 1/16 of all pairs of a scale and a block, "
+ROLES += "as published; the first half of the heads of every block are HACK's contextual ones, whose share is not"
 
 
-def with_random_weights(module: nn.Module, device: torch.device, dtype: torch.dtype, seed: int = 0) -> nn.Module:
+def with_random_weights(module: Module, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Module:
     """A module that was made on the meta device, with normal weights, in evaluation mode."""
     noise = torch.Generator(device).manual_seed(seed)
     state = {
@@ -30,14 +36,22 @@ def with_random_weights(module: nn.Module, device: torch.device, dtype: torch.dt
 
 
 def calibration_by_index(method: str, model: NextScaleModel, schedule: ScaleSchedule) -> Calibration:
-    """A calibration of a model that no picture can calibrate: earlier blocks look back more widely than later ones.
+    """A calibration of a model that no picture can calibrate: the first blocks look back the most, and the first heads
+    of every block are the most alike from everywhere.
 
     Raises ``InputError`` for a method that has no roles.
     """
-    if method != "scalekv":
-        raise InputError(f"{method} has no roles that could be given by index; expected scalekv")
-    count = len(model.blocks)
-    stay = tuple((i + 1) / (count + 1) for i in range(count))
-    rows, look_back = (stay,) * (len(schedule) - 1), (tuple((1 - one) / 2 for one in stay),) * (len(schedule) - 1)
-    about = {"model": "random weights", "weights": weights_hash(model) or "none", "sizes": schedule.sizes}
-    return Statistics(**about, share=0.1, pictures=1, current=rows, history=look_back)  # type: ignore[arg-type]
+    about: dict[str, Any] = {"model": "random weights", "weights": weights_hash(model) or "none", "pictures": 1}
+    about["sizes"] = schedule.sizes
+    if method == "scalekv":
+        stay = _rising(len(model.blocks))
+        look_back, scales = tuple((1 - one) / 2 for one in stay), len(schedule) - 1
+        return Statistics(**about, share=0.1, current=(stay,) * scales, history=(look_back,) * scales)
+    if method == "hack":
+        heads = {spec.block: spec.heads for spec in model.slots}
+        return HeadStatistics(**about, variance=tuple(_rising(heads[i]) for i in range(len(model.blocks))))
+    raise InputError(f"{method} has no roles that could be given by index; expected scalekv or hack")
+
+
+def _rising(count: int) -> tuple[float, ...]:
+    return tuple((i + 1) / (count + 1) for i in range(count))
