@@ -109,12 +109,12 @@ def _quality_notes(c: Contest) -> str:
 
 
 def _cost_notes(c: Contest) -> str:
-    s = c.settings
+    s, batch = c.settings, f"{c.settings['batch']} picture{'s' if c.settings['batch'] > 1 else ''}"
     notes = [
-        f"times: {s['batch']} pictures at once, median of {s['rounds']} rounds in turns; undecoded: without pixels; "
+        f"times: {batch} at once, median of {s['rounds']} rounds in turns; undecoded: without pixels; "
         "/ plain: of these",
         "GFLOPs: of one picture; attended, kept: tokens per layer at the last scale, and before it; memory: live bytes "
-        f"of what {s['batch']} pictures remember, after the last scale and at the most; peak: predicted, with weights",
+        f"of what {batch} remember, after the last scale and at the most; peak: predicted, with weights",
     ]
     if s["busy"]:
         notes.append("other programs took processor time: times are too long, and their ratios unsure")
