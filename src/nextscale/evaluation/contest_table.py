@@ -104,7 +104,7 @@ def _quality_notes(c: Contest) -> str:
         f"loss: nats per token (or bit) of {s['held_out']} held-out images ({s['data']}, data {s['data_hash'][:12]}), "
         "the true tokens told scale by scale, without guidance; more: than plain, image by image"
     )
-    notes.append("PSNR, equal tokens: to the plain model's pictures at equal seeds (100 dB: the same)")
+    notes.append("PSNR, equal tokens (or bits): to the plain model's pictures at equal seeds (100 dB: the same)")
     return "\n".join(notes)
 
 
