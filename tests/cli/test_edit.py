@@ -157,8 +157,8 @@ def test_a_small_picture_is_refined_and_the_recipe_repeats_it(
     done = nextscale(*refine, "--size", "40x60", "--steps", 6, "--start-scale", "4x6", "--seed", 3, "-o", "large.png")
     assert (done.code, done.out) == (0, "large.png, seed 3\n")
     assert pixels(tmp_path / "large.png").shape == (40, 60, 3)
-    again = ["edit", "photo.png", "--like", "large.png", "--model", free_model, "-o", "again.png"]
-    assert nextscale(*again).code == 0
+    again = ["edit", "photo.png", "--like", "large.png", "--model", free_model]
+    assert nextscale(*again, "-o", "again.png").code == 0
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "large.png").read_bytes()
     for words, sentence in (
         ([*again, "--refine-image"], "--like repeats a recipe as it is; leave --refine-image out"),

@@ -105,7 +105,8 @@ def test_damaged_images_are_mentioned(nextscale: Command, tiny_model: Path, tmp_
 def test_what_cannot_be_used_is_refused(
     nextscale: Command, tiny_model: Path, pictures: Path, words: tuple[str, ...], sentence: str
 ) -> None:
-    done = nextscale("evaluate", tiny_model, "--data", pictures, *words)
+    data = () if "--data" in words else ("--data", pictures)
+    done = nextscale("evaluate", tiny_model, *data, *words)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"nextscale: {sentence}")
     assert done.err.count("\n") == 1

@@ -72,5 +72,5 @@ def test_it_stands_in_a_list_with_a_memory_in_any_order() -> None:
     assert found[0].memories["model"].policy == "scalekv"
     with pytest.raises(InputError, match="--methods scalekv needs --calibration FILE"):
         handed_over("variant:1/2,scalekv:20", None)
-    with pytest.raises(InputError, match="--calibration is for --methods scalekv, which was not given"):
+    with pytest.raises(InputError, match="--calibration is for --methods scalekv or hack, which was not given"):
         handed_over("variant:1/2", Path("some.json"))
