@@ -204,7 +204,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "labels": "pipe.vocabulary.names",
     "classes": "pipe.vocabulary.names",
     "class_names": "pipe.vocabulary.names",
-    "styles": "pipe.vocabulary.styles",
+    "styles": "pipe.conditioner.styles",
 }
 """What is looked for at a pipeline; a star stands for the rest of a name."""
 

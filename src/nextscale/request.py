@@ -67,7 +67,8 @@ def resolve(
     seen = {name for k in range(len(plan.rows)) for branch in plan.sees(k) for name in branch}
     for name in conditioner.told(named) if seen else ():
         if name not in seen:
-            warn_user(f"no branch of the plan sees what was given as {name!r}, so it changes nothing")
+            alone = "; a guidance scale other than 1 adds a branch" if len(plan.branches) == 1 else ""
+            warn_user(f"no branch of the plan sees what was given as {name!r}, so it changes nothing{alone}")
     most = max(plan.alive)
     if num_images * len(named) * most > MOST_IMAGES:
         each = f", with up to {quoted(most)} candidates for each" if most > 1 else ""

@@ -51,7 +51,7 @@ def test_fine_scales_run_fewer_blocks_and_a_picture_is_repeated_so(nextscale: Co
         ("variant:2/two", "--methods has 'variant:2/two'; expected variant:N/D"),
         ("variant:2/0", "the depth is 0; expected a number of blocks from 2"),
         ("variant:9/2", "9 full scales were asked for; expected 0 to 4"),
-        ("variant", "the model was not taught to draw with fewer blocks; say from which scale on, and how many"),
+        ("variant", "the model was not taught to draw with fewer blocks; say how many scales run all of them"),
         ("variant:3/2,variant:2/2", "the plan says already which blocks run; expected all depths at once"),
     ],
 )

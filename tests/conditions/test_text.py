@@ -105,7 +105,10 @@ def test_styles_are_words_behind_a_prompt(folder: Path) -> None:
         assert conditioner.lists() == {"styles": ["winter", "sky"]}
         found = conditioner.resolve(prompt=["a fox", "a red fox"], style=["winter", None])
         assert [one["prompt"] for one in found] == ["a fox, in the snow", "a red fox"]
-        assert conditioner.resolve(prompt="a fox", style="sky")[0]["prompt"] == "a fox, blue sky"
+        for said in ("sky", "Blue Sky"):
+            assert conditioner.resolve(prompt="a fox", style=said)[0]["prompt"] == "a fox, blue sky"
+    with pytest.raises(InputError, match="two prompts were given, 'a fox' and prompt='blue sky'; expected one"):
+        styled.resolve(class_labels="a fox", prompt="blue sky")
     for style, sentence in (
         ("snow", "style is 'snow'; expected one of winter, sky"),
         (["sky", "sky"], "2 styles were given for 1 prompts; expected one for all, or one per prompt"),
@@ -123,7 +126,7 @@ def test_styles_are_words_behind_a_prompt(folder: Path) -> None:
 def test_prompts_may_be_the_first_argument_of_a_call(conditioner: TextConditioner) -> None:
     for said in ("a red fox", ["a red fox", "blue sky"]):
         assert conditioner.resolve(class_labels=said) == conditioner.resolve(prompt=said)
-    with pytest.raises(InputError, match="class_labels is 'a', but this model reads text alone"):
+    with pytest.raises(InputError, match="two prompts were given, 'a' and prompt='b'"):
         conditioner.resolve(class_labels="a", prompt="b")
     with pytest.raises(InputError, match=r"class_labels is \['a', 3\], but this model reads text alone"):
         conditioner.resolve(class_labels=["a", 3])

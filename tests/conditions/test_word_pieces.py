@@ -154,9 +154,10 @@ def test_texts_of_a_step_cost_next_to_nothing() -> None:
 
 
 def test_words_that_are_unknown_are_said() -> None:
-    """Emoji and other scripts are one unknown piece each: without a word, whatever came out would be taken for them."""
-    with pytest.warns(UserWarning, match="does not know .'\U0001f438'., all of which it reads as one unknown word"):
-        TextConditioner(OURS).resolve(prompt=["a red heart", "a \U0001f438"])
+    """Emoji and other scripts: without a word, whatever came out would be taken for them."""
+    for text in ("\U0001f438", "\u65e5\u672c", "\u0441\u043e\u0431\u0430\u043a\u0430"):
+        with pytest.warns(UserWarning, match=f"does not know .'{text}'., which means nothing to the model"):
+            TextConditioner(OURS).resolve(prompt=["a red heart", f"a {text}"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TextConditioner(OURS).resolve(prompt="a red heart", negative_prompt="")

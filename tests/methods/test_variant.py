@@ -52,6 +52,11 @@ def deep_m_var() -> MVAR:
     return model.eval().requires_grad_(False)
 
 
+def deep(depth: int) -> VAR:
+    sizes: dict[str, Any] = {"width": 32, "heads": 4, "classes": CLASSES, "codes": CODES, "code_dim": CODE_DIM}
+    return VAR(VARConfig(depth=depth, sizes=SIZES, **sizes)).eval()
+
+
 ALIKE: dict[str, Callable[[], NextScaleModel]] = {"m-var": deep_m_var}
 ALIKE |= {name: MODELS[name] for name in ("var", "hmar", "flexvar", "infinity", "infinity-text-mixer")}
 
@@ -189,7 +194,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "both": ({"full_scales": 2, "select": [0, 2], "depth": 2}, "both a depth, 2, and blocks were given"),
     "another rule": ({"full_scales": 2, "depth": 2, "select": "best"}, "select is 'best'; expected \"formula\""),
     "another model": ({"full_scales": 2, "depth": 2, "model": "refiner"}, "the plan has no model 'refiner'; it draws"),
-    "untaught": ({}, "the model was not taught to draw with fewer blocks; say from which scale on"),
+    "untaught": ({}, "the model was not taught to draw with fewer blocks; say how many scales"),
 }
 
 
@@ -220,6 +225,15 @@ def test_depths_of_the_formula_that_are_not_nested_are_refused_and_nested_ones_a
     ):
         variant(plan, model, 1, [3, 2])
     assert variant(plan, model, 1, [3, 2], "nested").rows[2].blocks == (0, 3)
+
+
+def test_several_depths_of_a_model_that_was_taught_none_are_nested() -> None:
+    """As typed on a command line, variant:2/4/3: the formula's blocks of 4 and 3 out of 6 are not."""
+    model = deep(6)
+    with pytest.raises(PlanError, match="among them, which the scale before leaves out"):
+        variant(guided(model), model, 2, [4, 3], "formula")
+    blocks = [row.blocks for row in variant(guided(model), model, 2, [4, 3]).rows]
+    assert blocks == [None, None, (0, 1, 3, 5), (0, 1, 5)]
 
 
 def test_only_the_named_model_runs_fewer_blocks() -> None:

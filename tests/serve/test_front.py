@@ -30,7 +30,8 @@ def test_a_negative_prompt_that_no_branch_sees_is_told(text: Front) -> None:
     """By the rule and in the sentence of Python and the command line; nothing is said of one that is seen."""
     asked: dict[str, Any] = {"prompt": "a red heart", "negative_prompt": "a cat"}
     seen, unseen = (text.understood(Generation(**asked, guidance_scale=scale)).warnings for scale in (2, 1))
-    assert (seen, unseen) == ([], ["no branch of the plan sees what was given as 'negative', so it changes nothing"])
+    told = "no branch of the plan sees what was given as 'negative', so it changes nothing; "
+    assert (seen, unseen) == ([], [f"{told}a guidance scale other than 1 adds a branch"])
 
 
 def test_words_given_as_a_class_are_no_prompt(text: Front) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unicodedata import name as letter
 
 import torch
 from torch import Tensor, nn
@@ -118,9 +119,13 @@ class TextEncoder:
         return [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in found]
 
     def unknown(self, text: str) -> list[str]:
-        """The words of a text that no pieces make up: emoji, or letters of other scripts."""
+        """The words of a text that no pieces make up, such as emoji, and those in other scripts, whose single letters
+        are known and mean nothing.
+        """
         found = self._words.encode(text)
-        return [text[a:b] for (a, b), piece in zip(found.offsets, found.tokens, strict=True) if piece == UNKNOWN]
+        strange = [word for word in text.split() if any(c.isalpha() and "LATIN" not in letter(c, "") for c in word)]
+        pieces = [text[a:b] for (a, b), piece in zip(found.offsets, found.tokens, strict=True) if piece == UNKNOWN]
+        return [*dict.fromkeys(strange), *(piece for piece in pieces if not any(piece in one for one in strange))]
 
     @torch.no_grad()
     def states(self, tokens: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -60,6 +60,8 @@ class TextConditioner(Conditioner):
         """
         prompt, negative = asked.pop("prompt", None), asked.pop("negative_prompt", None)
         first = asked.get("class_labels")
+        if isinstance(prompt, str) and isinstance(first, str):
+            raise InputError(f"two prompts were given, {quoted(first)} and prompt={quoted(prompt)}; expected one")
         if prompt is None and all(isinstance(text, str) for text in listed(first) or [first]):
             prompt = asked.pop("class_labels")
         style = asked.pop("style", None) if self.styles else None
@@ -203,12 +205,18 @@ class TextConditioner(Conditioner):
             raise InputError(
                 f"{len(styles)} styles were given for {len(prompts)} prompts; expected one for all, or one per prompt"
             )
-        for one in styles:
-            if one is not None and (not isinstance(one, str) or one not in self.styles):
-                raise InputError(f"style is {quoted(one)}; expected one of {', '.join(self.styles)}")
         return [
-            text if one is None else f"{text}, {self.styles[one]}" for text, one in zip(prompts, styles, strict=True)
+            text if one is None else f"{text}, {self._style_words(one)}"
+            for text, one in zip(prompts, styles, strict=True)
         ]
+
+    def _style_words(self, style: Any) -> str:
+        """The words for a style, by its name or by these words themselves, in large or small letters."""
+        known = {words.casefold(): words for words in self.styles.values()}
+        known |= {name.casefold(): words for name, words in self.styles.items()}
+        if not isinstance(style, str) or style.casefold() not in known:
+            raise InputError(f"style is {quoted(style)}; expected one of {', '.join(self.styles)}")
+        return known[style.casefold()]
 
     def _loaded(self) -> TextEncoder:
         """The encoder, which stays unless memory is low."""
@@ -222,8 +230,8 @@ class TextConditioner(Conditioner):
         for text in texts:
             if words := ", ".join(map(quoted, encoder.unknown(text))):
                 warn_user(
-                    f"{quoted(text)} has what {self.reference.encoder} does not know ({words}), all of which it reads "
-                    "as one unknown word; say it in English words"
+                    f"{quoted(text)} has what {self.reference.encoder} does not know ({words}), which means nothing to "
+                    "the model; say it in English words"
                 )
 
     def _states(self, texts: Iterable[str]) -> dict[str, Tensor]:

@@ -36,8 +36,8 @@ def variant(
     several depths the largest; depth: how many blocks run, one number, or one for every further scale, the last of
     which goes for all that follow; select: which blocks those are: "formula", "nested" (a smaller depth takes from the
     blocks of the larger one before it), or the blocks themselves, instead of a depth; by default those that the model
-    was taught for such a depth, else the formula's. Raises ``PlanError`` for what is impossible, and warns where the
-    model was not taught what is asked for.
+    was taught for such a depth, else the formula's for one depth, and nested ones for several. Raises ``PlanError`` for
+    what is impossible, and warns where the model was not taught what is asked for.
     """
     count, scales = len(network.blocks), len(plan.schedule)
     if model not in plan.memories:
@@ -45,7 +45,10 @@ def variant(
     if any(row.blocks is not None for row in plan.rows if row.model == model):
         raise PlanError("the plan says already which blocks run; expected all depths at once, as in variant:4/3/2")
     if full_scales is None and not network.subnets:
-        raise PlanError("the model was not taught to draw with fewer blocks; say from which scale on, and how many")
+        raise PlanError(
+            "the model was not taught to draw with fewer blocks; say how many scales run all of them, and how many run "
+            "then, as in variant:4/3"
+        )
     full = plain(network.full_scales if full_scales is None else full_scales)
     if not is_whole(full) or not 0 <= full <= scales:
         raise PlanError(f"{quoted(full_scales)} full scales were asked for; expected 0 to {scales}, as there are")
@@ -118,7 +121,7 @@ def _subnets(network: NextScaleModel, depth: Any, select: Any) -> list[Subnet]:
     if depth is None:
         depth = max(map(len, network.subnets), default=None)
     depths = [check_depth(one, count) for one in (listed(depth) or [depth])]
-    if select == "nested":
+    if select == "nested" or (select is None and len(depths) > 1 and not network.subnets):
         return nested(count, depths)
     taught = {} if select == "formula" else {len(one): one for one in network.subnets}
     return [taught.get(one, evenly_spaced(count, one)) for one in depths]

@@ -288,7 +288,10 @@ class Front:
         for asked in methods or []:
             name = asked.get("name")
             if not isinstance(name, str) or name not in METHODS:
-                raise InputError(f"methods names {quoted(name)}; expected some of {', '.join(METHODS)}")
+                raise InputError(
+                    f"methods names {quoted(name)}; expected some of {', '.join(METHODS)} (methods that need a "
+                    "calibration are not drawn over HTTP)"
+                )
             change, given = METHODS[name], {key: value for key, value in asked.items() if key != "name"}
             takes = inspect.signature(change)
             own = {"network": self.pipe.model} if "network" in takes.parameters else {}
