@@ -116,7 +116,9 @@ def _cost_notes(c: Contest) -> str:
         "GFLOPs: of one picture; attended, kept: tokens per layer at the last scale, and before it; memory: live bytes "
         f"of what {batch} remember, after the last scale and at the most; peak: predicted, with weights",
     ]
-    if s["busy"]:
+    if s["device"] == "cpu" and s["threads"] == 1:
+        notes.append("one thread: times are its processor time, which leaves out that of other programs")
+    elif s["busy"]:
         notes.append("other programs took processor time: times are too long, and their ratios unsure")
     return "\n".join(notes)
 

@@ -123,10 +123,17 @@ def _measure(device: torch.device, dtype: torch.dtype) -> Machine:
     )
 
 
-def _best(call: Callable[[], torch.Tensor], device: torch.device, trials: int) -> float:
-    """Shortest time of a call. One thread's is its processor time, which other programs do not lengthen."""
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """The clock by which work on ``device`` is timed, in seconds. One thread's is its processor time, which other
+    programs do not lengthen.
+    """
     alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock, best = time.process_time if alone else time.perf_counter, math.inf
+    return time.process_time if alone else time.perf_counter
+
+
+def _best(call: Callable[[], torch.Tensor], device: torch.device, trials: int) -> float:
+    """Shortest time of a call."""
+    clock, best = clock_of(device), math.inf
     for _ in range(trials + 1):  # the first one only warms up, if it is slow
         start = clock()
         call().flatten()[0].item()  # reading one number waits for the device

@@ -4,7 +4,6 @@ what a generator's FLOPs are spent on; and how fast generators draw, measured in
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from nextscale.conditions.base import Features
-from nextscale.evaluation.machine import machine
+from nextscale.evaluation.machine import clock_of, machine
 from nextscale.generate import generate
 from nextscale.measures.tokenizer import Step, silent
 from nextscale.memory.base import Outlook
@@ -117,13 +116,14 @@ def generation_speeds(contestants: Sequence[Contestant], rounds: int, step: Step
 def _one_generation(c: Contestant) -> tuple[float, float]:
     """Seconds until the tokens of a batch are drawn, and until its pixels are."""
     parts, noise = c.parts, IndependentNoise(list(range(c.features.images)))
-    start = time.perf_counter()
+    clock = clock_of(next(c.model.parameters()).device)
+    start = clock()
     *_, last = generate(c.plan, parts, c.features, noise)
     last.canvas.latent.flatten()[0].item()  # reading one number waits for the device
-    drawn = time.perf_counter()
+    drawn = clock()
     with torch.inference_mode():
         c.tokenizer.decode(last.canvas)[0, 0, 0, 0].item()
-    return drawn - start, time.perf_counter() - start
+    return drawn - start, clock() - start
 
 
 def _speed(c: Contestant, seconds: torch.Tensor) -> Speed:
