@@ -83,7 +83,7 @@ def test_no_request_is_lost_when_a_worker_dies_nor_when_the_server_is_told_to_en
             os.kill(worker, signal.SIGKILL)
             first = await killed
             (told,) = (await client.get("/health")).json()["workers"]
-            assert (told["state"], told["restarts"]) == ("ready", 1)
+            assert (told["device"], told["state"], told["restarts"]) == ("cpu", "ready", 1)
             with paused(running.worker):
                 ending = asyncio.ensure_future(client.post(DRAW, json=cat))
                 await runs(client)

@@ -160,7 +160,11 @@ class Service:
     def health(self) -> dict[str, Any]:
         """What ``GET /health`` says."""
         workers = [
-            {"device": one.name, "state": "busy" if one.running else one.state, "restarts": one.restarts}
+            {
+                "device": one.ready.device if one.ready else one.name,
+                "state": "busy" if one.running else one.state,
+                "restarts": one.restarts,
+            }
             for one in self.devices
         ]
         able = any(one.state == "ready" for one in self.devices)
