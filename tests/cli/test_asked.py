@@ -65,3 +65,9 @@ def test_a_file_that_is_not_there_is_named(nextscale: Command) -> None:
 def test_a_second_negative_prompt_is_refused_not_dropped(nextscale: Command) -> None:
     done = nextscale("generate", "a", "--negative-prompt", "x", "--negative-prompt", "y")
     refused(done, "--negative-prompt was given 2 times; expected one for all prompts")
+
+
+def test_a_style_stands_once(nextscale: Command) -> None:
+    """Else it would be drawn twice, with other seeds."""
+    done = nextscale("generate", "a frog", "--style", "noto", "--style", "twemoji", "--style", "noto")
+    refused(done, "--style noto was given twice; expected each style once")

@@ -61,6 +61,8 @@ class Asked:
                 'nothing to draw was named; expected words, as in nextscale generate "grinning cat", or --class '
                 "(--list-classes lists the classes)"
             )
+        if twice := [style for i, style in enumerate(self.styles) if style in self.styles[:i]]:
+            raise InputError(f"--style {twice[0]} was given twice; expected each style once")
         for texts, most in ((self.classes, LONGEST_NAME), ([*self.prompts, self.negative or ""], LONGEST_PROMPT)):
             _check_length(texts, most)
         seeds = len(self.seed) if isinstance(self.seed, list) else 1
