@@ -24,7 +24,11 @@ from nextscale.rehearse import rehearse
 from nextscale.sampling import IndependentNoise
 from nextscale.scales import ScaleSchedule
 from tests.laws.test_loop import Best, culled, handed, run, same, second
-from tests.laws.test_memory import run_scale
+from tests.laws.test_memory import (
+    passes_overwrite_and_time_goes_back,
+    run_scale,
+    selected_rows_take_what_they_kept_along,
+)
 from tests.laws.test_policies import PAST
 from tests.makers import MODELS, features_of, new_memory, some_inputs, tiny_tokenizer, tiny_var, tokenizer_of
 from tests.test_price import counted
@@ -293,43 +297,14 @@ def test_a_population_chooses_among_what_was_kept(name: str, kind: str) -> None:
 @cases
 def test_passes_overwrite_and_time_goes_back(name: str, kind: str) -> None:
     """Sums of attention, too: a scale that is seen twice counts once."""
-    model, method = PAST[kind](), METHODS[name]
-    inputs, condition = some_inputs(model), model.condition(features_of(model))
-    once, twice = cut_memory(model, method), cut_memory(model, method)
-    for memory in (once, twice):
-        model.prefill(condition, memory)
-        run_scale(model, 0, inputs, condition, memory)
-    snapshot = once.snapshot()
-    hidden = [run_scale(model, k, inputs, condition, once) for k in (1, 2, 3)]
-    for k in (1, 2, 3):
-        twice.begin_scale(k)
-        model.step(inputs[k - 1] + 3, k, condition, twice)
-        assert torch.equal(run_scale(model, k, inputs, condition, twice), hidden[k - 1])
-        if k == 1:
-            _, first = next(iter(twice._kept.values()))
-            assert first.shape[0] == twice._outlook.rule.notes
-    once.restore(snapshot)
-    assert torch.equal([run_scale(model, k, inputs, condition, once) for k in (1, 2, 3)][2], hidden[2])
-    once.free()
-    assert once.live_bytes == once.allocated_bytes == 0
+    model = PAST[kind]()
+    passes_overwrite_and_time_goes_back(model, lambda: cut_memory(model, METHODS[name]))
 
 
 @cases
 def test_selected_rows_take_what_they_kept_along(name: str, kind: str) -> None:
-    model, method = PAST[kind](), METHODS[name]
-    inputs, condition, rows = some_inputs(model), model.condition(features_of(model)), torch.tensor([1, 1, 0])
-    memory, plain = cut_memory(model, method), cut_memory(model, method)
-    for one in (memory, plain):
-        model.prefill(condition, one)
-        for k in range(2):
-            run_scale(model, k, inputs, condition, one)
-    memory.select(rows)
-    assert memory.live_bytes * 2 == plain.live_bytes * 3
-    chosen = condition.select(rows)
-    for k in (2, 3):
-        found = run_scale(model, k, [x[rows] for x in inputs], chosen, memory)
-        expected = run_scale(model, k, inputs, condition, plain)[rows]
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    model = PAST[kind]()
+    selected_rows_take_what_they_kept_along(model, lambda: cut_memory(model, METHODS[name]))
 
 
 @pytest.mark.parametrize("name", METHODS)

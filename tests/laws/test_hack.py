@@ -27,7 +27,11 @@ from nextscale.price import price
 from nextscale.rehearse import rehearse
 from nextscale.sampling import IndependentNoise
 from tests.laws.test_loop import Best, culled, handed, run, same, second
-from tests.laws.test_memory import run_scale
+from tests.laws.test_memory import (
+    passes_overwrite_and_time_goes_back,
+    run_scale,
+    selected_rows_take_what_they_kept_along,
+)
 from tests.laws.test_policies import PAST
 from tests.laws.test_scalekv import statistics as scalekv_statistics
 from tests.makers import MODELS, features_of, some_inputs, tiny_tokenizer, tiny_var, tokenizer_of
@@ -271,35 +275,11 @@ def test_a_population_chooses_among_what_was_kept(model: NextScaleModel) -> None
 
 
 def test_passes_overwrite_and_time_goes_back(model: NextScaleModel) -> None:
-    inputs, condition = some_inputs(model), model.condition(features_of(model))
-    once, twice = memory_of(model), memory_of(model)
-    for memory in (once, twice):
-        model.prefill(condition, memory)
-        run_scale(model, 0, inputs, condition, memory)
-    snapshot = once.snapshot()
-    hidden = [run_scale(model, k, inputs, condition, once) for k in (1, 2, 3)]
-    for k in (1, 2, 3):
-        twice.begin_scale(k)
-        model.step(inputs[k - 1] + 3, k, condition, twice)
-        assert torch.equal(run_scale(model, k, inputs, condition, twice), hidden[k - 1])
-    once.restore(snapshot)
-    assert torch.equal([run_scale(model, k, inputs, condition, once) for k in (1, 2, 3)][2], hidden[2])
-    once.free()
-    assert once.live_bytes == once.allocated_bytes == 0
+    passes_overwrite_and_time_goes_back(model, lambda: memory_of(model))
 
 
 def test_selected_rows_take_what_they_kept_along(model: NextScaleModel) -> None:
-    inputs, condition, rows = some_inputs(model), model.condition(features_of(model)), torch.tensor([1, 1, 0])
-    memory, plain = memory_of(model), memory_of(model)
-    for one in (memory, plain):
-        model.prefill(condition, one)
-        for k in range(2):
-            run_scale(model, k, inputs, condition, one)
-    memory.select(rows)
-    assert memory.live_bytes * 2 == plain.live_bytes * 3
-    found = run_scale(model, 2, [x[rows] for x in inputs], condition.select(rows), memory)
-    expected = run_scale(model, 2, inputs, condition, plain)[rows]
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    selected_rows_take_what_they_kept_along(model, lambda: memory_of(model))
 
 
 def test_published_bytes_and_flops_are_those_that_we_count() -> None:

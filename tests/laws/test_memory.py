@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,44 @@ def run_scale(model: NextScaleModel, k: int, inputs: list[Tensor], condition: Co
     hidden = model.step(None if k == 0 else inputs[k - 1], k, condition, memory)
     memory.end_scale(k)
     return hidden
+
+
+def passes_overwrite_and_time_goes_back(model: NextScaleModel, make: Callable[[], Memory]) -> None:
+    """The law of a memory of four scales that drops entries: a scale seen twice counts once, and a snapshot leads back.
+    make: an empty memory.
+    """
+    inputs, condition = some_inputs(model), model.condition(features_of(model))
+    once, twice = make(), make()
+    for memory in (once, twice):
+        model.prefill(condition, memory)
+        run_scale(model, 0, inputs, condition, memory)
+    snapshot = once.snapshot()
+    hidden = [run_scale(model, k, inputs, condition, once) for k in (1, 2, 3)]
+    for k in (1, 2, 3):
+        twice.begin_scale(k)
+        model.step(inputs[k - 1] + 3, k, condition, twice)
+        assert torch.equal(run_scale(model, k, inputs, condition, twice), hidden[k - 1])
+    once.restore(snapshot)
+    assert torch.equal([run_scale(model, k, inputs, condition, once) for k in (1, 2, 3)][2], hidden[2])
+    once.free()
+    assert once.live_bytes == once.allocated_bytes == 0
+
+
+def selected_rows_take_what_they_kept_along(model: NextScaleModel, make: Callable[[], Memory]) -> None:
+    """The law of a memory of four scales and two rows that drops entries. make: an empty memory."""
+    inputs, condition, rows = some_inputs(model), model.condition(features_of(model)), torch.tensor([1, 1, 0])
+    memory, plain = make(), make()
+    for one in (memory, plain):
+        model.prefill(condition, one)
+        for k in range(2):
+            run_scale(model, k, inputs, condition, one)
+    memory.select(rows)
+    assert memory.live_bytes * 2 == plain.live_bytes * 3
+    chosen = condition.select(rows)
+    for k in (2, 3):
+        found = run_scale(model, k, [x[rows] for x in inputs], chosen, memory)
+        expected = run_scale(model, k, inputs, condition, plain)[rows]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_live_bytes_are_what_the_plan_predicts_and_what_is_there(model: NextScaleModel) -> None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nextscale.errors import PlanError
 from nextscale.measures.generator import score_images
 from nextscale.measures.told import score_plan
 from nextscale.methods.baselines import window
+from nextscale.methods.refine import refined
 from nextscale.methods.variant import variant
 from nextscale.models.base import NextScaleModel
 from nextscale.plan import default_plan
-from tests.makers import MODELS, features_of, tiny_var, tokenizer_of
+from tests.laws.test_loop import Best, culled
+from tests.makers import MODELS, features_of, tiny_hmar, tiny_var, tokenizer_of
 
 IMAGES = 3
 
@@ -58,3 +61,16 @@ def test_a_memory_that_cuts_is_missed_from_the_scale_on_that_follows() -> None:
     same = [one.loss == pytest.approx(other.loss, rel=1e-6) for one, other in zip(full.scales, cut.scales, strict=True)]
     assert same[:first] == [True] * first
     assert not any(same[first:])
+
+
+def test_plans_whose_tokens_cannot_be_told_are_refused() -> None:
+    model, masked = tiny_var(), tiny_hmar(1)
+    smooth, several = default_plan(model, smooth=True), culled(default_plan(model), 2, {1: 1})
+    for plan, network, sentence in (
+        (smooth, model, "row 0 samples smoothly"),
+        (several, model, "the plan chooses among candidates"),
+        (refined(default_plan(masked), "1,3"), masked, "row 1 has 2 passes; expected one"),
+    ):
+        parts, tokens = held_out(network)
+        with pytest.raises(PlanError, match=sentence):
+            score_plan(plan, parts | {"best": Best()}, tokens, features_of(network, IMAGES).select)

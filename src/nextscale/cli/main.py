@@ -87,8 +87,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         _refuse_empty(sys.argv[1:])
-        _refuse_repeated(sys.argv[1:])
-        code = app(standalone_mode=False)  # the exit code, or None where a verb came to its end
+        command = typer.main.get_command(app)
+        _refuse_repeated(command, sys.argv[1:])
+        code = command(standalone_mode=False)  # the exit code, or None where a verb came to its end
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:  # nobody reads on
@@ -115,9 +116,8 @@ def _refuse_empty(words: list[str]) -> None:
             raise InputError(f"{option} is {value!r}; expected a value")
 
 
-def _refuse_repeated(words: list[str]) -> None:
+def _refuse_repeated(verb: Any, words: list[str]) -> None:
     """No option may have two values unless it takes several; the first would be lost without a word."""
-    verb: Any = typer.main.get_command(app)
     ends = words.index("--") if "--" in words else len(words)
     for word in words[:ends]:
         if not word.startswith("-") and word in getattr(verb, "commands", {}):

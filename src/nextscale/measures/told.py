@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nextscale.conditions.base import Features
+from nextscale.errors import PlanError
 from nextscale.generate import generate
 from nextscale.measures.generator import Scores, token_scores
 from nextscale.measures.tokenizer import BATCH, Step, silent
@@ -30,10 +31,10 @@ class Told(Noise):
         return self.tokens[k].flatten(1, 2)
 
     def gumbel(self, like: Tensor, k: int, p: int = 0) -> Tensor:
-        raise NotImplementedError("mixed codes have no tokens that could be told")
+        raise AssertionError("smooth plans are refused")
 
     def for_cull(self, k: int, row: int) -> Uniform:
-        raise NotImplementedError("pictures that are told their tokens are not chosen among")
+        raise AssertionError("plans with candidates are refused")
 
     def select(self, rows: Tensor) -> Told:
         return Told([maps[rows.to(maps.device)] for maps in self.tokens])
@@ -50,8 +51,10 @@ def score_plan(
     sum over all draws of all its tokens.
 
     parts: as ``generate`` takes them; tokens: one map per scale, as ``encode_all`` gives them; shown: the features of
-    the images ``rows`` (B,). Logits count as the plan guides them; temperature, top-k and top-p do not count.
+    the images ``rows`` (B,). Logits count as the plan guides them; temperature, top-k and top-p do not count. Raises
+    ``PlanError`` for a plan of several passes, of smooth sampling or of candidates, whose tokens cannot be told.
     """
+    _check(plan)
     device, images, model = next(parts["model"].parameters()).device, len(tokens[0]), parts["model"]
     losses, hits = list[Tensor](), torch.zeros(plan.schedule.tokens, dtype=torch.float64)
     for rows in torch.arange(images).split(BATCH):
@@ -66,3 +69,14 @@ def score_plan(
         step(int(rows[-1]) + 1, images)
     every = torch.cat(losses)
     return Scores.of(every.mean(0), hits / images, plan.schedule), every.sum(1) * model.draws
+
+
+def _check(plan: Plan) -> None:
+    """Refuse what draws no tokens that stand, or more than one for each."""
+    if max(plan.alive) > 1:
+        raise PlanError("the plan chooses among candidates; expected one candidate per prompt where tokens are told")
+    for k, row in enumerate(plan.rows):
+        if row.smooth is not None:
+            raise PlanError(f"row {k} samples smoothly; expected one that draws tokens, which alone can be told")
+        if len(row.passes or ()) > 1:
+            raise PlanError(f"row {k} has {len(row.passes or ())} passes; expected one where tokens are told")

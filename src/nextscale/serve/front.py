@@ -41,8 +41,12 @@ LONGEST, LONGEST_OF_CLASSES = 10_000, 500
 """Letters of a prompt: every word of one that is to find a class is looked for."""
 NOTHING: dict[str, Any] = dict.fromkeys((*SUBJECT, "seed", "generator", "plan"))
 """The arguments of a call that gives none."""
-METHODS: Mapping[str, Callable[..., Plan]] = {"refined": refined, "prefix": Plan.prefix, "variant": variant}
-METHODS = {**METHODS, **BASELINES}
+METHODS: Mapping[str, Callable[..., Plan]] = {
+    "refined": refined,
+    "prefix": Plan.prefix,
+    "variant": variant,
+    **BASELINES,
+}
 """What ``methods`` may name: functions of a plan, perhaps the network that draws, and plain arguments to a plan."""
 
 
